@@ -1,0 +1,52 @@
+"""Antialias any PyTorch vision network, keeping its weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from blurify._version import __version__
+
+if TYPE_CHECKING:
+    from blurify.api import antialias, plan
+    from blurify.errors import BlurifyError, NoEffectWarning
+    from blurify.files import load, save
+    from blurify.planning import Plan
+    from blurify.proofs import Verdict, verify
+
+__all__ = [
+    "BlurifyError",
+    "NoEffectWarning",
+    "Plan",
+    "Verdict",
+    "__version__",
+    "antialias",
+    "load",
+    "plan",
+    "save",
+    "verify",
+]
+
+_HOMES = {
+    "BlurifyError": "errors",
+    "NoEffectWarning": "errors",
+    "Plan": "planning",
+    "Verdict": "proofs",
+    "antialias": "api",
+    "load": "files",
+    "plan": "api",
+    "save": "files",
+    "verify": "proofs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Names are looked up when first used, so that `import blurify` and `blurify --help` do not import torch.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'blurify' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"blurify.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,156 @@
+"""The steps in a row: trace, plan, rewrite. Arguments are checked here, once."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from blurify.decide import ShapeOf, decide
+from blurify.errors import ArgumentError, ArgumentTypeError, NoEffectWarning
+from blurify.graph_module import TracedModule
+from blurify.planning import Plan
+from blurify.sites import Reason
+from blurify.spec import DEFAULT_FILT_SIZE, Spec
+from blurify.tracing import trace
+from blurify.tracing.inputs import as_arguments, example_for
+from blurify.tracing.shapes import input_shapes
+
+
+def plan(
+    model: nn.Module,
+    filt_size: int | Mapping[str, int] = DEFAULT_FILT_SIZE,
+    *,
+    pad_type: str = "reflect",
+    stem: bool = False,
+    include: Iterable[str] = (),
+    exclude: Iterable[str] = (),
+    example_inputs: Any = None,
+) -> Plan:
+    """Decide what `antialias` would do, and do nothing.
+
+    >>> import torchvision
+    >>> print(plan(torchvision.models.vgg16(), filt_size=3))  # doctest: +ELLIPSIS
+    site         kind  stride  action   filter  landing or reason
+    features.4   max   2       rewrite  3       after features.4
+    ...
+
+    Takes `antialias`'s arguments and raises its errors.
+    """
+    spec = Spec.of(filt_size, pad_type=pad_type, stem=stem, include=include, exclude=exclude)
+    arguments = None if example_inputs is None else as_arguments(example_inputs)
+    return make_plan(model, trace(check_model(model), positional(arguments)), spec, arguments)
+
+
+def antialias(
+    model: nn.Module,
+    filt_size: int | Mapping[str, int] = DEFAULT_FILT_SIZE,
+    *,
+    pad_type: str = "reflect",
+    stem: bool = False,
+    include: Iterable[str] = (),
+    exclude: Iterable[str] = (),
+    example_inputs: Any = None,
+    inplace: bool = False,
+) -> TracedModule:
+    """Return `model` with every downsampling rewritten into blur-then-subsample, its weights carried over.
+
+    >>> import torchvision
+    >>> model = torchvision.models.resnet18()
+    >>> smooth = antialias(model, filt_size=4)
+    >>> smooth.load_state_dict(model.state_dict())
+    <All keys matched successfully>
+
+    The result is a `torch.fx.GraphModule` whose `state_dict` has the original's names, in its order, and whose
+    `meta["blurify"]` is the `Plan` that was carried out. `.train()` and `.eval()` do what they did on the original.
+    The method is that of Zhang, "Making Convolutional Networks Shift-Invariant Again" (ICML 2019), section 3.2.
+
+    Args:
+        model: any module that `torch.fx` can trace. It is left as found.
+        filt_size: taps of the binomial filter, or a mapping from glob pattern on site names to taps, where the first
+            match counts and no match means 4.
+        pad_type: `reflect`, `replicate`, `zero` or `circular`.
+        stem: rewrite the convs fed by the model's input as well.
+        include: glob patterns; if any are given, only matching sites are rewritten. A stem named exactly is wanted.
+        exclude: glob patterns; matching sites are kept.
+        example_inputs: a tensor or a tuple of the model's arguments, for what depends on sizes. By default the model's
+            own `default_cfg` tells the size, else it is 3x224x224.
+        inplace: let the result use the model's own parameters and buffers instead of copies, so that an optimizer made
+            before goes on working. The model object itself keeps its structure.
+
+    Raises:
+        ArgumentError, ArgumentTypeError: an argument is not allowed, or a pattern matches no site.
+        TraceError: `forward` cannot be recorded.
+
+    Warns:
+        NoEffectWarning: there was nothing to rewrite.
+    """
+    spec = Spec.of(filt_size, pad_type=pad_type, stem=stem, include=include, exclude=exclude)
+    arguments = None if example_inputs is None else as_arguments(example_inputs)
+    traced = trace(check_model(model), positional(arguments))
+    made = make_plan(model, traced, spec, arguments)
+    if not made.rewritten:
+        warnings.warn(no_effect(model, made), NoEffectWarning, stacklevel=2)
+    return made.apply_traced(traced, inplace)
+
+
+def positional(arguments: tuple[Any, ...] | None) -> int | None:
+    """How many arguments of `forward` the example gives."""
+    return None if arguments is None else len(arguments)
+
+
+def check_model(model: object) -> nn.Module:
+    """Return the model if it is one that can be traced at all."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ArgumentTypeError("the model is a TorchScript module, whose Python is gone; pass the original nn.Module.")
+    if hasattr(model, "_orig_mod"):
+        raise ArgumentTypeError("the model is compiled; pass the module given to torch.compile (its _orig_mod).")
+    if not isinstance(model, nn.Module):
+        raise ArgumentTypeError(f"model must be a torch.nn.Module, got {model!r} of type {type(model).__name__}.")
+    return model
+
+
+def make_plan(model: nn.Module, traced: TracedModule, spec: Spec, arguments: tuple[Any, ...] | None) -> Plan:
+    """Decide for a traced model."""
+    return Plan(decide(traced, spec, lazy_input_shape(model, traced, arguments)))
+
+
+def lazy_input_shape(model: nn.Module, traced: TracedModule, arguments: tuple[Any, ...] | None) -> ShapeOf:
+    """What a site is fed, computed when first asked for: most plans never ask."""
+    known: dict[str, tuple[int, ...]] | None = None
+
+    def input_shape(path: str) -> tuple[int, ...] | None:
+        nonlocal known
+        if known is None:
+            known = _shapes(model, traced, arguments)
+        return known.get(path)
+
+    return input_shape
+
+
+def _shapes(model: nn.Module, traced: TracedModule, arguments: tuple[Any, ...] | None) -> dict[str, tuple[int, ...]]:
+    try:
+        return input_shapes(traced, example_for(model) if arguments is None else arguments)
+    except Exception as error:
+        if arguments is None:
+            # The assumed size may simply not suit the model; then no decision depends on it.
+            return {}
+        raise ArgumentError(
+            f"{type(model).__name__} does not run on the given example_inputs: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def no_effect(model: nn.Module, made: Plan) -> str:
+    """Say why nothing was rewritten."""
+    name = type(model).__name__
+    if not made.decisions:
+        return f"nothing to do: {name} has no strided pooling or convolution."
+    reasons = sorted({d.reason.sentence for d in made.kept if d.reason})
+    if all(d.reason in (Reason.ALREADY_ANTIALIASED, Reason.STEM) for d in made.kept) and any(
+        d.reason is Reason.ALREADY_ANTIALIASED for d in made.kept
+    ):
+        return f"nothing to do: {name} is already antialiased."
+    return f"nothing to do: each of the {len(made.kept)} sites of {name} is kept ({'; '.join(reasons)})."

@@ -1,0 +1,154 @@
+"""Decide what happens to every site of a traced model. Pure: the model and its graphs are only read."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import fx, nn
+
+from blurify.decision import Decision
+from blurify.graph_module import TracedModule
+from blurify.placement import Landing, is_stem, landing
+from blurify.rules import recognise
+from blurify.rules.conv import can_be_a_function
+from blurify.sites import Action, Kind, Reason, Site
+from blurify.spec import Spec
+
+Shape = tuple[int, ...]
+ShapeOf = Callable[[str], "Shape | None"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A site in one graph."""
+
+    path: str
+    node: fx.Node
+    site: Site
+
+
+def decide(traced: TracedModule, spec: Spec, input_shape: ShapeOf) -> tuple[Decision, ...]:
+    """One decision for every site of either graph, in order of execution.
+
+    `input_shape` tells the shape of what a site is fed, or None where it is not known.
+    """
+    eval_sites = {found.path: found for found in find_sites(traced, traced.eval_graph)}
+    train_sites = {found.path: found for found in find_sites(traced, traced.graphs[-1])}
+    sites = eval_sites | {path: found for path, found in train_sites.items() if path not in eval_sites}
+    spec.check_patterns_match(list(sites))
+    decisions = []
+    for path, found in sites.items():
+        reason = reason_to_keep(found, traced, spec, input_shape)
+        if reason is not None:
+            decisions.append(kept(found, reason))
+        else:
+            decisions.append(rewritten(found, train_sites.get(path, found), traced, spec))
+    return (*without_split_modules(decisions, sites, traced), *opaque_sites(traced))
+
+
+def find_sites(traced: TracedModule, graph: fx.Graph) -> Iterator[Found]:
+    """Every node of one graph that reduces resolution."""
+    for node in graph.nodes:
+        module = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+        known = recognise(node, module)
+        if known is not None:
+            yield Found(node.meta["path"], node, known[1])
+
+
+def reason_to_keep(found: Found, traced: TracedModule, spec: Spec, input_shape: ShapeOf) -> Reason | None:
+    """The first reason that holds, or None for a site to rewrite."""
+    path, site = found.path, found.site
+    if site.refusal is not None:
+        return site.refusal
+    if spec.excludes(path):
+        return Reason.EXCLUDED
+    if not spec.includes(path):
+        return Reason.NOT_INCLUDED
+    if site.kind is Kind.CONV and not spec.wants_stem(path) and is_stem(found.node, traced, site.axes):
+        return Reason.STEM
+    if site.kind is Kind.AVG and max(site.kernel_size) > spec.filt_size_at(path):
+        shape = input_shape(path)
+        if shape is not None and covers(site, shape[-site.axes :]):
+            return Reason.GLOBAL_POOL
+    return None
+
+
+def covers(site: Site, spatial: Shape) -> bool:
+    """Whether the window covers a map of these sizes, so that there is one output on every axis."""
+    return all(k >= size + p for k, size, p in zip(site.kernel_size, spatial, site.padding, strict=True))
+
+
+def kept(found: Found, reason: Reason) -> Decision:
+    """The decision to keep a site."""
+    site = found.site
+    return Decision(found.path, site.kind, Action.KEEP, reason, kernel_size=site.kernel_size, stride=site.stride)
+
+
+def rewritten(found: Found, in_training: Found, traced: TracedModule, spec: Spec) -> Decision:
+    """The decision to rewrite a site, with the landing in each graph."""
+    site, size = found.site, spec.filt_size_at(found.path)
+    place, train_place = land(found, traced), land(in_training, traced)
+    path, train_path = place.node.meta["path"], train_place.node.meta["path"]
+    return Decision(
+        found.path,
+        site.kind,
+        Action.REWRITE,
+        landing=path,
+        train_landing="" if train_path == path else train_path,
+        kernel_size=site.kernel_size,
+        stride=site.stride,
+        filt_size=tuple(size if stride > 1 else 1 for stride in site.blur_stride),
+        pad_type=spec.pad_type,
+        statistics=place.statistics,
+    )
+
+
+def land(found: Found, traced: TracedModule) -> Landing:
+    """Convs land after their norm and activation; a pool is blurred at once, as published."""
+    if found.site.kind is Kind.CONV:
+        return landing(found.node, traced, found.site.axes)
+    return Landing(found.node)
+
+
+def without_split_modules(
+    decisions: list[Decision], sites: dict[str, Found], traced: TracedModule
+) -> Iterator[Decision]:
+    """Keep every call of a conv module that is to be rewritten in some calls only and cannot be split."""
+    calls: dict[Any, set[str]] = defaultdict(set)
+    for graph in traced.graphs:
+        for node in graph.nodes:
+            if node.op == "call_module":
+                calls[node.target].add(node.meta["path"])
+    rewritten_paths = {d.site for d in decisions if d.action is Action.REWRITE}
+    for decision in decisions:
+        target = sites[decision.site].node.target
+        split = decision.action is Action.REWRITE and not calls[target] <= rewritten_paths
+        if split and decision.kind is Kind.CONV and not can_be_a_function(traced.get_submodule(str(target))):
+            yield kept(sites[decision.site], Reason.SHARED_MODULE)
+        else:
+            yield decision
+
+
+def opaque_sites(traced: TracedModule) -> Iterator[Decision]:
+    """What reduces resolution inside leaves that the tracer did not look into."""
+    seen: set[str] = set()
+    for graph in traced.graphs:
+        for node in graph.nodes:
+            if node.op != "call_module" or str(node.target) in seen:
+                continue
+            seen.add(str(node.target))
+            leaf = traced.get_submodule(str(node.target))
+            if recognise(node, leaf) is None:
+                yield from _inside(leaf, str(node.target), node)
+
+
+def _inside(leaf: nn.Module, path: str, node: fx.Node) -> Iterator[Decision]:
+    for name, module in leaf.named_modules():
+        known = recognise(node, module) if name else None
+        if known is not None:
+            hidden = replace(known[1], kind=Kind.OPAQUE)
+            decision = kept(Found(f"{path}.{name}", node, hidden), Reason.OPAQUE)
+            yield replace(decision, detail=f"{type(leaf).__name__} holds this strided {type(module).__name__}")

@@ -1,0 +1,44 @@
+"""One decision of a plan, and how it reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from blurify.sites import Action, Kind, Reason
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What happens to one site. Tuples have one entry per spatial axis.
+
+    `landing` is the node after which the blur goes (empty for a kept site), `train_landing` the one in the graph of
+    `.train()` where it is another. `statistics` names the norms on the way whose statistics the move changes. `detail`
+    says more of a kept site, where there is more to say.
+    """
+
+    site: str
+    kind: Kind
+    action: Action
+    reason: Reason | None = None
+    landing: str = ""
+    train_landing: str = ""
+    kernel_size: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    filt_size: tuple[int, ...] = ()
+    pad_type: str = ""
+    statistics: tuple[str, ...] = ()
+    detail: str = ""
+
+
+def sizes(values: tuple[int, ...]) -> str:
+    """Per-axis integers as people write them: `2` where all are equal, else `1x2`."""
+    return str(values[0]) if len(set(values)) == 1 else "x".join(map(str, values))
+
+
+def explanation(decision: Decision) -> str:
+    """Where the blur goes, or why the site is kept."""
+    if decision.action is Action.REWRITE:
+        crossed = f" (across the statistics of {', '.join(decision.statistics)})" if decision.statistics else ""
+        return f"after {decision.landing}{crossed}"
+    sentence = decision.reason.sentence if decision.reason else ""
+    return f"{sentence}: {decision.detail}" if decision.detail else sentence

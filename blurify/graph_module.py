@@ -1,0 +1,253 @@
+"""The traced model: one tree of modules and parameters, one graph for `.eval()` and one for `.train()`.
+
+A stable, public path: pickled converted models name `rebuild`.
+
+A plain `GraphModule` keeps only what its graph names, in the graph's order, and pickles itself by being traced again.
+This one keeps every parameter and buffer of the original under its name and in its order, switches graphs with the
+mode,
+and pickles its nodes as they are.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import pickle
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import fx, nn
+from torch.fx.node import Node, map_arg
+
+REGISTRIES = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set")
+
+
+@dataclass(frozen=True)
+class NodeRef:
+    """Stands for a node in a pickled argument."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class FunctionRef:
+    """Stands for a function that is found by importing it."""
+
+    module: str
+    name: str
+
+    def resolve(self) -> Any:
+        """Import the function."""
+        target: Any = importlib.import_module(self.module)
+        for part in self.name.split("."):
+            target = getattr(target, part)
+        return target
+
+
+@dataclass(frozen=True)
+class Modes:
+    """Paths of the modules whose `training` flag differs from the model's, after `.train()` and after `.eval()`."""
+
+    train: frozenset[str] = frozenset()
+    eval: frozenset[str] = frozenset()
+
+    def exceptions(self, training: bool) -> frozenset[str]:
+        """The paths that differ in the given mode."""
+        return self.train if training else self.eval
+
+
+class TracedModule(fx.GraphModule):
+    """A model as a graph: a `torch.fx.GraphModule` that follows `.train()` and `.eval()` as the original did.
+
+    Args:
+        tree: root of the module tree, whose children, parameters and buffers become this module's own.
+        eval_graph: what the model computes after `.eval()`.
+        train_graph: what it computes after `.train()`; the same object where both are equal.
+        modes: module flags that `.train()` and `.eval()` of the original set otherwise than `nn.Module` does.
+    """
+
+    if TYPE_CHECKING:
+        _by_mode: dict[bool, fx.Graph]
+        _modes: Modes
+
+    def __init__(self, tree: nn.Module, eval_graph: fx.Graph, train_graph: fx.Graph, modes: Modes, name: str) -> None:
+        super().__init__(tree, train_graph if tree.training else eval_graph, class_name=name)
+        self._adopt(tree)
+        self.__dict__["_by_mode"] = {True: train_graph, False: eval_graph}
+        self.__dict__["_modes"] = modes
+
+    @property
+    def graphs(self) -> tuple[fx.Graph, ...]:
+        """The distinct graphs, that of `.eval()` first."""
+        train, evaluate = self._by_mode[True], self._by_mode[False]
+        return (evaluate,) if train is evaluate else (evaluate, train)
+
+    @property
+    def eval_graph(self) -> fx.Graph:
+        """What the model computes after `.eval()`."""
+        return self._by_mode[False]
+
+    def train(self, mode: bool = True) -> TracedModule:
+        """Switch to the given mode as the original did."""
+        super().train(mode)
+        for path in self._modes.exceptions(mode):
+            self.get_submodule(path).training = not mode
+        if self._by_mode[mode] is not self._graph:
+            self.graph = self._by_mode[mode]
+        return self
+
+    def recompile_all(self) -> None:
+        """Check every graph and regenerate the code of the active one, after an edit."""
+        for graph in self.graphs:
+            graph.owning_module = self
+            graph.lint()
+        self.recompile()
+
+    def detached_tree(self) -> nn.Module:
+        """A bare root with this module's children, parameters, buffers and mode."""
+        tree = nn.Module()
+        for registry in REGISTRIES:
+            tree.__dict__[registry] = copy.copy(getattr(self, registry))
+        tree.training = self.training
+        return tree
+
+    def _adopt(self, tree: nn.Module) -> None:
+        for registry in REGISTRIES:
+            self.__dict__[registry] = getattr(tree, registry)
+
+    def own_tree(self) -> None:
+        """Replace every module, parameter and buffer by a copy of this module's own, ties kept."""
+        self._adopt(copy.deepcopy(self.detached_tree()))
+
+    def shallow_copy(self) -> TracedModule:
+        """A traced module with graphs and tree of its own that shares every leaf module and parameter with this one."""
+        state = self._state()
+        state["tree"] = copy_containers(state["tree"], self.leaf_paths())
+        return rebuild(state)
+
+    def leaf_paths(self) -> set[str]:
+        """The paths of the modules that the graphs call."""
+        return {str(node.target) for graph in self.graphs for node in graph.nodes if node.op == "call_module"}
+
+    def _state(self) -> dict[str, Any]:
+        graphs = [encode_graph(graph) for graph in self.graphs]
+        return {
+            "tree": self.detached_tree(),
+            "graphs": graphs,
+            "modes": self._modes,
+            "name": type(self).__name__,
+            "meta": dict(self.meta),
+        }
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return rebuild, (self._state(),)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TracedModule:
+        twin = rebuild(copy.deepcopy(self._state(), memo))
+        memo[id(self)] = twin
+        return twin
+
+
+def copy_containers(module: nn.Module, leaves: set[str], prefix: str = "") -> nn.Module:
+    """Copy the tree of containers, sharing the modules at the `leaves` paths, all parameters and all buffers."""
+    if prefix.rstrip(".") in leaves:
+        return module
+    bare = nn.Module()
+    bare.training = module.training
+    bare._parameters = dict(module._parameters)
+    bare._buffers = dict(module._buffers)
+    bare._non_persistent_buffers_set = set(module._non_persistent_buffers_set)
+    for name, child in module._modules.items():
+        bare._modules[name] = None if child is None else copy_containers(child, leaves, f"{prefix}{name}.")
+    return bare
+
+
+def rebuild(state: dict[str, Any]) -> TracedModule:
+    """Make the traced module anew from what `pickle` kept of it."""
+    graphs = [decode_graph(encoded) for encoded in state["graphs"]]
+    traced = TracedModule(state["tree"], graphs[0], graphs[-1], state["modes"], state["name"])
+    traced.meta.update(state["meta"])
+    return traced
+
+
+def encode_graph(graph: fx.Graph) -> dict[str, Any]:
+    """Turn a graph into plain picklable values, its nodes in order."""
+    nodes = [
+        (
+            node.op,
+            node.name,
+            _encode_target(node),
+            _encode_args(node.args),
+            _encode_args(node.kwargs),
+            dict(_kept(node)),
+        )
+        for node in graph.nodes
+    ]
+    plain = type(graph._codegen) is fx.graph.CodeGen
+    return {"nodes": nodes, "codegen": None if plain else graph._codegen}
+
+
+def decode_graph(encoded: dict[str, Any]) -> fx.Graph:
+    """Make the graph anew from what `encode_graph` returned."""
+    graph = fx.Graph()
+    if encoded["codegen"] is not None:
+        graph.set_codegen(encoded["codegen"])
+    by_name: dict[str, Node] = {}
+    for op, name, target, args, kwargs, meta in encoded["nodes"]:
+        target = target.resolve() if isinstance(target, FunctionRef) else target
+        node = graph.create_node(op, target, _decode(args, by_name), _decode(kwargs, by_name), name)
+        node.meta.update(meta)
+        by_name[name] = node
+    return graph
+
+
+def _kept(node: Node) -> list[tuple[str, Any]]:
+    return [(key, node.meta[key]) for key in ("path",) if key in node.meta]
+
+
+def _encode_target(node: Node) -> Any:
+    target = node.target
+    if isinstance(target, str):
+        return target
+    for module, name in _spellings(target):
+        reference = FunctionRef(module, name)
+        try:
+            if reference.resolve() is target:
+                return reference
+        except (ImportError, AttributeError):
+            continue
+    raise pickle.PicklingError(
+        f"the function {target!r} at node {node.name!r} cannot be found by importing it, so a model that calls it "
+        "cannot be pickled; define it at the top level of a module."
+    )
+
+
+def _spellings(target: Any) -> list[tuple[str, str]]:
+    module = getattr(target, "__module__", None)
+    names = [getattr(target, "__qualname__", None), getattr(target, "__name__", None)]
+    homes = [module, "torch", "torch.nn.functional", "operator", "torch._C._nn", "math", "builtins"]
+    found = [(home, name) for name in names if name for home in homes if home]
+    qualified = str(target)
+    if type(target).__module__ == "torch._ops":
+        found.insert(0, ("torch", f"ops.{qualified}"))
+    return found
+
+
+def _encode_args(args: Any) -> Any:
+    to_reference: Any = lambda node: NodeRef(node.name)  # noqa: E731
+    return map_arg(args, to_reference)
+
+
+def _decode(args: Any, by_name: dict[str, Node]) -> Any:
+    if isinstance(args, NodeRef):
+        return by_name[args.name]
+    if isinstance(args, slice):
+        return slice(*(_decode(part, by_name) for part in (args.start, args.stop, args.step)))
+    if isinstance(args, tuple) and hasattr(args, "_fields"):
+        return type(args)(*(_decode(part, by_name) for part in args))
+    if isinstance(args, (tuple, list)):
+        kind = tuple if isinstance(args, tuple) else list
+        return kind(_decode(part, by_name) for part in args)
+    if isinstance(args, dict):
+        return {key: _decode(value, by_name) for key, value in args.items()}
+    return args

@@ -1,0 +1,372 @@
+"""Antialiased downsampling layers: thin modules on `blurify.functional`.
+
+This is a stable, public path: saved models name these classes. None of them has parameters, and the blur filters are
+non-persistent buffers, so a `state_dict` never sees them.
+"""
+
+# No `from __future__ import annotations` here: TorchScript reads the annotation of `filt` and wants it evaluated.
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from blurify import functional
+from blurify.errors import ArgumentError, ArgumentTypeError
+from blurify.filters import binomial_taps
+from blurify.spec import check_int, check_pad_type, check_per_axis
+
+
+def separable_filter(filt_size: Sequence[int]) -> Tensor:
+    """The outer product of one binomial filter per axis: `(1, 1, *filt_size)`, float32, sum 1."""
+    filt = torch.ones((1,) * 2, dtype=torch.float64)
+    for size in filt_size:
+        filt = filt.unsqueeze(-1) * torch.tensor(binomial_taps(size), dtype=torch.float64)
+    return filt.to(torch.float32)
+
+
+class Blur(nn.Module):
+    """Abstract body of every layer here that blurs: it owns the filter, and can be asked for its one-tap twin."""
+
+    axes: ClassVar[int]
+    filt: Tensor
+
+    def __init__(self, filt_size: int | Sequence[int], stride: int | Sequence[int], pad_type: str) -> None:
+        super().__init__()
+        self.filt_size = list(check_per_axis("filt_size", filt_size, self.axes, 1))
+        self.stride = list(check_per_axis("stride", stride, self.axes, 1))
+        self.pad_type = check_pad_type(pad_type)
+        self.register_buffer("filt", separable_filter(self.filt_size), persistent=False)
+
+    def reset_parameters(self) -> None:
+        """Fill the filter anew, as after `to_empty`: it is in no checkpoint that could bring it back."""
+        with torch.no_grad():
+            self.filt.copy_(separable_filter(self.filt_size))
+
+    def with_filt_size(self, filt_size: int | Sequence[int]) -> "Blur":
+        """Return this layer with another filter and all else equal, on the same device."""
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin._buffers = dict(self._buffers)
+        twin.filt_size = list(check_per_axis("filt_size", filt_size, self.axes, 1))
+        twin._buffers["filt"] = separable_filter(twin.filt_size).to(self.filt)
+        return twin
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Blur":
+        was_meta = self.filt.is_meta
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if was_meta and not self.filt.is_meta:
+            self.reset_parameters()
+        return self
+
+    def extra_repr(self) -> str:
+        """What the layer was asked for."""
+        return f"filt_size={tuple(self.filt_size)}, stride={tuple(self.stride)}, pad_type={self.pad_type!r}"
+
+
+class _BlurPool(Blur):
+    def __init__(
+        self,
+        channels: int | None = None,
+        pad_type: str = "reflect",
+        filt_size: int | Sequence[int] = 4,
+        stride: int | Sequence[int] = 2,
+        pad_off: int = 0,
+    ) -> None:
+        if channels is not None:
+            check_int("channels", channels, 1)
+        super().__init__(filt_size, stride, pad_type)
+        self.channels = channels
+        self.pad_off = check_int("pad_off", pad_off, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Blur and subsample `x`."""
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            _check_map(x, self.axes, self.channels)
+        return functional.blur_pool(x, self.filt, self.stride, self.pad_off, self.pad_type)
+
+    def extra_repr(self) -> str:
+        """What the layer was asked for."""
+        channels = "" if self.channels is None else f"{self.channels}, "
+        pad_off = f", pad_off={self.pad_off}" if self.pad_off else ""
+        return channels + super().extra_repr() + pad_off
+
+
+def _check_map(x: Tensor, axes: int, channels: int | None) -> None:
+    if x.dim() not in (axes + 1, axes + 2):
+        raise ArgumentError(
+            f"BlurPool{axes}d takes a batch of {axes + 2} dimensions (or one sample of {axes + 1}); "
+            f"got a tensor of shape {tuple(x.shape)}."
+        )
+    if channels is not None and x.shape[-axes - 1] != channels:
+        raise ArgumentError(
+            f"BlurPool{axes}d was made for {channels} channels and got {x.shape[-axes - 1]}; "
+            "make it with channels=None to take any number."
+        )
+
+
+class BlurPool1d(_BlurPool):
+    """Blur, then subsample, a signal: `(N, C, L)` to `(N, C, ceil(L / stride))`. See `BlurPool2d`.
+
+    >>> BlurPool1d(8)(torch.zeros(2, 8, 15)).shape
+    torch.Size([2, 8, 8])
+    """
+
+    axes = 1
+
+
+class BlurPool2d(_BlurPool):
+    """Blur, then subsample, a map: `(N, C, H, W)` to `(N, C, ceil(H / stride), ceil(W / stride))`.
+
+    >>> BlurPool2d(64, filt_size=4, stride=2)(torch.zeros(1, 64, 56, 56)).shape
+    torch.Size([1, 64, 28, 28])
+
+    The published layer of Zhang, "Making Convolutional Networks Shift-Invariant Again" (ICML 2019), section 3.2.
+    Any floating dtype, any device; the memory layout is kept.
+
+    Args:
+        channels: number of channels, checked at every call; `None` takes any number.
+        pad_type: `reflect` (or `refl`), `replicate` (or `repl`), `zero` or `circular`. An axis too small to be
+            reflected is replicated.
+        filt_size: taps of the binomial filter, one integer or one per axis; 1 means plain subsampling.
+        stride: keep every `stride`-th position, one integer or one per axis; 1 blurs only.
+        pad_off: padding added on every side, on top of `(f - 1) // 2` on the left and `f // 2` on the right.
+
+    Raises:
+        ArgumentError: a value that is not allowed, or an input of another rank or channel count.
+        ArgumentTypeError: a value of a type that is not allowed.
+    """
+
+    axes = 2
+
+
+class BlurPool3d(_BlurPool):
+    """Blur, then subsample, a volume or clip: `(N, C, D, H, W)`. See `BlurPool2d`.
+
+    >>> BlurPool3d(8, stride=(1, 2, 2), filt_size=(1, 4, 4))(torch.zeros(1, 8, 4, 16, 16)).shape
+    torch.Size([1, 8, 4, 8, 8])
+    """
+
+    axes = 3
+
+
+class _SameBlurPool(Blur):
+    def __init__(
+        self,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 2,
+        dilation: int | Sequence[int] = 1,
+        *,
+        filt_size: int | Sequence[int] = 4,
+        pad_type: str = "reflect",
+    ) -> None:
+        super().__init__(filt_size, stride, pad_type)
+        self.kernel_size = list(check_per_axis("kernel_size", kernel_size, self.axes, 1))
+        self.dilation = list(check_per_axis("dilation", dilation, self.axes, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Blur and subsample the dense output `x`."""
+        return functional.same_blur_pool(x, self.filt, self.stride, self.kernel_size, self.dilation, self.pad_type)
+
+
+class SameBlurPool1d(_SameBlurPool):
+    """`SameBlurPool2d` for signals `(N, C, L)`."""
+
+    axes = 1
+
+
+class SameBlurPool2d(_SameBlurPool):
+    """Blur-and-subsample after the dense form of an op with TensorFlow's SAME padding, on that op's own grid.
+
+    >>> SameBlurPool2d(kernel_size=3, stride=2)(torch.zeros(1, 8, 15, 15)).shape
+    torch.Size([1, 8, 8, 8])
+    """
+
+    axes = 2
+
+
+class SameBlurPool3d(_SameBlurPool):
+    """`SameBlurPool2d` for volumes `(N, C, D, H, W)`."""
+
+    axes = 3
+
+
+class _DenseMaxPool(nn.Module):
+    axes: ClassVar[int]
+
+    def __init__(
+        self,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] | None = None,
+        padding: int | Sequence[int] = 0,
+        dilation: int | Sequence[int] = 1,
+        ceil_mode: bool = False,
+    ) -> None:
+        super().__init__()
+        self.kernel_size = list(check_per_axis("kernel_size", kernel_size, self.axes, 1))
+        self.stride = list(check_per_axis("stride", kernel_size if stride is None else stride, self.axes, 1))
+        self.padding = list(check_per_axis("padding", padding, self.axes, 0))
+        self.dilation = list(check_per_axis("dilation", dilation, self.axes, 1))
+        self.ceil_mode = bool(ceil_mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Take the maximum over every window at stride 1."""
+        return functional.dense_max_pool(x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
+
+    def extra_repr(self) -> str:
+        """What the layer was asked for."""
+        return (
+            f"kernel_size={tuple(self.kernel_size)}, for stride={tuple(self.stride)}, padding={tuple(self.padding)}, "
+            f"dilation={tuple(self.dilation)}, ceil_mode={self.ceil_mode}"
+        )
+
+
+class DenseMaxPool1d(_DenseMaxPool):
+    """`DenseMaxPool2d` for signals `(N, C, L)`."""
+
+    axes = 1
+
+
+class DenseMaxPool2d(_DenseMaxPool):
+    """Max pooling at stride 1, as long as subsampling it by `stride` needs to give `MaxPool2d(stride)`'s output.
+
+    >>> DenseMaxPool2d(3, stride=2, padding=1)(torch.zeros(1, 8, 14, 14)).shape
+    torch.Size([1, 8, 14, 14])
+
+    `(N, C, H, W)` to `(N, C, H + 2p - d(k - 1), ...)`; `ceil_mode` may add positions on the right.
+    """
+
+    axes = 2
+
+
+class DenseMaxPool3d(_DenseMaxPool):
+    """`DenseMaxPool2d` for volumes `(N, C, D, H, W)`."""
+
+    axes = 3
+
+
+class _AvgBlurPool(Blur):
+    def __init__(
+        self,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] | None = None,
+        padding: int | Sequence[int] = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+        *,
+        filt_size: int | Sequence[int] = 4,
+        pad_type: str = "reflect",
+    ) -> None:
+        super().__init__(filt_size, kernel_size if stride is None else stride, pad_type)
+        self.kernel_size = list(check_per_axis("kernel_size", kernel_size, self.axes, 1))
+        self.padding = list(check_per_axis("padding", padding, self.axes, 0))
+        self.ceil_mode = bool(ceil_mode)
+        self.count_include_pad = bool(count_include_pad)
+        self.divisor_override = 0 if divisor_override is None else check_int("divisor_override", divisor_override, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Blur and subsample `x` to the size that the average pooling gives."""
+        return functional.avg_blur_pool(
+            x,
+            self.filt,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.ceil_mode,
+            self.count_include_pad,
+            self.divisor_override,
+            self.pad_type,
+        )
+
+    def extra_repr(self) -> str:
+        """What the layer was asked for."""
+        return f"{super().extra_repr()}, for kernel_size={tuple(self.kernel_size)}, padding={tuple(self.padding)}"
+
+
+class AvgBlurPool1d(_AvgBlurPool):
+    """`AvgBlurPool2d` for signals `(N, C, L)`."""
+
+    axes = 1
+
+
+class AvgBlurPool2d(_AvgBlurPool):
+    """What replaces `AvgPool2d`: a blur at least as strong as the average, at the same output size.
+
+    >>> AvgBlurPool2d(2, stride=2, filt_size=4)(torch.zeros(1, 8, 15, 15)).shape
+    torch.Size([1, 8, 7, 7])
+
+    Takes `AvgPool2d`'s arguments. A window larger than the filter is averaged densely first, then blurred.
+    """
+
+    axes = 2
+
+
+class AvgBlurPool3d(_AvgBlurPool):
+    """`AvgBlurPool2d` for volumes `(N, C, D, H, W)`."""
+
+    axes = 3
+
+
+class _MaxBlurPool(nn.Module):
+    axes: ClassVar[int]
+    dense: ClassVar[type[_DenseMaxPool]]
+    blur: ClassVar[type[_BlurPool]]
+
+    def __init__(
+        self,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 2,
+        padding: int | Sequence[int] = 0,
+        dilation: int | Sequence[int] = 1,
+        ceil_mode: bool = False,
+        *,
+        filt_size: int | Sequence[int] = 4,
+        pad_type: str = "reflect",
+    ) -> None:
+        super().__init__()
+        if not isinstance(ceil_mode, bool):
+            raise ArgumentTypeError(f"ceil_mode must be True or False, got {ceil_mode!r}.")
+        self.max_pool = self.dense(kernel_size, stride, padding, dilation, ceil_mode)
+        self.blur_pool = self.blur(None, pad_type, filt_size, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Take the dense maximum, then blur and subsample it."""
+        return self.blur_pool(self.max_pool(x))  # type: ignore[no-any-return]
+
+
+class MaxBlurPool1d(_MaxBlurPool):
+    """`MaxBlurPool2d` for signals `(N, C, L)`."""
+
+    axes = 1
+    dense = DenseMaxPool1d
+    blur = BlurPool1d
+
+
+class MaxBlurPool2d(_MaxBlurPool):
+    """Max pooling without aliasing: the dense maximum, then blur and subsample, at `MaxPool2d`'s output size.
+
+    >>> MaxBlurPool2d(3, stride=2, padding=1)(torch.zeros(1, 8, 15, 15)).shape
+    torch.Size([1, 8, 8, 8])
+
+    Zhang (ICML 2019), section 3.2, "MaxBlurPool". Takes `MaxPool2d`'s arguments and `BlurPool2d`'s.
+    """
+
+    axes = 2
+    dense = DenseMaxPool2d
+    blur = BlurPool2d
+
+
+class MaxBlurPool3d(_MaxBlurPool):
+    """`MaxBlurPool2d` for volumes `(N, C, D, H, W)`."""
+
+    axes = 3
+    dense = DenseMaxPool3d
+    blur = BlurPool3d
+
+
+BLUR_POOLS: dict[int, type[_BlurPool]] = {1: BlurPool1d, 2: BlurPool2d, 3: BlurPool3d}
+SAME_BLUR_POOLS: dict[int, type[_SameBlurPool]] = {1: SameBlurPool1d, 2: SameBlurPool2d, 3: SameBlurPool3d}
+AVG_BLUR_POOLS: dict[int, type[_AvgBlurPool]] = {1: AvgBlurPool1d, 2: AvgBlurPool2d, 3: AvgBlurPool3d}
+DENSE_MAX_POOLS: dict[int, type[_DenseMaxPool]] = {1: DenseMaxPool1d, 2: DenseMaxPool2d, 3: DenseMaxPool3d}

@@ -1,0 +1,127 @@
+"""The plan: one decision for every site, in order. Making it is pure; applying it decides nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from torch import nn
+
+from blurify.decision import Decision, explanation, sizes
+from blurify.errors import PlanError
+from blurify.graph_module import TracedModule
+from blurify.rewrite import rewrite
+from blurify.sites import Action, Kind, Reason
+from blurify.tracing import trace
+
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The ordered, frozen, printable list of decisions.
+
+    >>> import blurify, torchvision
+    >>> plan = blurify.plan(torchvision.models.resnet18())
+    >>> len(plan.rewritten), len(plan.kept)
+    (7, 1)
+    """
+
+    decisions: tuple[Decision, ...]
+
+    @property
+    def rewritten(self) -> tuple[Decision, ...]:
+        """The decisions to rewrite."""
+        return tuple(d for d in self.decisions if d.action is Action.REWRITE)
+
+    @property
+    def kept(self) -> tuple[Decision, ...]:
+        """The decisions to keep."""
+        return tuple(d for d in self.decisions if d.action is Action.KEEP)
+
+    def apply(self, model: nn.Module, inplace: bool = False) -> TracedModule:
+        """Rewrite `model` as the plan says, and let the result's `meta["blurify"]` be this plan.
+
+        See `blurify.antialias` for `inplace`.
+
+        Raises:
+            PlanError: the plan names a site or landing that the model does not have.
+            TraceError: the model cannot be traced.
+        """
+        return self.apply_traced(trace(model), inplace)
+
+    def apply_traced(self, traced: TracedModule, inplace: bool = False) -> TracedModule:
+        """Rewrite a traced model, itself, over parameters of its own unless `inplace`."""
+        if not inplace:
+            traced.own_tree()
+        rewrite(traced, self.rewritten)
+        earlier = traced.meta.get("blurify")
+        traced.meta["blurify"] = earlier.followed_by(self) if isinstance(earlier, Plan) else self
+        return traced
+
+    def followed_by(self, later: Plan) -> Plan:
+        """The plan that does at once what this one and then `later`, a plan of its result, do."""
+        news = {d.site: d for d in later.rewritten}
+        return Plan(tuple(news.get(d.site, d) for d in self.decisions))
+
+    def to_json(self) -> str:
+        """The plan as JSON text, which `from_json` reads back to an equal plan."""
+        decisions = [_trimmed(asdict(d)) for d in self.decisions]
+        content = {"version": PLAN_VERSION, "decisions": decisions}
+        return json.dumps(content, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Read what `to_json` wrote.
+
+        Raises:
+            PlanError: the text is no plan, or one of a later version.
+        """
+        try:
+            content = json.loads(text)
+            version = content["version"]
+            if version != PLAN_VERSION:
+                raise PlanError(f"this plan has version {version!r} and this blurify reads version {PLAN_VERSION}.")
+            return cls(tuple(_decision(d) for d in content["decisions"]))
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, PlanError):
+                raise
+            raise PlanError(f"this text is no plan of blurify: {error!r}; write one with Plan.to_json().") from error
+
+    def __str__(self) -> str:
+        """A table, one line a site."""
+        rows = [["site", "kind", "stride", "action", "filter", "landing or reason"]]
+        rows += [_row(d) for d in self.decisions]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+        lines = ["  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]]) for row in rows]
+        padding = "".join(f", padding {pad}" for pad in sorted({d.pad_type for d in self.rewritten}))
+        lines.append(f"{len(self.rewritten)} rewritten, {len(self.kept)} kept{padding}")
+        return "\n".join(lines)
+
+
+def _trimmed(decision: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in decision.items() if value not in ((), "", None)}
+
+
+def _decision(content: dict[str, Any]) -> Decision:
+    known = {f.name for f in fields(Decision)}
+    unknown = set(content) - known
+    if unknown:
+        raise PlanError(f"a decision of this plan has the unknown field {sorted(unknown)[0]!r}.")
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+    values["kind"], values["action"] = Kind(values["kind"]), Action(values["action"])
+    if "reason" in values:
+        values["reason"] = Reason(values["reason"])
+    return Decision(**values)
+
+
+def _row(decision: Decision) -> list[str]:
+    return [
+        decision.site,
+        str(decision.kind),
+        sizes(decision.stride) if decision.stride else "",
+        str(decision.action),
+        sizes(decision.filt_size) if decision.filt_size else "",
+        explanation(decision),
+    ]

@@ -1,0 +1,250 @@
+"""The proofs that a converted model is the original with blurs in it, and nothing else.
+
+*Identity*: with every filter replaced by one tap, the converted model computes what the original computes, since
+subsampling commutes with all that it was moved across. *Shapes*: every site's output has the original's size.
+*Weights*: every name, value, dtype, device, `requires_grad` and tie is the original's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from blurify.errors import ArgumentError, ArgumentTypeError
+from blurify.graph_module import TracedModule
+from blurify.layers import Blur
+from blurify.planning import Plan
+from blurify.rewrite import insert_after
+from blurify.tracing import trace
+from blurify.tracing.inputs import as_arguments, example_for
+from blurify.tracing.modes import evaluating
+from blurify.tracing.paths import node_paths
+from blurify.tracing.shapes import output_shapes
+
+Shape = tuple[int, ...]
+
+# What rounding alone can do to a deep network, relative to its largest output.
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 2e-1}
+
+
+@dataclass(frozen=True)
+class SiteShape:
+    """One rewritten site's output size before and after."""
+
+    site: str
+    original: Shape | None
+    converted: Shape | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether both are known and equal."""
+        return self.original is not None and self.original == self.converted
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How many parameters and buffers were compared, and what differs, in words."""
+
+    count: int
+    problems: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing differs."""
+        return not self.problems
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of the three proofs.
+
+    `identity_error` is the largest absolute difference of any output, relative to the largest absolute value of that
+    output; `tolerance` is what rounding may do in the model's dtype. `statistics` names the norms whose statistics the
+    plan moves a subsampling across: for the proof their subsampling was put back before them.
+    """
+
+    identity_error: float
+    tolerance: float
+    shapes: tuple[SiteShape, ...]
+    weights: Weights
+    statistics: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether all three hold."""
+        return self.identity_error <= self.tolerance and all(s.ok for s in self.shapes) and self.weights.ok
+
+    def __str__(self) -> str:
+        """Three lines, one a proof."""
+        holds = self.identity_error <= self.tolerance
+        wrong = [s for s in self.shapes if not s.ok]
+        lines = [
+            f"identity  {_mark(holds)}  with one-tap filters the outputs differ by {self.identity_error:.1e} "
+            f"(relative; {self.tolerance:.0e} allowed)",
+            f"shapes    {_mark(not wrong)}  {len(self.shapes) - len(wrong)} of {len(self.shapes)} rewritten sites keep "
+            "their output size",
+            f"weights   {_mark(self.weights.ok)}  {self.weights.count} parameters and buffers compared"
+            + (", all equal" if self.weights.ok else ""),
+        ]
+        lines += [f"  {s.site}: {s.original} became {s.converted}" for s in wrong[:5]]
+        lines += [f"  {problem}" for problem in self.weights.problems[:5]]
+        if self.statistics:
+            lines.append(
+                f"note      blurred after {len(self.statistics)} norms that take statistics over positions "
+                f"({', '.join(self.statistics[:3])}{', ...' if len(self.statistics) > 3 else ''})"
+            )
+        return "\n".join(lines)
+
+
+def _mark(holds: bool) -> str:
+    return "ok    " if holds else "FAILED"
+
+
+def verify(original: nn.Module, converted: nn.Module, example_inputs: Any = None) -> Verdict:
+    """Prove that `converted` is `original` with blurs in it.
+
+    >>> import blurify, torchvision
+    >>> model = torchvision.models.resnet18()
+    >>> blurify.verify(model, blurify.antialias(model)).ok
+    True
+
+    Runs both models once each, on `example_inputs` (a tensor or a tuple of arguments) or on a seeded random batch of
+    the model's own input size. Both models are left as found.
+
+    Raises:
+        ArgumentTypeError: `converted` was not made by blurify.
+        ArgumentError: the original does not run on the input.
+    """
+    plan = converted.meta.get("blurify") if isinstance(converted, TracedModule) else None
+    if not isinstance(converted, TracedModule) or not isinstance(plan, Plan):
+        raise ArgumentTypeError(
+            f"converted must be what blurify.antialias returned, with its plan; got a {type(converted).__name__}."
+        )
+    arguments = example_for(original) if example_inputs is None else as_arguments(example_inputs)
+    expected = _run(original, arguments, given=example_inputs is not None)
+    actual = _run(one_tap(converted, plan), arguments, given=True)
+    error = relative_error(expected, actual)
+    dtype = next((t.dtype for t in expected if t.is_floating_point()), torch.float32)
+    return Verdict(
+        identity_error=error,
+        tolerance=TOLERANCES.get(dtype, 1e-4),
+        shapes=site_shapes(original, converted, plan, arguments),
+        weights=compare_weights(original, converted),
+        statistics=tuple(norm for decision in plan.rewritten for norm in decision.statistics),
+    )
+
+
+def _run(model: nn.Module, arguments: tuple[Any, ...], given: bool) -> list[Tensor]:
+    with evaluating(model):
+        try:
+            # Some models scale their input in place.
+            output = model(*(a.clone() if isinstance(a, Tensor) else a for a in arguments))
+        except Exception as error:
+            sizes = ", ".join("x".join(map(str, a.shape)) for a in arguments if isinstance(a, Tensor))
+            what = "the given input" if given else "the assumed input"
+            raise ArgumentError(
+                f"{type(model).__name__} does not run on {what} of size {sizes}: {str(error).splitlines()[0]} "
+                "Pass example_inputs (--input-size on the command line) that it takes."
+            ) from error
+    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+
+
+def one_tap(converted: TracedModule, plan: Plan) -> TracedModule:
+    """The converted model with one-tap filters, over the same parameters.
+
+    Where the plan crossed a norm's statistics, the subsampling goes back to the site: there it is exact.
+    """
+    twin = converted.shallow_copy()
+    for decision in plan.rewritten:
+        path = blur_path(twin, decision.site)
+        layer = twin.get_submodule(path)
+        if isinstance(layer, Blur):
+            parent, _, name = path.rpartition(".")
+            twin.get_submodule(parent)._modules[name] = layer.with_filt_size(1)
+        if decision.statistics:
+            _blur_at_site(twin, decision.site, path)
+    twin.recompile_all()
+    return twin
+
+
+def blur_path(converted: TracedModule, site: str) -> str:
+    """The path of the module that subsamples a rewritten site."""
+    path = f"{site}_blur"
+    for graph in converted.graphs:
+        if path in node_paths(graph):
+            return path
+    node = next(paths[site] for paths in map(node_paths, converted.graphs) if site in paths)
+    return str(node.target)
+
+
+def _blur_at_site(twin: TracedModule, site: str, path: str) -> None:
+    for graph in twin.graphs:
+        paths = node_paths(graph)
+        if path not in paths:
+            continue
+        blur, dense = paths[path], paths[site]
+        blur.replace_all_uses_with(blur.all_input_nodes[0])
+        graph.erase_node(blur)
+        insert_after(graph, dense, path)
+
+
+def relative_error(expected: list[Tensor], actual: list[Tensor]) -> float:
+    """The largest difference of any pair, relative to its first's largest value; inf if they are unlike."""
+    if len(expected) != len(actual) or any(e.shape != a.shape for e, a in zip(expected, actual, strict=True)):
+        return float("inf")
+    return max((_difference(e, a) for e, a in zip(expected, actual, strict=True)), default=0.0)
+
+
+def _difference(expected: Tensor, actual: Tensor) -> float:
+    if expected.is_meta or expected.numel() == 0:
+        return 0.0
+    e, a = expected.double(), actual.double()
+    # Equal infinities and equal NaNs are equal; any other pair with one of them is not.
+    same = (e == a) | (e.isnan() & a.isnan())
+    difference = torch.where(same, torch.zeros_like(e), (e - a).abs()).nan_to_num(nan=float("inf")).max()
+    scale = e.abs().nan_to_num(nan=0.0, posinf=0.0).max()
+    return float(difference / scale) if scale > 0 else float(difference)
+
+
+def site_shapes(
+    original: nn.Module, converted: TracedModule, plan: Plan, arguments: tuple[Any, ...]
+) -> tuple[SiteShape, ...]:
+    """Every rewritten site's output shape, in the original and where the converted model has subsampled it."""
+    before = output_shapes(trace(original, len(arguments)), arguments)
+    after = output_shapes(converted, arguments)
+    used = [d for d in plan.rewritten if d.site in before or blur_path(converted, d.site) in after]
+    return tuple(SiteShape(d.site, before.get(d.site), after.get(blur_path(converted, d.site))) for d in used)
+
+
+def compare_weights(original: nn.Module, converted: nn.Module) -> Weights:
+    """Compare every parameter and buffer by name."""
+    mine, theirs = original.state_dict(keep_vars=True), converted.state_dict(keep_vars=True)
+    problems = [f"{name} is missing" for name in mine if name not in theirs]
+    problems += [f"{name} is new" for name in theirs if name not in mine]
+    for name in mine.keys() & theirs.keys():
+        problem = _unlike(mine[name], theirs[name])
+        if problem:
+            problems.append(f"{name} differs in {problem}")
+    if _ties(mine) != _ties(theirs):
+        problems.append("tied parameters are not tied alike")
+    return Weights(len(mine), tuple(sorted(problems)))
+
+
+def _unlike(a: Any, b: Any) -> str:
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return ""
+    for attribute in ("dtype", "device", "shape", "requires_grad"):
+        if getattr(a, attribute) != getattr(b, attribute):
+            return f"{attribute} ({getattr(a, attribute)} became {getattr(b, attribute)})"
+    return "" if a.is_meta or torch.equal(a, b) or bool((a.isnan() & b.isnan() | (a == b)).all()) else "value"
+
+
+def _ties(state: dict[str, Any]) -> set[frozenset[str]]:
+    groups: dict[int, set[str]] = {}
+    for name, value in state.items():
+        groups.setdefault(id(value), set()).add(name)
+    return {frozenset(names) for names in groups.values() if len(names) > 1}

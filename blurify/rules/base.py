@@ -1,0 +1,69 @@
+"""What every rule is given and gives back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import fx, nn
+
+from blurify.sites import Site
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What takes a site's place: the module called instead of the op, and the blur that follows at the landing.
+
+    No `dense` means that the node itself was edited; no `blur` that the dense module already subsamples.
+    """
+
+    dense: nn.Module | None
+    blur: nn.Module | None
+
+    @property
+    def has_parameters(self) -> bool:
+        """Whether the dense module must stay at the original's path, to keep its parameters' names."""
+        return self.dense is not None and next(self.dense.parameters(), None) is not None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Knows one op family.
+
+    `recognise(node, module)` returns the normalised site if the node is of this family and reduces resolution.
+    `replace(node, module, site, filt_size, pad_type)` makes what takes its place.
+    """
+
+    recognise: Callable[[fx.Node, nn.Module | None], Site | None]
+    replace: Callable[[fx.Node, nn.Module | None, Site, tuple[int, ...], str], Parts]
+
+
+def set_module(root: nn.Module, path: str, module: nn.Module) -> None:
+    """Put a module at a dotted path, making bare containers on the way."""
+    *parents, name = path.split(".")
+    for parent in parents:
+        if parent not in root._modules:
+            root.add_module(parent, nn.Module())
+        root = root.get_submodule(parent)
+    module.training = root.training
+    root.add_module(name, module)
+
+
+def shallow_copy(module: M) -> M:
+    """A module with attributes and registries of its own that shares parameters, buffers and children."""
+    twin = copy.copy(module)
+    for key, value in module.__dict__.items():
+        if isinstance(value, (dict, set)):
+            twin.__dict__[key] = copy.copy(value)
+    return twin
+
+
+def with_stride(module: M, stride: tuple[int, ...]) -> M:
+    """The same module, same parameters, at another stride."""
+    twin = shallow_copy(module)
+    twin.stride = stride  # type: ignore[assignment]
+    return twin

@@ -1,0 +1,40 @@
+"""Blur layers, ours and others': the network is antialiased there already, so they are seen and left alone."""
+
+from __future__ import annotations
+
+from torch import fx, nn
+
+from blurify.layers import Blur, _MaxBlurPool
+from blurify.rules.base import Parts, Rule
+from blurify.sites import Kind, Reason, Site, per_axis
+from blurify.tracing.leaves import is_foreign_blur
+
+
+def recognise(node: fx.Node, module: nn.Module | None) -> Site | None:
+    """Normalise a blur layer that subsamples."""
+    if isinstance(module, _MaxBlurPool):
+        module = module.blur_pool
+    if module is None or not (isinstance(module, Blur) or is_foreign_blur(module)):
+        return None
+    axes = module.axes if isinstance(module, Blur) else 2
+    stride = per_axis(getattr(module, "stride", 2), axes)
+    if max(stride) == 1:
+        return None
+    filt_size = getattr(module, "filt_size", getattr(module, "kernel_size", 3))
+    ones = (1,) * axes
+    return Site(
+        kind=Kind.BLUR,
+        kernel_size=per_axis(filt_size, axes),
+        stride=stride,
+        padding=(0,) * axes,
+        dilation=ones,
+        refusal=Reason.ALREADY_ANTIALIASED,
+    )
+
+
+def replace(node: fx.Node, module: nn.Module | None, site: Site, filt_size: tuple[int, ...], pad_type: str) -> Parts:
+    """Never called for a site that is refused."""
+    raise AssertionError(f"a blur at {node.name} must not be rewritten")
+
+
+RULE = Rule(recognise, replace)

@@ -1,0 +1,111 @@
+"""The words of a plan: kinds of site, reasons for keeping one, and the normalised site itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Kind(str, Enum):
+    """What reduces the resolution at a site."""
+
+    MAX = "max"
+    AVG = "avg"
+    CONV = "conv"
+    BLUR = "blur"
+    OPAQUE = "opaque"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Action(str, Enum):
+    """What the plan does with a site."""
+
+    REWRITE = "rewrite"
+    KEEP = "keep"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Reason(str, Enum):
+    """Why a site is kept. The value is what a plan's JSON says; `sentence` is what a user reads."""
+
+    STEM = "stem"
+    NOT_INCLUDED = "not_included"
+    EXCLUDED = "excluded"
+    ALREADY_ANTIALIASED = "already_antialiased"
+    GLOBAL_POOL = "global_pool"
+    RETURNS_INDICES = "returns_indices"
+    SHARED_MODULE = "shared_module"
+    UNKNOWN_SUBCLASS = "unknown_subclass"
+    OPAQUE = "opaque"
+
+    def __str__(self) -> str:
+        return self.value
+
+    @property
+    def sentence(self) -> str:
+        """One sentence for a user."""
+        return SENTENCES[self]
+
+
+SENTENCES = {
+    Reason.STEM: "fed by the model's input; the published networks keep it (ask for it with stem=True or --stem)",
+    Reason.NOT_INCLUDED: "matches no include pattern",
+    Reason.EXCLUDED: "matches an exclude pattern",
+    Reason.ALREADY_ANTIALIASED: "already antialiased",
+    Reason.GLOBAL_POOL: "pools the whole map into one position, so nothing is subsampled",
+    Reason.RETURNS_INDICES: "returns the indices of its maxima, which a dense pool would change",
+    Reason.SHARED_MODULE: "its module is also called where it is kept, and cannot have two strides",
+    Reason.UNKNOWN_SUBCLASS: "a subclass whose forward may not honour its stride",
+    Reason.OPAQUE: "inside a module that the tracer does not look into",
+}
+
+
+@dataclass(frozen=True)
+class Site:
+    """One call that reduces resolution, whatever its form: one entry per spatial axis in every tuple.
+
+    `same` says that the op computes TensorFlow's SAME padding from its own stride. `refusal` is why its form cannot be
+    rewritten.
+    """
+
+    kind: Kind
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    ceil_mode: bool = False
+    count_include_pad: bool = True
+    divisor_override: int | None = None
+    same: bool = False
+    refusal: Reason | None = None
+
+    @property
+    def axes(self) -> int:
+        """The number of spatial axes."""
+        return len(self.stride)
+
+    @property
+    def dense_stride(self) -> tuple[int, ...]:
+        """The stride that the dense op keeps, per axis: 1, or half of a conv's even stride above 2.
+
+        Zhang's AlexNet blurs its stride-4 conv so: at stride 1 it would cost 16 times the arithmetic.
+        """
+        if self.kind is not Kind.CONV or self.same:
+            return (1,) * self.axes
+        return tuple(s // 2 if s > 2 and s % 2 == 0 else 1 for s in self.stride)
+
+    @property
+    def blur_stride(self) -> tuple[int, ...]:
+        """What is left for the blur to subsample."""
+        return tuple(s // d for s, d in zip(self.stride, self.dense_stride, strict=True))
+
+
+def per_axis(value: int | tuple[int, ...] | list[int], axes: int) -> tuple[int, ...]:
+    """One integer per spatial axis."""
+    if isinstance(value, int):
+        return (value,) * axes
+    return tuple(value) * axes if len(value) == 1 else tuple(value)

@@ -1,0 +1,134 @@
+"""What a user may ask for, checked once: filter sizes, pad types, strides, and the frozen Spec of a conversion."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from blurify.errors import ArgumentError, ArgumentTypeError
+
+PAD_TYPES = {
+    "refl": "reflect",
+    "reflect": "reflect",
+    "repl": "replicate",
+    "replicate": "replicate",
+    "zero": "zero",
+    "circular": "circular",
+}
+DEFAULT_FILT_SIZE = 4
+
+
+def check_int(name: str, value: object, least: int) -> int:
+    """Return `value` if it is an integer of at least `least`, else raise naming both."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ArgumentTypeError(f"{name} must be an integer, got {value!r} of type {type(value).__name__}.")
+    if value < least:
+        raise ArgumentError(f"{name} must be at least {least}, got {value}.")
+    return value
+
+
+def check_per_axis(name: str, value: object, axes: int, least: int) -> tuple[int, ...]:
+    """Return one integer per spatial axis, from one integer for all or a sequence of exactly `axes`."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if len(value) != axes:
+            raise ArgumentError(f"{name} must be one integer or {axes}, one per spatial axis; got {tuple(value)!r}.")
+        return tuple(check_int(name, v, least) for v in value)
+    return (check_int(name, value, least),) * axes
+
+
+def check_pad_type(value: object) -> str:
+    """Return the canonical pad type for any published spelling of it."""
+    if not isinstance(value, str):
+        raise ArgumentTypeError(f"pad_type must be a string, got {value!r} of type {type(value).__name__}.")
+    if value not in PAD_TYPES:
+        raise ArgumentError(f"pad_type {value!r} is unknown; use one of {', '.join(PAD_TYPES)}.")
+    return PAD_TYPES[value]
+
+
+def check_patterns(name: str, value: object) -> tuple[str, ...]:
+    """Return glob patterns as a tuple; a lone string is one pattern."""
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, Iterable):
+        raise ArgumentTypeError(f"{name} must be glob patterns on site names, got {value!r}.")
+    patterns = tuple(value)
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise ArgumentTypeError(f"{name} must hold strings, got {pattern!r} of type {type(pattern).__name__}.")
+    return patterns
+
+
+def matches(site: str, patterns: Iterable[str]) -> bool:
+    """Whether a dotted site name matches any of the glob patterns."""
+    return any(fnmatchcase(site, pattern) for pattern in patterns)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What the user asked for.
+
+    >>> Spec.of({"layer1.*": 3, "*": 5}, include="layer?.*").filt_size_at("layer1.0.conv1")
+    3
+    """
+
+    filt_sizes: tuple[tuple[str, int], ...] = (("*", DEFAULT_FILT_SIZE),)
+    pad_type: str = "reflect"
+    stem: bool = False
+    include: tuple[str, ...] = field(default=())
+    exclude: tuple[str, ...] = field(default=())
+
+    @classmethod
+    def of(
+        cls,
+        filt_size: int | Mapping[str, int] = DEFAULT_FILT_SIZE,
+        *,
+        pad_type: str = "reflect",
+        stem: bool = False,
+        include: Iterable[str] = (),
+        exclude: Iterable[str] = (),
+    ) -> Spec:
+        """Validate the arguments of `antialias` and freeze them."""
+        sizes = dict(filt_size) if isinstance(filt_size, Mapping) else {"*": filt_size}
+        for pattern, size in sizes.items():
+            check_patterns("filt_size", (pattern,))
+            check_int("filt_size" if pattern == "*" else f"filt_size of {pattern!r}", size, 1)
+        return cls(
+            tuple(sizes.items()),
+            check_pad_type(pad_type),
+            bool(stem),
+            check_patterns("include", include),
+            check_patterns("exclude", exclude),
+        )
+
+    def filt_size_at(self, site: str) -> int:
+        """The size of the first pattern that matches, else the default."""
+        for pattern, size in self.filt_sizes:
+            if fnmatchcase(site, pattern):
+                return size
+        return DEFAULT_FILT_SIZE
+
+    def includes(self, site: str) -> bool:
+        """Whether `include` lets the site through (no pattern lets all through)."""
+        return not self.include or matches(site, self.include)
+
+    def excludes(self, site: str) -> bool:
+        """Whether `exclude` names the site."""
+        return matches(site, self.exclude)
+
+    def wants_stem(self, site: str) -> bool:
+        """A stem is asked for by `stem=True`, or by its exact name among `include`."""
+        return self.stem or site in self.include
+
+    def check_patterns_match(self, sites: Sequence[str]) -> None:
+        """Raise for a pattern that names no site: it is a typing error, and silence would hide it."""
+        named = [("include", p) for p in self.include] + [("exclude", p) for p in self.exclude]
+        named += [("filt_size", p) for p, _ in self.filt_sizes if p != "*"]
+        for argument, pattern in named:
+            if sites and not any(fnmatchcase(site, pattern) for site in sites):
+                near = difflib.get_close_matches(pattern, sites, n=3, cutoff=0.3) or list(sites[:3])
+                raise ArgumentError(
+                    f"{argument} pattern {pattern!r} matches no site of this model; the nearest of its "
+                    f"{len(sites)} sites are {', '.join(near)}."
+                )

@@ -1,0 +1,136 @@
+"""Which modules and functions the tracer must not look into: what timm, torchvision and blurify say of their own.
+
+Neither library is imported here unless the program has it already: a model cannot be made of classes not yet loaded.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from torch import nn
+
+from blurify import layers
+
+# Of torchvision's ops, those that are mere compositions of layers are better seen through.
+SEEN_THROUGH = {
+    "Conv2dNormActivation",
+    "Conv3dNormActivation",
+    "ConvNormActivation",
+    "FeaturePyramidNetwork",
+    "MLP",
+    "MultiScaleRoIAlign",
+    "SqueezeExcitation",
+}
+# timm's position-wise layers, which traced into would read shapes or fan out and so hide that they are position-wise.
+TIMM_EXACT = (
+    "BatchNormAct2d",
+    "FrozenBatchNormAct2d",
+    "SyncBatchNormAct",
+    "SplitBatchNorm2d",
+    "InplaceAbn",
+    "LayerNorm2d",
+    "LayerNorm2dFp32",
+    "LayerNormAct2d",
+    "LayerNormAct2dFp32",
+    "RmsNorm2d",
+    "RmsNorm2dFp32",
+    "RmsNormAct2d",
+    "RmsNormAct2dFp32",
+    "SimpleNorm2d",
+    "SimpleNorm2dFp32",
+    "LayerScale2d",
+    "DropPath",
+)
+TIMM_STATISTICS = ("GroupNorm", "GroupNorm1", "GroupNormAct", "GroupNorm1Act")
+FOREIGN_BLURS = {
+    "timm": {"BlurPool2d", "BlurPool2D"},
+    "kornia": {"BlurPool2D", "MaxBlurPool2D", "EdgeAwareBlurPool2D"},
+    "antialiased_cnns": {"BlurPool", "BlurPool1D"},
+}
+
+Classes = tuple[type[nn.Module], ...]
+
+
+def is_foreign_blur(module: nn.Module) -> bool:
+    """Whether the module is a blur layer of another library, told by name so that none need be installed."""
+    kind = type(module)
+    return kind.__name__ in FOREIGN_BLURS.get(kind.__module__.split(".")[0], ())
+
+
+def is_known_leaf(module: nn.Module) -> bool:
+    """Whether the module is one of a class that must stay one node."""
+    return isinstance(module, leaf_classes()) or is_foreign_blur(module)
+
+
+def leaf_classes() -> Classes:
+    """Classes whose instances, subclasses included, stay one node."""
+    return _leaf_classes("timm.layers" in sys.modules, "torchvision.ops" in sys.modules)
+
+
+def leaf_functions() -> tuple[Callable[..., Any], ...]:
+    """Functions that become one node."""
+    return _leaf_functions("timm.layers" in sys.modules, "torchvision.ops" in sys.modules)
+
+
+def exact_classes() -> Classes:
+    """timm's and torchvision's classes that act on every position alone."""
+    return _exact_classes("timm.layers" in sys.modules, "torchvision.ops" in sys.modules)
+
+
+def statistics_classes() -> Classes:
+    """timm's classes that act on every position by statistics over all."""
+    return _timm_layers(TIMM_STATISTICS) if "timm.layers" in sys.modules else ()
+
+
+def _timm_layers(names: tuple[str, ...]) -> Classes:
+    timm_layers = sys.modules["timm.layers"]
+    return tuple(getattr(timm_layers, name) for name in names if hasattr(timm_layers, name))
+
+
+def _modules_of(namespace: Any) -> Classes:
+    return tuple(v for v in vars(namespace).values() if isinstance(v, type) and issubclass(v, nn.Module))
+
+
+@lru_cache
+def _leaf_classes(timm: bool, torchvision: bool) -> Classes:
+    classes = _modules_of(layers)
+    if timm:
+        classes += (
+            *sys.modules["timm.layers"].get_notrace_modules(),
+            *_timm_layers(TIMM_EXACT + TIMM_STATISTICS),
+            *_timm_activations(),
+        )
+    if torchvision:
+        ops = sys.modules["torchvision.ops"]
+        classes += tuple(kind for kind in _modules_of(ops) if kind.__name__ not in SEEN_THROUGH)
+    return classes
+
+
+@lru_cache
+def _leaf_functions(timm: bool, torchvision: bool) -> tuple[Callable[..., Any], ...]:
+    functions: tuple[Callable[..., Any], ...] = ()
+    if timm:
+        functions += tuple(sys.modules["timm.layers"].get_notrace_functions())
+    if torchvision:
+        ops = vars(sys.modules["torchvision.ops"]).values()
+        functions += tuple(v for v in ops if callable(v) and not isinstance(v, type))
+    return functions
+
+
+@lru_cache
+def _exact_classes(timm: bool, torchvision: bool) -> Classes:
+    classes: Classes = ()
+    if timm:
+        classes += (*_timm_layers(TIMM_EXACT), *_timm_activations())
+    if torchvision:
+        ops = sys.modules["torchvision.ops"]
+        classes += (ops.FrozenBatchNorm2d, ops.StochasticDepth)
+    return classes
+
+
+def _timm_activations() -> Classes:
+    activations = sys.modules.get("timm.layers.activations")
+    return () if activations is None else _modules_of(activations)

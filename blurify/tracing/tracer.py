@@ -1,0 +1,80 @@
+"""The symbolic tracer: leaf knowledge, and the module in whose `forward` each node arose."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.fx.node import Node
+
+from blurify.errors import TraceError
+from blurify.tracing.leaves import is_known_leaf, leaf_functions
+from blurify.tracing.paths import assign_paths
+
+
+class LeafAwareTracer(fx.Tracer):
+    """`torch.fx.Tracer` that keeps known leaves whole and remembers every node's module."""
+
+    def __init__(self) -> None:
+        super().__init__(autowrap_functions=leaf_functions(), param_shapes_constant=True)
+        self.scopes: dict[Node, str] = {}
+        self.failed_in = ""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether the call of `m` stays one node."""
+        return is_known_leaf(m) or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        """Record the module in which a failure arises, the innermost first."""
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            self.failed_in = self.failed_in or self.path_of_module(m)
+            raise
+
+    def create_node(self, *args: Any, **kwargs: Any) -> Node:
+        """Record the module in whose `forward` the node arises."""
+        node = super().create_node(*args, **kwargs)
+        self.scopes[node] = self.scope.module_path
+        return node
+
+
+def trace_once(model: nn.Module, positional: int | None = None) -> fx.Graph:
+    """Trace the model as it stands (mode included). All but `positional` arguments take their defaults."""
+    tracer = LeafAwareTracer()
+    try:
+        graph = tracer.trace(model, concrete_args=_defaults(model, positional))
+    except Exception as error:
+        raise TraceError(describe_failure(model, tracer.failed_in, error)) from error
+    assign_paths(graph, tracer.scopes, {name for name, _ in model.named_modules()})
+    return graph
+
+
+def _defaults(model: nn.Module, positional: int | None) -> dict[str, Any]:
+    # A defaulted argument left symbolic would be traced as given: `if mask is None` would choose the wrong branch.
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {
+        p.name: p.default
+        for index, p in enumerate(parameters)
+        if p.default is not p.empty
+        and p.kind not in kinds
+        and not isinstance(p.default, torch.Tensor)
+        and (positional is None or index >= positional)
+    }
+
+
+def describe_failure(model: nn.Module, path: str, error: Exception) -> str:
+    """One sentence: which module, which line, why, and what to do."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [f for f in frames if "/torch/" not in f.filename.replace("\\", "/") and "/blurify/" not in f.filename]
+    at = f", at {theirs[-1].filename}:{theirs[-1].lineno} `{theirs[-1].line}`" if theirs else ""
+    inside = f" in {path!r}" if path else ""
+    reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+    return (
+        f"{type(model).__name__} cannot be traced{inside}{at}: {reason}. Move that decision out of forward, "
+        "or convert the part of the model without it (its backbone, say)."
+    )
