@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 from torch import fx, nn
 from torch.fx.node import Node, map_arg
 
-REGISTRIES = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set")
+# What a tree node is, apart from its class. `_version` goes into a state_dict's metadata: some models rebuild themselves
+# when they load one of an older version.
+REGISTRIES = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set", "_version")
 
 
 @dataclass(frozen=True)
@@ -105,11 +107,7 @@ class TracedModule(fx.GraphModule):
 
     def detached_tree(self) -> nn.Module:
         """A bare root with this module's children, parameters, buffers and mode."""
-        tree = nn.Module()
-        for registry in REGISTRIES:
-            tree.__dict__[registry] = copy.copy(getattr(self, registry))
-        tree.training = self.training
-        return tree
+        return bare_copy(self)
 
     def _adopt(self, tree: nn.Module) -> None:
         for registry in REGISTRIES:
@@ -148,15 +146,20 @@ class TracedModule(fx.GraphModule):
         return twin
 
 
+def bare_copy(module: nn.Module) -> nn.Module:
+    """A plain module with the children, parameters, buffers and mode of `module`, in registries of its own."""
+    bare = nn.Module()
+    for registry in REGISTRIES:
+        bare.__dict__[registry] = copy.copy(getattr(module, registry))
+    bare.training = module.training
+    return bare
+
+
 def copy_containers(module: nn.Module, leaves: set[str], prefix: str = "") -> nn.Module:
     """Copy the tree of containers, sharing the modules at the `leaves` paths, all parameters and all buffers."""
     if prefix.rstrip(".") in leaves:
         return module
-    bare = nn.Module()
-    bare.training = module.training
-    bare._parameters = dict(module._parameters)
-    bare._buffers = dict(module._buffers)
-    bare._non_persistent_buffers_set = set(module._non_persistent_buffers_set)
+    bare = bare_copy(module)
     for name, child in module._modules.items():
         bare._modules[name] = None if child is None else copy_containers(child, leaves, f"{prefix}{name}.")
     return bare
@@ -179,7 +182,8 @@ def encode_graph(graph: fx.Graph) -> dict[str, Any]:
             _encode_target(node),
             _encode_args(node.args),
             _encode_args(node.kwargs),
-            dict(_kept(node)),
+            node.type,
+            {"path": node.meta["path"]},
         )
         for node in graph.nodes
     ]
@@ -193,16 +197,12 @@ def decode_graph(encoded: dict[str, Any]) -> fx.Graph:
     if encoded["codegen"] is not None:
         graph.set_codegen(encoded["codegen"])
     by_name: dict[str, Node] = {}
-    for op, name, target, args, kwargs, meta in encoded["nodes"]:
+    for op, name, target, args, kwargs, kind, meta in encoded["nodes"]:
         target = target.resolve() if isinstance(target, FunctionRef) else target
-        node = graph.create_node(op, target, _decode(args, by_name), _decode(kwargs, by_name), name)
+        node = graph.create_node(op, target, _decode(args, by_name), _decode(kwargs, by_name), name, kind)
         node.meta.update(meta)
         by_name[name] = node
     return graph
-
-
-def _kept(node: Node) -> list[tuple[str, Any]]:
-    return [(key, node.meta[key]) for key in ("path",) if key in node.meta]
 
 
 def _encode_target(node: Node) -> Any:

@@ -1,0 +1,76 @@
+"""`blurify MODEL`: read, plan, rewrite, prove, write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from blurify.cli.options import CONTEXT, Request, let_user_modules_in, model_options
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from blurify.cli.session import Session
+
+
+@click.command(context_settings=CONTEXT)
+@model_options
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="[default: MODEL.blur4.pt beside MODEL]"
+)
+@click.option("--no-verify", is_flag=True, help="Skip the proofs.")
+@click.option("--force", is_flag=True, help="Overwrite the output.")
+def convert(output: Path | None, no_verify: bool, force: bool, **options: Any) -> None:
+    """Antialias MODEL and write the result.
+
+    MODEL is a file (a pickled module, a state_dict with --arch, or blurify's own), timm:NAME or torchvision:NAME.
+    """
+    request = Request(**options)
+    let_user_modules_in(request)
+    from blurify import files
+    from blurify.cli import report, session
+
+    target = output or default_output(request)
+    source = Path(request.model)
+    if source.exists() or files.looks_like_architecture(request.model):
+        files.check_output(target, source=source, force=force)
+    opened = session.open_model(request)
+    report.print_plan(opened.plan)
+    if not opened.plan.rewritten:
+        click.echo(f"{session.nothing_to_do(opened)} Nothing was written.")
+        return
+    converted = _converted(opened, verify=not no_verify)
+    with report.stage("writing"):
+        files.save(converted, target, arch=opened.loaded.arch, force=force)
+    click.echo(report.written(target, opened.loaded.arch))
+
+
+def _converted(opened: Session, *, verify: bool) -> nn.Module:
+    from blurify.cli import report, session
+
+    with report.stage("rewriting"):
+        converted = session.convert(opened)
+    click.echo(report.arithmetic(opened.cost, session.cost(converted, opened.example)))
+    if verify:
+        with report.stage("proving"):
+            verdict = session.verify(opened, converted)
+        click.echo(str(verdict))
+        if not verdict.ok:
+            raise click.ClickException(f"the proofs failed for {opened.request.model}; nothing was written.")
+    return converted
+
+
+def default_output(request: Request) -> Path:
+    """Return where the result goes unless told: beside a file, or in the current folder for a name.
+
+    >>> default_output(request)  # for models/net.pth at filter size 4
+    PosixPath('models/net.blur4.pt')
+    """
+    size = request.filt_size if isinstance(request.filt_size, int) else ""
+    source = Path(request.model)
+    if source.exists() or ":" not in request.model:
+        return source.with_name(f"{source.stem}.blur{size}.pt")
+    name = request.model.partition("?")[0].rpartition(":")[2]
+    return Path(f"{name}.blur{size}.pt")

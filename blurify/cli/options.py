@@ -1,0 +1,120 @@
+"""What `convert` and `plan` ask alike, parsed into plain values before anything slow is imported."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Request:
+    """The shared options of one command line."""
+
+    model: str
+    filt_size: int | dict[str, int]
+    pad_type: str
+    stem: bool
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    arch: str | None
+    allow: tuple[str, ...]
+    input_size: tuple[int, ...] | None
+    pretrained: bool
+
+
+def model_options(command: Command) -> Command:
+    """Add MODEL and the options that decide what becomes of it."""
+    for decorate in reversed(_OPTIONS):
+        command = decorate(command)
+    return command
+
+
+def let_user_modules_in(request: Request) -> None:
+    """Make modules of the current folder importable, if the user named any.
+
+    Last on the path, so that a file lying there cannot stand in for an installed package.
+    """
+    if (request.arch or request.allow) and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+
+
+def _filt_sizes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> int | dict[str, int]:
+    """Turn `5`, or `layer1.*=3` and `5`, into a size or a mapping whose default comes last, as first match wins."""
+    sizes: dict[str, int] = {}
+    for value in values:
+        pattern, equals, size = value.rpartition("=")
+        pattern = pattern if equals else "*"
+        if (equals and not pattern) or not size.isascii() or not size.isdigit() or int(size) < 1:
+            raise click.BadParameter(f"{value!r} is not a size from 1 up, nor PATTERN=SIZE such as 'layer1.*=3'.")
+        if pattern in sizes:
+            raise click.BadParameter(f"the size of {pattern!r} is given twice.")
+        sizes[pattern] = int(size)
+    if "*" in sizes:
+        sizes["*"] = sizes.pop("*")
+    return sizes["*"] if set(sizes) == {"*"} else sizes
+
+
+def _input_size(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    parts = value.replace("x", ",").split(",")
+    if not 2 <= len(parts) <= 4 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise click.BadParameter(f"{value!r} is not channels and sizes, such as 3,224,224.")
+    return tuple(int(part) for part in parts)
+
+
+def _set_debug(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        context.meta["debug"] = True  # shared with the parent context
+
+
+debug_option = click.option(
+    "--debug",
+    is_flag=True,
+    envvar="BLURIFY_DEBUG",
+    expose_value=False,
+    callback=_set_debug,
+    help="Show the traceback of a failure.",
+)
+
+_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.argument("model"),
+    click.option(
+        "--filt-size",
+        multiple=True,
+        default=("4",),
+        metavar="N|PATTERN=N",
+        callback=_filt_sizes,
+        help="Taps of the blur; with a pattern, of the sites it matches. Repeatable.  [default: 4]",
+    ),
+    click.option(
+        "--pad-type",
+        type=click.Choice(["reflect", "replicate", "zero", "circular"]),
+        default="reflect",
+        show_default=True,
+        help="What the blur sees beyond the edge.",
+    ),
+    click.option("--stem", is_flag=True, help="Blur the first convolution too (the published networks do not)."),
+    click.option("--include", multiple=True, metavar="GLOB", help="Rewrite only sites that match. Repeatable."),
+    click.option("--exclude", multiple=True, metavar="GLOB", help="Keep sites that match. Repeatable."),
+    click.option(
+        "--arch",
+        metavar="NAME",
+        help="Architecture of a state_dict: timm:NAME, torchvision:NAME or package.module:factory, then ?key=value.",
+    ),
+    click.option("--allow", multiple=True, metavar="CLASS", help="Let a pickle use package.module.Class. Repeatable."),
+    click.option(
+        "--input-size", callback=_input_size, metavar="C,H,W", help="Size of one input.  [default: the model's]"
+    ),
+    click.option("--pretrained", is_flag=True, help="Load the weights that timm or torchvision has for this name."),
+    debug_option,
+)

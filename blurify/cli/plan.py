@@ -1,0 +1,26 @@
+"""`blurify plan MODEL`: the decisions of a conversion, and nothing written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from blurify.cli.options import CONTEXT, Request, let_user_modules_in, model_options
+
+
+@click.command(context_settings=CONTEXT)
+@model_options
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON and nothing else.")
+def plan(as_json: bool, **options: Any) -> None:
+    """Show what converting MODEL would do, site by site; write nothing."""
+    request = Request(**options)
+    let_user_modules_in(request)
+    from blurify.cli import report, session
+
+    opened = session.open_model(request)
+    if as_json:
+        click.echo(opened.plan.to_json())
+        return
+    report.print_plan(opened.plan)
+    click.echo(report.summary(opened.plan) if opened.plan.rewritten else session.nothing_to_do(opened))

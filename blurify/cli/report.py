@@ -1,0 +1,108 @@
+"""What the commands say: the site table, the price, the proofs, where the result went."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from blurify.decision import Decision, explanation, sizes
+from blurify.planning import Plan
+from blurify.sites import Action
+
+if TYPE_CHECKING:
+    from blurify.cli.session import Cost
+
+# A pipe or file has no width; wide enough that no site's name is ever cut.
+_PIPE_WIDTH = 10_000
+
+_COLUMNS = ("site", "kind", "stride", "filter", "what is done")
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Show on a terminal what is going on; say nothing to a pipe.
+
+    >>> with stage("reading"):
+    ...     pass
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(f"{name} ..."):
+        yield
+
+
+def print_plan(plan: Plan) -> None:
+    """Print the table of sites, whole, to a terminal or a pipe.
+
+    >>> print_plan(plan)
+    """
+    if not plan.decisions:
+        return
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_PIPE_WIDTH, color_system=None)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column in _COLUMNS:
+        table.add_column(column, overflow="fold", no_wrap=not console.is_terminal)
+    for decision in plan.decisions:
+        table.add_row(*_row(decision), style="" if decision.action is Action.REWRITE else "dim")
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())
+
+
+def _row(decision: Decision) -> list[Text]:
+    action = "rewritten, blur" if decision.action is Action.REWRITE else "kept:"
+    cells = (
+        decision.site,
+        decision.kind,
+        *(sizes(value) if value else "" for value in (decision.stride, decision.filt_size)),
+        f"{action} {explanation(decision)}",
+    )
+    return [Text(str(cell)) for cell in cells]
+
+
+def summary(plan: Plan) -> str:
+    """Return one line: how many sites are rewritten and how many kept.
+
+    >>> summary(plan)
+    '8 of 9 sites are rewritten, 1 kept'
+    """
+    rewritten, kept = len(plan.rewritten), len(plan.kept)
+    return f"{rewritten} of {rewritten + kept} sites are rewritten, {kept} kept"
+
+
+def arithmetic(before: Cost, after: Cost) -> str:
+    """Return the price of one forward, before and after.
+
+    >>> arithmetic(before, after)
+    'arithmetic 1.814 -> 2.342 GMAC (+29.1 %) for one input of 3x224x224'
+    """
+    size = "x".join(str(number) for number in before.size)
+    change = f" ({after.macs / before.macs - 1:+.1%})".replace("%", " %") if before.macs else ""
+    return f"arithmetic {_giga(before.macs)} -> {_giga(after.macs)} GMAC{change} for one input of {size}"
+
+
+def written(path: Path, arch: str | None) -> str:
+    """Return where the result is and how to read it.
+
+    >>> written(Path("net.blur4.pt"), "timm:resnet18")
+    'wrote net.blur4.pt (recipe and weights; read it with blurify.load)'
+    """
+    if arch is not None:
+        return f"wrote {path} (recipe and weights; read it with blurify.load)"
+    return f"wrote {path} (a pickled module; read it with torch.load and weights_only=False)"
+
+
+def _giga(count: int) -> str:
+    return f"{count / 1e9:.3f}" if count >= 1e8 else f"{count / 1e9:.3g}"

@@ -1,0 +1,10 @@
+"""Models from files and names, converted models to files. A file is read by what it holds, not by its suffix."""
+
+from __future__ import annotations
+
+from blurify.files.architecture import build_architecture, looks_like_architecture
+from blurify.files.atomic import check_output
+from blurify.files.reading import LoadedModel, load, read_model
+from blurify.files.writing import save
+
+__all__ = ["LoadedModel", "build_architecture", "check_output", "load", "looks_like_architecture", "read_model", "save"]

@@ -1,0 +1,124 @@
+"""The outside of a file: what wrote it, which names its pickle uses, and the one call that unpickles it."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import tarfile
+import warnings
+import zipfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from blurify.errors import FileError
+from blurify.files import legacy
+from blurify.files.safety import resolve_globals
+
+Container = Literal["zip", "legacy"]
+
+
+def read_object(path: Path, allow: Collection[str] = ()) -> Any:
+    """Return what `torch.save` put into a file, running nothing that is not allowed.
+
+    >>> read_object(Path("weights.pt"))["fc.bias"].shape
+    torch.Size([1000])
+    """
+    container = identify(path)
+    names = _names(path, container)
+    pairs = resolve_globals(path, names, allow)
+    source: Path | io.BytesIO = path if container == "zip" else legacy.without_class_sources(path)
+    try:
+        # The list of names leaves out what the process had allowed before, so nothing of that is taken back here.
+        with torch.serialization.safe_globals(pairs), warnings.catch_warnings():  # type: ignore[arg-type]
+            warnings.simplefilter("ignore")  # deprecated storage classes in old files: nothing the user can act on
+            return torch.load(source, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can fail in any way at all
+        raise FileError(f"{path} cannot be read: {_first_fact(error)}; save or copy it again.") from error
+
+
+def identify(path: Path) -> Container:
+    """Say which container a file is, by its first bytes, or refuse it.
+
+    >>> identify(Path("weights.pt"))
+    'zip'
+    """
+    if not path.exists():
+        raise FileError(f"there is no file {path}; check the name.")
+    if not path.is_file():
+        kind = "folder" if path.is_dir() else "special file"
+        raise FileError(f"{path} is a {kind}, not a model file; give the file that torch.save wrote.")
+    head = _head(path)
+    if not head:
+        raise FileError(f"{path} is empty; save or copy it again.")
+    if head.startswith(b"PK"):
+        return _identify_zip(path)
+    if legacy.is_legacy(head):
+        return "legacy"
+    raise FileError(f"{path} is {_guess(path, head)}, not a file that torch.save wrote; {_instead(head)}.")
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(512)
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror}; check its permissions.") from error
+
+
+def _identify_zip(path: Path) -> Container:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = {name.rpartition("/")[2] for name in archive.namelist()}
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise FileError(f"{path} is a truncated or damaged zip archive; save or copy it again.") from error
+    if "constants.pkl" in entries:
+        raise FileError(f"{path} is a TorchScript archive; give the nn.Module it was made from, or its state_dict.")
+    if "data.pkl" not in entries:
+        raise FileError(f"{path} is a zip archive that torch.save did not write; give a file that it wrote.")
+    return "zip"
+
+
+def _names(path: Path, container: Container) -> Collection[str]:
+    try:
+        source = str(path) if container == "zip" else legacy.as_zip(path)
+        return torch.serialization.get_unsafe_globals_in_checkpoint(source)
+    except pickle.UnpicklingError as error:
+        message = f"{path} holds a pickle that cannot be checked for safety ({_first_fact(error)}); "
+        raise FileError(message + "save it again, with torch.save's own protocol.") from error
+    except Exception as error:
+        raise FileError(f"{path} cannot be read: {_first_fact(error)}; save or copy it again.") from error
+
+
+def _guess(path: Path, head: bytes) -> str:
+    if head[8:9] == b"{":
+        return "a safetensors file"
+    if head.startswith(b"\x80"):
+        return "a plain pickle"
+    if tarfile.is_tarfile(path):
+        return "a tar archive"
+    return "a text file" if _is_text(head) else "of an unknown kind"
+
+
+def _instead(head: bytes) -> str:
+    if head[8:9] == b"{":
+        return "load it with safetensors and torch.save the state_dict"
+    return "give a .pt or .pth file with a state_dict or a model"
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head[: len(head) - 4 if len(head) > 4 else None].decode()  # a character may be cut at the end
+    except UnicodeDecodeError:
+        return False
+    return all(character.isprintable() or character.isspace() for character in text)
+
+
+def _first_fact(error: BaseException) -> str:
+    """Torch answers in paragraphs; the fact is the line after 'WeightsUnpickler error:', or else the first."""
+    text = str(error)
+    _, mark, rest = text.partition("WeightsUnpickler error:")
+    lines = [line.strip() for line in (rest if mark else text).splitlines() if line.strip()]
+    return lines[0].rstrip(".:") if lines else type(error).__name__

@@ -1,0 +1,125 @@
+"""From a file or an architecture's name to a model: the one place that looks at what a file holds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from blurify.errors import ArchitectureError, ArgumentError, FileError
+from blurify.files import native
+from blurify.files.architecture import build_architecture, looks_like_architecture, suggestions
+from blurify.files.container import read_object
+from blurify.files.state_dict import HOLDERS, find_state_dict, load_weights
+
+Form = Literal["architecture", "state_dict", "module", "native"]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model and how it was come by: `arch` is known unless it was a pickled module, `path` unless it was a name.
+
+    >>> read_model("timm:resnet18").form
+    'architecture'
+    """
+
+    model: nn.Module
+    form: Form
+    arch: str | None
+    path: Path | None
+
+
+def read_model(
+    source: str | os.PathLike[str], *, arch: str | None = None, allow: Collection[str] = (), pretrained: bool = False
+) -> LoadedModel:
+    """Read a model from a file, whatever it holds, or build it from an architecture's name.
+
+    >>> read_model("weights.pth", arch="torchvision:resnet18").form
+    'state_dict'
+    """
+    text, path = os.fspath(source), Path(source)
+    if not path.exists() and looks_like_architecture(text):
+        return _from_name(text, arch, pretrained)
+    if pretrained:
+        raise ArgumentError(f"pretrained weights go with a name such as timm:resnet18, but {text} names a file.")
+    if not path.exists():
+        raise FileError(f"there is no file {text}; {_advice(text)}.")
+    return _from_content(read_object(path, allow), path, arch, allow)
+
+
+def load(path: str | os.PathLike[str], *, arch: str | None = None, allow: Collection[str] = ()) -> nn.Module:
+    """Rebuild a converted model, in eval mode, from a file that `blurify` wrote.
+
+    >>> model = load("resnet18.blur4.pt")
+    """
+    file = Path(path)
+    content = read_object(file, allow)
+    if native.is_native(content):
+        return native.from_content(content, file, arch=arch, allow=allow)[0]
+    if isinstance(content, nn.Module):
+        return content.eval()
+    raise FileError(f"{file} is not in blurify's format; convert it first with: blurify {file}")
+
+
+def _from_name(text: str, arch: str | None, pretrained: bool) -> LoadedModel:
+    if arch is not None:
+        raise ArgumentError(f"{text} is an architecture already, so --arch {arch} has nothing to say; leave it out.")
+    model = build_architecture(text, pretrained=pretrained).eval()
+    # A library may build a trained model otherwise than an untrained one; such a model cannot be written as a recipe.
+    rebuilds = not pretrained or _alike(model, build_architecture(text).eval())
+    return LoadedModel(model, "architecture", text if rebuilds else None, None)
+
+
+def _from_content(content: Any, path: Path, arch: str | None, allow: Collection[str]) -> LoadedModel:
+    if native.is_native(content):
+        model, named = native.from_content(content, path, arch=arch, allow=allow)
+        return LoadedModel(model, "native", named, path)
+    module = _find_module(content)
+    if module is not None:
+        return LoadedModel(module, "module", None, path)
+    state = find_state_dict(content)
+    if state is None:
+        raise FileError(f"{path} holds {_describe(content)}, not a model or a state_dict; give a file with one.")
+    if arch is None:
+        raise ArchitectureError(
+            f"{path} holds a state_dict, which is weights without an architecture; "
+            "name it with --arch timm:NAME, torchvision:NAME or package.module:factory."
+        )
+    model = build_architecture(arch).eval()
+    load_weights(model, state, arch=arch, path=path)
+    return LoadedModel(model, "state_dict", arch, path)
+
+
+def _find_module(content: Any) -> nn.Module | None:
+    candidates = [content, *(content.get(holder) for holder in HOLDERS)] if isinstance(content, dict) else [content]
+    found = next((candidate for candidate in candidates if isinstance(candidate, nn.Module)), None)
+    return found.module if isinstance(found, nn.DataParallel) else found
+
+
+def _alike(first: nn.Module, second: nn.Module) -> bool:
+    def facts(model: nn.Module) -> tuple[str, list[str], dict[str, object]]:
+        plain: dict[str, object] = {
+            key: value for key, value in vars(model).items() if isinstance(value, (bool, int, float, str))
+        }
+        return repr(model), sorted(model.state_dict()), plain
+
+    return facts(first) == facts(second)
+
+
+def _describe(content: Any) -> str:
+    kind = type(content).__name__
+    if not isinstance(content, dict):
+        return f"a {kind}"
+    keys = ", ".join(str(key) for key in list(content)[:3])
+    return f"a dict of {keys}" if keys else "an empty dict"
+
+
+def _advice(text: str) -> str:
+    if any(mark in text for mark in "/\\.") or not text:
+        return "check the name"
+    close = suggestions(text)
+    return f"did you mean {' or '.join(close[:4])}" if close else "check the name"

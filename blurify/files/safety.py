@@ -1,0 +1,161 @@
+"""What a pickle may name, decided before anything in it runs.
+
+The promise: reading a file calls only what torch's weights-only unpickler allows by itself, the `nn.Module` classes
+that torch, torchvision, timm and blurify define, the short `PLAIN` list below, and what the user allowed by name. The
+set is closed: an allowed constructor can be handed nothing from the file but data and other members of the set.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import pkgutil
+import warnings
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from blurify.errors import FileError, UnsafeFileError
+
+# Where module classes may come from. Narrower than the four packages: the rest of torch.nn reaches into
+# distributed training, and the rest of torchvision and timm holds data sets, downloads and training loops.
+TRUSTED_MODULES = (
+    "torch.nn.modules",
+    "torch.nn.parallel.data_parallel",
+    "torchvision.models",
+    "torchvision.ops",
+    "torchvision.transforms.transforms",
+    "timm.models",
+    "timm.layers",
+    "blurify.layers",
+)
+
+# Not module classes, yet named by pickles of ordinary models (found by pickling one of every timm and torchvision
+# family). Each only holds data or computes numbers from numbers.
+PLAIN = frozenset(
+    {
+        "functools.partial",  # torchvision's VisionTransformer keeps its norm_layer so; making a partial calls nothing
+        "argparse.Namespace",  # the training scripts of timm and torchvision save their arguments beside the weights
+        "timm.layers.format.Format",  # the enum NCHW/NHWC of every timm patch embedding
+        "timm.layers.activations.gelu",  # NFNet keeps its activation as a function
+        "torchvision.models.optical_flow.raft._pass_through_h",  # RAFT small: the identity
+        "torchvision.ops.boxes.box_iou",  # the detection models keep it as their similarity
+        "torchvision.models.detection._utils.BalancedPositiveNegativeSampler",  # two numbers
+        "torchvision.models.detection._utils.BoxCoder",  # five numbers
+        "torchvision.models.detection._utils.BoxLinearCoder",  # one flag
+        "torchvision.models.detection._utils.Matcher",  # three numbers
+        "torchvision.models.detection._utils.SSDMatcher",  # one number
+        # What a pickled converted model holds beside its modules: data all, until `rebuild` looks functions up in it.
+        *("blurify.planning.Plan", "blurify.decision.Decision"),
+        *("blurify.sites.Kind", "blurify.sites.Action", "blurify.sites.Reason"),
+        *("blurify.graph_module.Modes", "blurify.graph_module.FunctionRef", "blurify.graph_module.NodeRef"),
+        *("torch.fx.immutable_collections.immutable_dict", "torch.fx.immutable_collections.immutable_list"),
+        *("builtins.frozenset", "builtins.slice"),
+    }
+)
+
+# Classes that compile text out of the file when they are unpickled.
+_RUNS_CODE = (torch.fx.GraphModule, torch.jit.ScriptModule)
+
+# torch's unpickler refuses these modules whatever it is told, so offering a flag would be a lie.
+_NEVER = ("os", "posix", "nt", "sys")
+
+# Why a name that a user may well meet is refused.
+_EXPLAINED = {
+    "blurify.graph_module.rebuild": "a converted model's graph, which can call any function that the file names",
+    "torch.fx.graph_module.reduce_graph_module": "a graph of torch.fx, which is code inside the file",
+    "builtins.getattr": "which reaches into any object",
+}
+
+_SHOWN = 3
+
+
+def resolve_globals(path: Path, names: Collection[str], allow: Collection[str]) -> list[tuple[Any, str]]:
+    """Turn the names a file uses into (object, name) pairs that it may use, or refuse the file.
+
+    >>> resolve_globals(Path("m.pt"), ["torch.nn.modules.linear.Linear"], ())
+    [(<class 'torch.nn.modules.linear.Linear'>, 'torch.nn.modules.linear.Linear')]
+    """
+    found = {name: _allowed_by_user(path, name) if name in allow else _allowed_by_default(name) for name in names}
+    refused = sorted(name for name, value in found.items() if value is None)
+    if refused:
+        raise _refusal(path, refused)
+    return [(value, name) for name, value in sorted(found.items())]
+
+
+def _allowed_by_default(name: str) -> Any | None:
+    module_name, _, attribute = name.rpartition(".")
+    if name in PLAIN:
+        return _import(module_name, attribute)
+    if not _trusted(module_name):
+        return None
+    value = _import(module_name, attribute)
+    return value if _is_plain_module_class(value) else None
+
+
+def _is_plain_module_class(value: object) -> bool:
+    if not (isinstance(value, type) and issubclass(value, nn.Module)):
+        return False
+    return _trusted(value.__module__) and not issubclass(value, _RUNS_CODE)
+
+
+def _allowed_by_user(path: Path, name: str) -> Callable[..., Any]:
+    if name.partition(".")[0] in _NEVER:
+        raise _refusal(path, [name])
+    try:
+        value = pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        message = f"{path} names {name}, which you allowed but which cannot be imported here ({error}); "
+        raise FileError(message + "run blurify where it can be.") from error
+    return value  # type: ignore[no-any-return]
+
+
+def _trusted(module_name: str) -> bool:
+    return any(module_name == root or module_name.startswith(root + ".") for root in TRUSTED_MODULES)
+
+
+def _import(module_name: str, attribute: str) -> Any | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # old pickles name timm.models.layers, which warns that it moved
+        try:
+            return getattr(importlib.import_module(module_name), attribute, None)
+        except ImportError:
+            return None
+
+
+def _refusal(path: Path, refused: list[str]) -> UnsafeFileError:
+    banned = [name for name in refused if name.partition(".")[0] in _NEVER]
+    if banned:
+        flag = f"--allow {banned[0]}"
+        return UnsafeFileError(
+            f"{path} asks to run {banned[0]}; it was refused and nothing in it was run, "
+            f"and since this can run any program on the computer not even {flag} lets it through."
+        )
+    shown = ", ".join(refused[:_SHOWN]) + (f" and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else "")
+    flags = " ".join(f"--allow {name}" for name in refused)
+    return UnsafeFileError(
+        f"{path} needs {shown}, {_why(refused[-1])}, so it was refused and nothing in it was run; "
+        f"if you trust the file, add {flags}."
+    )
+
+
+def _why(name: str) -> str:
+    if name in _EXPLAINED:
+        return _EXPLAINED[name]
+    package = name.partition(".")[0]
+    module_name, _, attribute = name.rpartition(".")
+    if _trusted(module_name) and _import(module_name, attribute) is None:
+        return f"which the {package} {_version(package)} installed here does not have"
+    return "not among the model classes of torch, torchvision, timm and blurify"
+
+
+@functools.lru_cache
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "(no version known)"

@@ -1,0 +1,50 @@
+"""From a converted model to a file: our own format where the architecture is known, else a pickled module."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from blurify.errors import ArgumentError, FileError
+from blurify.files import native
+from blurify.files.atomic import check_output, write_atomically
+from blurify.planning import Plan
+
+
+def save(model: nn.Module, path: str | os.PathLike[str], *, arch: str | None = None, force: bool = False) -> None:
+    """Write a converted model, whole or not at all.
+
+    With `arch` the file is a recipe and weights, which `load` reads without trusting it; without, a pickled module.
+
+    >>> save(blurify.antialias(model), "resnet18.blur4.pt", arch="timm:resnet18")
+    """
+    file = Path(path)
+    check_output(file, force=force)
+    content = model if arch is None else native.to_content(model, _plan_of(model), arch)
+    write_atomically(file, lambda opened: _pickle(content, opened, file))
+
+
+def _plan_of(model: nn.Module) -> Plan:
+    meta = getattr(model, "meta", None)
+    plan = meta.get("blurify") if isinstance(meta, dict) else None
+    if not isinstance(plan, Plan):
+        kind = type(model).__name__
+        raise ArgumentError(
+            f"only a model that antialias() returned can be saved with arch, and this {kind} has no plan."
+        )
+    return plan
+
+
+def _pickle(content: Any, opened: Any, path: Path) -> None:
+    try:
+        torch.save(content, opened)
+    except OSError:
+        raise
+    except Exception as error:  # pickle raises whatever the object's own code raises
+        fact = " ".join(str(error).split())
+        message = f"the converted model cannot be pickled to {path}: {fact}; "
+        raise FileError(message + "name its architecture with arch, so that a recipe is written instead.") from error

@@ -1,0 +1,127 @@
+"""Shift consistency and accuracy of a classifier, per picture.
+
+The metric is that of Zhang, "Making Convolutional Networks Shift-Invariant Again" (ICML 2019), section 4.1:
+*classification consistency* is how often the network gives the same top-1 class for two shifts of one picture, the
+shifts drawn at random. Every function runs the model in `.eval()` without gradients and leaves it, and the global
+random state, as found. Scores are one number a picture; `estimate` makes percentages of them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from blurify.errors import ArgumentError
+from blurify.measure.shifts import crop, draw_offsets, room
+from blurify.tracing.modes import evaluating
+
+ROUNDS = 5
+_BATCH = 250
+
+
+def logits(model: nn.Module, pictures: Tensor, batch_size: int = _BATCH) -> Tensor:
+    """Run a classifier in batches: `[N, C, H, W]` to `[N, classes]`.
+
+    >>> logits(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), torch.zeros(5, 1, 2, 2)).shape
+    torch.Size([5, 3])
+
+    Raises:
+        ArgumentError: there are no pictures, or the model's output is not one row of classes a picture.
+    """
+    if len(pictures) == 0:
+        raise ArgumentError("there are no pictures to measure on.")
+    with evaluating(model):
+        output = torch.cat([model(batch) for batch in torch.split(pictures, batch_size)])
+    if output.dim() != 2 or len(output) != len(pictures):
+        raise ArgumentError(
+            f"the model must give [N, classes]; for {len(pictures)} pictures it gave {[*output.shape]}."
+        )
+    return output
+
+
+def accuracy(model: nn.Module, pictures: Tensor, labels: Tensor) -> Tensor:
+    """Score 1 where the top-1 class is the label, else 0: `[N]` float64.
+
+    >>> accuracy(nn.Flatten(), torch.eye(2).reshape(2, 2, 1, 1), torch.tensor([0, 0])).tolist()
+    [1.0, 0.0]
+    """
+    _check_labels(labels, len(pictures))
+    return (logits(model, pictures).argmax(1) == labels).double()
+
+
+def shifted_answers(
+    model: nn.Module, pictures: Tensor, size: int, *, rounds: int = ROUNDS, seed: int = 0, batch_size: int = _BATCH
+) -> Tensor:
+    """Return the top-1 class of `rounds` pairs of random windows of every picture: `[N, rounds, 2]` int64.
+
+    >>> shifted_answers(nn.Flatten(), torch.zeros(3, 1, 4, 4), size=1).shape
+    torch.Size([3, 5, 2])
+
+    Args:
+        model: a classifier, `[N, C, size, size]` to `[N, classes]`.
+        pictures: `[N, C, H, W]`, larger than the window; what surrounds the window is what shifts into it.
+        size: of the window, in pixels. As published for ImageNet: pictures of 256, windows of 224.
+        rounds: pairs of windows a picture; five as published.
+        seed: of the offsets, drawn per picture and axis from a generator of their own. Models measured with the same
+            seed see the same windows, so that their difference is a paired one.
+        batch_size: how many windows the model is given at a time.
+
+    Raises:
+        ArgumentError: the window does not fit or leaves nothing to shift, or `rounds` is below 1.
+    """
+    most = room(pictures, size)
+    if most == 0:
+        raise ArgumentError(f"a window of {size} pixels fills the pictures, so it cannot shift; give larger pictures.")
+    if rounds < 1:
+        raise ArgumentError(f"rounds must be at least 1, got {rounds}.")
+    generator = torch.Generator().manual_seed(seed)
+    offsets = [draw_offsets(len(pictures), most, generator) for _ in range(2 * rounds)]
+    answers = [logits(model, crop(pictures, drawn, size), batch_size).argmax(1) for drawn in offsets]
+    return torch.stack(answers, dim=1).unflatten(1, (rounds, 2))
+
+
+def agreement(answers: Tensor) -> Tensor:
+    """Return the consistency of `shifted_answers`: each picture's share of pairs that agree, `[N]` float64.
+
+    >>> agreement(torch.tensor([[[3, 3], [3, 8]]])).tolist()
+    [0.5]
+    """
+    return (answers[..., 0] == answers[..., 1]).double().mean(1)
+
+
+def correctness(answers: Tensor, labels: Tensor) -> Tensor:
+    """Return each picture's share of `shifted_answers` that are its label: `[N]` float64.
+
+    >>> correctness(torch.tensor([[[3, 3], [3, 8]]]), torch.tensor([3])).tolist()
+    [0.75]
+
+    Raises:
+        ArgumentError: there is not one label a picture.
+    """
+    _check_labels(labels, len(answers))
+    return (answers == labels[:, None, None]).double().mean((1, 2))
+
+
+def _check_labels(labels: Tensor, count: int) -> None:
+    if labels.shape != (count,):
+        raise ArgumentError(f"labels must be of shape [{count}], got {tuple(labels.shape)}.")
+
+
+def diagonal_sweep(model: nn.Module, pictures: Tensor, size: int) -> Tensor:
+    """Class probabilities while the window moves along the diagonal: `[N, shifts, classes]`, one row a pixel of shift.
+
+    >>> diagonal_sweep(nn.Flatten(), torch.zeros(2, 1, 5, 5), size=1).shape
+    torch.Size([2, 5, 1])
+    """
+    steps = range(room(pictures, size) + 1)
+    windows = (pictures[..., step : step + size, step : step + size] for step in steps)
+    return torch.stack([logits(model, window).softmax(1) for window in windows], dim=1)
+
+
+def variation(probability: Tensor) -> Tensor:
+    """How much a probability moves along a sweep, `[N, shifts]` to `[N]`: the sum of its absolute steps.
+
+    >>> variation(torch.tensor([[0.5, 1.0, 0.5]])).item()
+    1.0
+    """
+    return probability.diff(dim=-1).abs().sum(-1)

@@ -1,0 +1,230 @@
+"""Bad input: exit code, one clear sentence, no traceback, and the folder as it was."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from blurify.cli import session
+
+ARCH = "timm:test_resnet"
+
+
+class Forked(nn.Module):
+    """A model whose path depends on its values: it cannot be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, stride=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x) if x.sum() > 0 else self.conv(-x)
+
+
+class RunsACommand:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch canary",)
+
+
+def _text(path: Path, tiny: nn.Module) -> None:
+    path.write_text("not a model\n" * 20)
+
+
+def _truncated(path: Path, tiny: nn.Module) -> None:
+    torch.save(tiny, path)
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def _renamed(path: Path, tiny: nn.Module) -> None:
+    torch.save({"backbone." + key: value for key, value in tiny.state_dict().items()}, path)
+
+
+def _weights(path: Path, tiny: nn.Module) -> None:
+    torch.save(tiny.state_dict(), path)
+
+
+def _existing(path: Path, tiny: nn.Module) -> None:
+    _weights(path, tiny)
+    path.with_name("m.blur4.pt").write_bytes(b"precious")
+
+
+FORKED = f"{Forked.__module__}.Forked"
+Write = Callable[[Path, nn.Module], object] | None
+
+# name, what m.pt holds, arguments, the beginning of the sentence, a later part of it
+CASES: list[tuple[str, Write, list[str], str, str]] = [
+    ("missing", None, ["m.pt"], "there is no file m.pt; ", "check the name"),
+    ("missing in a missing folder", None, ["no/m.pt"], "there is no file no/m.pt; ", "check the name"),
+    (
+        "bare name",
+        None,
+        ["resnet18"],
+        "there is no file resnet18; ",
+        "did you mean timm:resnet18 or torchvision:resnet18",
+    ),
+    ("folder", lambda p, m: p.mkdir(), ["m.pt"], "m.pt is a folder, not a model file; ", "give the file"),
+    ("empty", lambda p, m: p.touch(), ["m.pt"], "m.pt is empty; ", "copy it again"),
+    ("truncated", _truncated, ["m.pt"], "m.pt is a truncated or damaged zip archive; ", "copy it again"),
+    ("text", _text, ["m.pt"], "m.pt is a text file, not a file that torch.save wrote; ", "give a .pt or .pth file"),
+    (
+        "no arch",
+        _weights,
+        ["m.pt"],
+        "m.pt holds a state_dict, which is weights without an architecture; ",
+        "--arch timm:",
+    ),
+    (
+        "unknown arch",
+        _weights,
+        ["m.pt", "--arch", "timm:resnet19"],
+        "timm has no architecture 'resnet19'; ",
+        "timm:resnet18",
+    ),
+    ("unknown source", None, ["timm:resnet19"], "timm has no architecture 'resnet19'; ", "did you mean timm:resnet18"),
+    (
+        "other keys",
+        _renamed,
+        ["m.pt", "--arch", ARCH],
+        f"m.pt does not fit {ARCH}: 92 missing (conv1.0.weight, ",
+        "92 unexp",
+    ),
+    (
+        "malicious",
+        lambda p, m: torch.save(RunsACommand(), p),
+        ["m.pt"],
+        "m.pt asks to run posix.system; ",
+        "nothing in it was",
+    ),
+    ("stranger", lambda p, m: torch.save(Forked(), p), ["m.pt"], f"m.pt needs {FORKED}, ", f"add --allow {FORKED}."),
+    (
+        "no convolution",
+        None,
+        ["torch.nn:Flatten"],
+        "torch.nn:Flatten has no convolution or pooling that shrinks ",
+        "give a conv",
+    ),
+    (
+        "untraceable",
+        lambda p, m: torch.save(Forked(), p),
+        ["m.pt", "--allow", FORKED],
+        "Forked cannot be traced, at ",
+        "x.sum() > 0",
+    ),
+    (
+        "channels",
+        _weights,
+        ["m.pt", "--arch", ARCH, "--input-size", "5,64,64"],
+        "m.pt does not accept one input of ",
+        "3 chan",
+    ),
+    (
+        "rank",
+        _weights,
+        ["m.pt", "--arch", ARCH, "--input-size", "3,64"],
+        "m.pt does not accept one input of size 3,64: ",
+        "--in",
+    ),
+    ("no such folder", None, [ARCH, "-o", "no/m.pt"], "the output's folder no does not exist; ", "make it"),
+    ("output a folder", None, [ARCH, "-o", "."], "the output . is a folder; ", "name a file in it with -o"),
+    (
+        "output the input",
+        _weights,
+        ["m.pt", "--arch", ARCH, "-o", "../here/m.pt", "--force"],
+        "the output ../here/m.pt is",
+        "inpu",
+    ),
+    ("output exists", _existing, ["m.pt", "--arch", ARCH], "the output m.blur4.pt exists already; ", "--force"),
+    ("arch twice", None, [ARCH, "--arch", ARCH], f"{ARCH} is an architecture already, so --arch ", "leave it out"),
+    (
+        "pretrained file",
+        _weights,
+        ["m.pt", "--pretrained"],
+        "pretrained weights go with a name such as timm:",
+        "m.pt names a file",
+    ),
+    ("pattern", None, [ARCH, "--exclude", "layr*"], "exclude pattern 'layr*' matches no site of this model", "nearest"),
+]
+
+
+def _everything(folder: Path) -> dict[str, bytes | None]:
+    return {str(path): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+# What is said about the output is for the command that writes one.
+BOTH = [("convert", *case) for case in CASES] + [("plan", *case) for case in CASES if "output" not in case[3]]
+
+
+@pytest.mark.parametrize(
+    ("command", "write", "arguments", "begins", "contains"),
+    [(case[0], *case[2:]) for case in BOTH],
+    ids=[f"{case[0]}-{case[1]}" for case in BOTH],
+)
+def test_one_sentence_and_nothing_written(
+    run, tiny: nn.Module, tmp_path: Path, monkeypatch, command, write: Write, arguments, begins: str, contains: str
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    if write is not None:
+        write(Path("m.pt"), tiny)
+    before = _everything(tmp_path)
+    result = run(command, *arguments)
+    assert result.exit_code == 1, result.output
+    assert result.stderr.startswith(f"Error: {begins}")
+    assert contains in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.endswith(".\n")
+    assert "Traceback" not in result.output
+    assert result.stdout == ""
+    assert _everything(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--filt-size", "0"], "'0' is not a size from 1 up, nor PATTERN=SIZE such as 'layer1.*=3'."),
+        (["--filt-size", "2.5"], "'2.5' is not a size from 1 up"),
+        (["--filt-size", "layer1.*="], "'layer1.*=' is not a size from 1 up"),
+        (["--filt-size", "=3"], "'=3' is not a size from 1 up"),
+        (["--filt-size", "3", "--filt-size", "4"], "the size of '*' is given twice."),
+        (["--input-size", "3"], "'3' is not channels and sizes, such as 3,224,224."),
+        (["--input-size", "3,0,4"], "'3,0,4' is not channels and sizes"),
+        (["--input-size", "a,b,c"], "'a,b,c' is not channels and sizes"),
+        (["--pad-type", "mirror"], "'mirror' is not one of 'reflect', 'replicate', 'zero', 'circular'."),
+        (["--nope"], "No such option '--nope'."),
+        (["second.pt"], "Got unexpected extra argument (second.pt)"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_command_line_that_makes_no_sense_is_a_usage_error(run, tmp_path: Path, arguments, sentence: str) -> None:
+    result = run("convert", "m.pt", *arguments)
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unwritable_folder_is_found_out_before_the_work(run, tmp_path: Path, monkeypatch) -> None:
+    def refuse(path: Path, *_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    def slow(*_: object) -> None:
+        raise AssertionError("the model was read before the output was checked")
+
+    monkeypatch.setattr(session, "open_model", slow)
+    monkeypatch.setattr(Path, "open", refuse)  # permission bits would not stop a test that runs as root
+    result = run(ARCH)
+    assert result.exit_code == 1
+    assert result.stderr == "Error: . cannot be written to: Permission denied; name another folder with -o.\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_write_permission(run, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o555)
+    result = run(ARCH, "-o", "locked/m.pt")
+    assert result.exit_code == 1
+    assert result.stderr == "Error: locked cannot be written to: Permission denied; name another folder with -o.\n"

@@ -1,0 +1,180 @@
+"""`blurify MODEL` and `blurify plan MODEL`, on real networks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+import blurify
+from blurify import proofs
+from blurify.cli import session
+
+ARCH = "timm:test_resnet"
+
+
+def _listing(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_name_is_converted_into_the_current_folder(run, tmp_path: Path) -> None:
+    result = run(ARCH)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    assert _listing(tmp_path) == ["test_resnet.blur4.pt"]
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["site", "kind", "stride", "filter", "what", "is", "done"]
+    assert any(line.startswith("layer2.0.conv1 ") and "rewritten, blur after layer2.0.aa" in line for line in lines)
+    assert any(line.startswith("conv1.0 ") and "kept: fed by the model's input" in line for line in lines)
+    assert "arithmetic 0.103 -> 0.139 GMAC (+35.9 %) for one input of 3x160x160" in lines
+    assert [line.split()[1] for line in lines if line.split()[0] in ("identity", "shapes", "weights")] == ["ok"] * 3
+    assert lines[-1] == "wrote test_resnet.blur4.pt (recipe and weights; read it with blurify.load)"
+
+
+def test_a_state_dict_is_converted_beside_itself(run, tiny: nn.Module, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    torch.save({"state_dict": tiny.state_dict()}, tmp_path / "models" / "net.pth")
+    result = run("convert", "models/net.pth", "--arch", ARCH, "--filt-size", 3, "--input-size", "3,64,64")
+    assert result.exit_code == 0, result.output
+    assert _listing(tmp_path / "models") == ["net.blur3.pt", "net.pth"]
+    assert "for one input of 3x64x64" in result.stdout
+    picture = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    expected = blurify.antialias(tiny, 3)(picture)
+    assert torch.equal(blurify.load(tmp_path / "models" / "net.blur3.pt")(picture), expected)
+
+
+def test_a_pickled_module_becomes_a_pickled_module(run, tiny: nn.Module, tmp_path: Path) -> None:
+    torch.save(tiny, tmp_path / "net.pt")
+    result = run("net.pt", "-o", "out.bin", "--input-size", "3x64x64")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.endswith("wrote out.bin (a pickled module; read it with torch.load and weights_only=False)\n")
+    converted = torch.load(tmp_path / "out.bin", weights_only=False)
+    picture = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(converted(picture), blurify.antialias(tiny)(picture))
+    again = run("out.bin", "--allow", "blurify.graph_module.rebuild")
+    assert again.exit_code == 0, again.output
+    assert "already antialiased. Nothing was written." in again.stdout
+    assert _listing(tmp_path) == ["net.pt", "out.bin"]
+
+
+def test_sizes_by_pattern(run, tmp_path: Path) -> None:
+    result = run(ARCH, "--filt-size", "5", "--filt-size", "layer2.*=3", "--no-verify")
+    assert result.exit_code == 0, result.output
+    assert _listing(tmp_path) == ["test_resnet.blur.pt"]
+    sizes = {d.site: d.filt_size for d in blurify.load("test_resnet.blur.pt").meta["blurify"].rewritten}
+    assert sizes["layer2.0.conv1"] == (3, 3)
+    assert sizes["layer3.0.conv2"] == (5, 5)
+    assert "identity" not in result.stdout
+
+
+def test_every_choice_reaches_the_plan(run) -> None:
+    options = ("--stem", "--pad-type", "zero", "--exclude", "layer3.*", "--exclude", "layer4.*", "--json")
+    plan = blurify.Plan.from_json(run("plan", ARCH, *options).stdout)
+    assert plan == blurify.plan(
+        session.files.build_architecture(ARCH), pad_type="zero", stem=True, exclude=("layer3.*", "layer4.*")
+    )
+    assert "conv1.0" in [decision.site for decision in plan.rewritten]
+    only = blurify.Plan.from_json(run("plan", ARCH, "--include", "maxpool", "--json").stdout)
+    assert [decision.site for decision in only.rewritten] == ["maxpool"]
+
+
+def test_plan_prints_only_json_and_writes_nothing(run, tmp_path: Path) -> None:
+    result = run("plan", ARCH, "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["decisions"]
+    assert result.stderr == ""
+    assert _listing(tmp_path) == []
+
+
+def test_plan_prints_the_table_and_a_count(run, tmp_path: Path) -> None:
+    result = run("plan", "torchvision:squeezenet1_1", "--filt-size", 2)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1] == "3 of 4 sites are rewritten, 1 kept"
+    assert _listing(tmp_path) == []
+
+
+def test_a_second_conversion_says_nothing_to_do(run, tmp_path: Path) -> None:
+    assert run(ARCH, "--no-verify").exit_code == 0
+    result = run("test_resnet.blur4.pt")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1].startswith("nothing to do: ")
+    assert "already antialiased. Nothing was written." in result.stdout
+    assert result.stderr == ""
+    assert _listing(tmp_path) == ["test_resnet.blur4.pt"]
+    assert "already antialiased." in run("plan", "test_resnet.blur4.pt").stdout
+
+
+def test_a_model_whose_sites_are_all_kept_says_why(run, tmp_path: Path) -> None:
+    result = run("timm:test_vit")
+    assert result.exit_code == 0, result.output
+    assert "nothing to do: each of the 1 sites" in result.stdout
+    assert "fed by the model's input" in result.stdout
+    assert _listing(tmp_path) == []
+
+
+def test_force_overwrites(run, tmp_path: Path) -> None:
+    (tmp_path / "out.pt").write_bytes(b"old")
+    assert run(ARCH, "-o", "out.pt", "--force", "--no-verify").exit_code == 0
+    assert blurify.load(tmp_path / "out.pt").meta["blurify"].rewritten
+
+
+def test_failed_proofs_write_nothing(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def verify(*_: object, **__: object) -> proofs.Verdict:
+        return proofs.Verdict(1.0, 1e-4, (), proofs.Weights(3, ()))
+
+    monkeypatch.setattr(proofs, "verify", verify)
+    result = run(ARCH)
+    assert result.exit_code == 1
+    assert "identity  FAILED" in result.stdout
+    assert result.stderr == f"Error: the proofs failed for {ARCH}; nothing was written.\n"
+    assert _listing(tmp_path) == []
+
+
+def test_a_factory_in_the_current_folder_is_found(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    (tmp_path / "blurify_test_nets.py").write_text("from timm.models import test_resnet as build\n")
+    torch.save(session.files.build_architecture(ARCH).state_dict(), tmp_path / "w.pt")
+    result = run("w.pt", "--arch", "blurify_test_nets:build", "--no-verify")
+    assert result.exit_code == 0, result.output
+    assert sys.path[-1] == str(tmp_path)  # last: a file here must not stand in for an installed package
+    sys.modules.pop("blurify_test_nets")
+
+
+def test_a_pipe_gets_whole_lines_without_colour(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "blurify", "plan", "torchvision:mobilenet_v2"]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env={"COLUMNS": "40", "TERM": "xterm-256color"},
+    )
+    assert "\x1b" not in done.stdout
+    assert done.stderr == ""
+    sites = [d.site for d in blurify.plan(torchvision.models.mobilenet_v2()).decisions]
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:-1]] == sites
+    assert all(line == line.rstrip() for line in done.stdout.splitlines())
+
+
+def test_cost_leaves_modes_as_found_and_counts_what_is_known() -> None:
+    model = torchvision.models.resnet18().train()
+    model.bn1.eval()
+    cost = session.cost(model, torch.zeros(1, 3, 224, 224))
+    assert cost.macs == pytest.approx(1.814e9, rel=1e-3)
+    assert model.training
+    assert not model.bn1.training
+
+
+def test_cost_of_a_model_that_looks_at_values() -> None:
+    class Fussy(nn.Conv2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) if x.sum().item() != 1 else x
+
+    assert session.cost(Fussy(3, 4, 1), torch.zeros(1, 3, 8, 8)).macs == 3 * 4 * 64

@@ -1,0 +1,165 @@
+"""Our own format, and the pickles of converted models: written, read back, refused."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import blurify
+from blurify.errors import ArchitectureError, ArgumentError, FileError, PlanError, UnsafeFileError
+from blurify.files import load, read_model, save
+from blurify.tracing.inputs import input_size
+
+ARCH = "timm:test_resnet"
+
+
+@pytest.fixture
+def saved(tiny: nn.Module, tmp_path: Path) -> Path:
+    save(blurify.antialias(tiny, 3), tmp_path / "model.blur3.pt", arch=ARCH)
+    return tmp_path / "model.blur3.pt"
+
+
+def _edit(path: Path, **changes: Any) -> None:
+    content = torch.load(path, weights_only=True)
+    for key, value in changes.items():
+        (content["recipe"] if key in content["recipe"] else content)[key] = value
+    torch.save(content, path)
+
+
+def test_a_file_rebuilds_the_model(tiny: nn.Module, picture: torch.Tensor, saved: Path) -> None:
+    converted = blurify.antialias(tiny, 3)
+    rebuilt = load(saved)
+    assert torch.equal(rebuilt(picture), converted(picture))
+    assert list(rebuilt.state_dict()) == list(tiny.state_dict())
+    assert rebuilt.meta["blurify"] == converted.meta["blurify"]
+    assert not any(module.training for module in rebuilt.modules())
+
+
+def test_a_file_is_plain_data(tiny: nn.Module, saved: Path) -> None:
+    content = torch.load(saved, weights_only=True)
+    assert (content["format"], content["version"]) == ("blurify", 1)
+    assert content["recipe"]["arch"] == ARCH
+    assert content["recipe"]["versions"]["blurify"] == blurify.__version__
+    assert set(content["recipe"]["versions"]) == {"blurify", "torch", "torchvision", "timm", "python"}
+    assert content["state_dict"].keys() == tiny.state_dict().keys()
+    tiny.load_state_dict(content["state_dict"], strict=True)
+
+
+def test_reading_it_as_a_model_gives_the_converted_one(saved: Path) -> None:
+    loaded = read_model(saved)
+    assert (loaded.form, loaded.arch) == ("native", ARCH)
+    with pytest.warns(blurify.NoEffectWarning, match="already antialiased"):
+        blurify.antialias(loaded.model)
+
+
+def test_the_size_of_the_input_is_known_again(saved: Path) -> None:
+    assert input_size(load(saved)) == (3, 160, 160)
+
+
+def test_precision_is_kept(tiny: nn.Module, tmp_path: Path) -> None:
+    save(blurify.antialias(tiny.double()), tmp_path / "m.pt", arch=ARCH)
+    assert {value.dtype for value in load(tmp_path / "m.pt").parameters()} == {torch.float64}
+
+
+def test_random_numbers_and_safe_globals_are_left_as_found(saved: Path) -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state(), torch.serialization.get_safe_globals()
+    load(saved)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert torch.serialization.get_safe_globals() == before[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"version": 2}, "is in version 2 of blurify's format, and this blurify reads up to 1; upgrade blurify."),
+        ({"version": "new"}, "is in version 'new' of blurify's format"),
+        ({"recipe": None}, "is in blurify's format but lacks its recipe or its weights; convert the model again."),
+        ({"state_dict": []}, "is in blurify's format but lacks its recipe or its weights"),
+        ({"arch": 5}, "is in blurify's format but lacks its recipe or its weights"),
+        ({"plan": "{}"}, "cannot be rebuilt: .*; convert the model again."),
+        ({"plan": "not json", "versions": {"timm": "0.4"}}, r"written with other versions \(timm 0.4 then, .* now\)."),
+    ],
+)
+def test_a_file_that_is_not_as_we_wrote_it(saved: Path, changes: dict[str, Any], message: str) -> None:
+    _edit(saved, **changes)
+    with pytest.raises(FileError, match=message):
+        load(saved)
+
+
+def test_a_plan_for_another_architecture(saved: Path) -> None:
+    _edit(saved, arch="timm:test_convnext")
+    with pytest.raises(FileError, match="cannot be rebuilt: ") as raised:
+        load(saved)
+    assert isinstance(raised.value.__cause__, PlanError)
+
+
+def test_another_arch_than_the_file_names(saved: Path) -> None:
+    with pytest.raises(ArchitectureError, match="was made from timm:test_resnet, not from timm:resnet18; leave --arch"):
+        load(saved, arch="timm:resnet18")
+    assert load(saved, arch=ARCH) is not None
+
+
+def test_a_file_cannot_have_a_module_imported_unless_the_user_says_so(saved: Path, monkeypatch: Any) -> None:
+    module = saved.parent / "blurify_test_intruder.py"
+    module.write_text("from timm.models import test_resnet as build\nopen(__file__ + '.ran', 'w').close()\n")
+    monkeypatch.syspath_prepend(str(saved.parent))
+    named = "blurify_test_intruder:build"
+    _edit(saved, arch=named)
+    with pytest.raises(UnsafeFileError, match=f"asks to import {named}, .* add --allow {named}."):
+        load(saved)
+    assert not Path(f"{module}.ran").exists()
+    load(saved, allow=[named])
+    assert Path(f"{module}.ran").exists()
+    load(saved, arch=named)
+    monkeypatch.delitem(sys.modules, "blurify_test_intruder")
+
+
+def test_a_file_cannot_have_weights_fetched(saved: Path) -> None:
+    _edit(saved, arch=f"{ARCH}?checkpoint_path=evil.pt")
+    with pytest.raises(ArchitectureError, match=r"'checkpoint_path' in .* is about weights"):
+        load(saved)
+
+
+def test_weights_that_do_not_fit_the_recipe(saved: Path) -> None:
+    _edit(saved, state_dict={"fc.bias": torch.zeros(3)})
+    with pytest.raises(ArchitectureError, match=r"does not fit timm:test_resnet: \d+ missing \(conv1.0.weight, "):
+        load(saved)
+
+
+def test_a_model_without_a_name_is_pickled_and_needs_the_users_word(
+    tiny: nn.Module, picture: torch.Tensor, tmp_path: Path
+) -> None:
+    converted = blurify.antialias(tiny)
+    save(converted, tmp_path / "m.pt")
+    with pytest.raises(UnsafeFileError) as raised:
+        load(tmp_path / "m.pt")
+    assert str(raised.value) == (
+        f"{tmp_path / 'm.pt'} needs blurify.graph_module.rebuild, a converted model's graph, which can call any "
+        "function that the file names, so it was refused and nothing in it was run; "
+        "if you trust the file, add --allow blurify.graph_module.rebuild."
+    )
+    rebuilt = load(tmp_path / "m.pt", allow=["blurify.graph_module.rebuild"])
+    assert torch.equal(rebuilt(picture), converted(picture))
+
+
+def test_saving_refuses_what_it_cannot_do_well(tiny: nn.Module, tmp_path: Path) -> None:
+    converted = blurify.antialias(tiny)
+    (tmp_path / "old.pt").write_bytes(b"old")
+    with pytest.raises(FileError, match="exists already"):
+        save(converted, tmp_path / "old.pt")
+    with pytest.raises(ArgumentError, match=r"only a model that .* can be saved with arch, and this ResNet has no"):
+        save(tiny, tmp_path / "new.pt", arch=ARCH)
+    converted.lock = threading.Lock()
+    converted.conv1.lock = threading.Lock()
+    with pytest.raises(FileError, match=r"cannot be pickled to .*lock.*name its architecture with arch"):
+        save(converted, tmp_path / "new.pt")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("old.pt", b"old")]
+    save(converted, tmp_path / "old.pt", arch=ARCH, force=True)
+    assert load(tmp_path / "old.pt") is not None

@@ -1,0 +1,73 @@
+"""The laws on real networks: identity, names, values, shapes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+
+from blurify import antialias, verify
+from blurify.layers import Blur
+from tests.conftest import relative_error, run
+from tests.models.nets import ALL, make, size
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_laws(name: str) -> None:
+    model, side = make(name), size(name)
+    x = torch.randn(2, 3, side, side)
+    expected = run(model, x)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+
+    assert relative_error(expected, run(antialias(model, 1, stem=True), x)) <= 1e-5
+
+    converted = antialias(model)
+    assert list(converted.state_dict()) == list(before)
+    assert [n for n, _ in converted.named_parameters()] == [n for n, _ in model.named_parameters()]
+    converted.load_state_dict(before, strict=True)
+    model.load_state_dict(converted.state_dict(), strict=True)
+    verdict = verify(model, converted, x)
+    assert verdict.ok, str(verdict)
+    assert verdict.identity_error <= 1e-5
+    assert len(verdict.shapes) == len(converted.meta["blurify"].rewritten) > 0
+    blurred = run(converted, x)
+    assert blurred.shape == expected.shape
+    assert relative_error(expected, blurred) > 1e-6
+    # The caller's model is as it was.
+    assert torch.equal(run(model, x), expected)
+    assert not any(isinstance(m, Blur) for m in model.modules())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "googlenet", "densenet121"])
+def test_sizes_of_every_height(name: str) -> None:
+    """The output of every site, for every input height from 17 to 70, through the meta device."""
+    model = make(f"torchvision:{name}").to("meta")
+    converted = antialias(model)
+    sites = [d.site for d in converted.meta["blurify"].rewritten]
+    sizes: dict[str, dict[str, torch.Size]] = {"original": {}, "converted": {}}
+
+    def record(kind: str, site: str):  # type: ignore[no-untyped-def]
+        return lambda module, args, output: sizes[kind].__setitem__(site, output.shape)
+
+    for site in sites:
+        model.get_submodule(site).register_forward_hook(record("original", site))
+        blur = f"{site}_blur" if f"{site}_blur" in dict(converted.named_modules()) else site
+        converted.get_submodule(blur).register_forward_hook(record("converted", site))
+    for height in range(17, 71):
+        x = torch.empty(1, 3, height, 64, device="meta")
+        try:
+            expected = run(model, x).shape
+        except RuntimeError as refused:
+            # The original itself needs larger pictures; then the converted one must not pretend to run.
+            assert height < 33, refused
+            continue
+        assert run(converted, x).shape == expected
+        assert set(sizes["original"]) == set(sites)
+        assert sizes["converted"] == sizes["original"], height
+
+
+def test_too_small_for_the_hand_written_networks() -> None:
+    """At 32x32 the last maps are smaller than a reflected filter needs."""
+    for name in ("resnet18", "vgg16_bn", "mobilenet_v2"):
+        model = getattr(torchvision.models, name)().to("meta")
+        assert run(antialias(model, 4), torch.empty(1, 3, 32, 32, device="meta")).shape == (1, 1000)
