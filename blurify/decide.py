@@ -53,7 +53,7 @@ def find_sites(traced: TracedModule, graph: fx.Graph) -> Iterator[Found]:
     """Every node of one graph that reduces resolution."""
     for node in graph.nodes:
         module = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
-        known = recognise(node, module)
+        known = recognise(node, module, traced)
         if known is not None:
             yield Found(node.meta["path"], node, known[1])
 
@@ -141,13 +141,13 @@ def opaque_sites(traced: TracedModule) -> Iterator[Decision]:
                 continue
             seen.add(str(node.target))
             leaf = traced.get_submodule(str(node.target))
-            if recognise(node, leaf) is None:
-                yield from _inside(leaf, str(node.target), node)
+            if recognise(node, leaf, traced) is None:
+                yield from _inside(leaf, str(node.target), node, traced)
 
 
-def _inside(leaf: nn.Module, path: str, node: fx.Node) -> Iterator[Decision]:
+def _inside(leaf: nn.Module, path: str, node: fx.Node, traced: TracedModule) -> Iterator[Decision]:
     for name, module in leaf.named_modules():
-        known = recognise(node, module) if name else None
+        known = recognise(node, module, traced) if name else None
         if known is not None:
             hidden = replace(known[1], kind=Kind.OPAQUE)
             decision = kept(Found(f"{path}.{name}", node, hidden), Reason.OPAQUE)

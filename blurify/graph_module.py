@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from torch import fx, nn
 from torch.fx.node import Node, map_arg
 
-# What a tree node is, apart from its class. `_version` goes into a state_dict's metadata: some models rebuild themselves
-# when they load one of an older version.
+# What a tree node is, apart from its class. `_version` goes into a state_dict's metadata: some models rebuild
+# themselves when they load one of an older version.
 REGISTRIES = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set", "_version")
 
 

@@ -7,17 +7,17 @@ over all positions, which subsampling changes a little. Parameters with spatial 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
-from torch.nn.modules import activation as act
-from torch.nn.modules import batchnorm, dropout, instancenorm
+from torch.nn.modules import activation, batchnorm, dropout, instancenorm
 
 from blurify.graph_module import TracedModule
+from blurify.tracing.constants import constant_shape
 from blurify.tracing.leaves import exact_classes, statistics_classes
 
 
@@ -29,108 +29,174 @@ class Crossing(Enum):
     NEVER = "never"
 
 
+ACTIVATIONS = [
+    "CELU",
+    "ELU",
+    "GELU",
+    "Hardshrink",
+    "Hardsigmoid",
+    "Hardswish",
+    "Hardtanh",
+    "LeakyReLU",
+    "LogSigmoid",
+    "Mish",
+    "PReLU",
+    "ReLU",
+    "ReLU6",
+    "RReLU",
+    "SELU",
+    "Sigmoid",
+    "SiLU",
+    "Softplus",
+    "Softshrink",
+    "Softsign",
+    "Tanh",
+    "Tanhshrink",
+    "Threshold",
+]
 EXACT_MODULES: tuple[type[nn.Module], ...] = (
     batchnorm._BatchNorm,
     nn.LocalResponseNorm,
     nn.Identity,
     dropout._DropoutNd,
-    *(
-        getattr(act, name)
-        for name in [
-            "CELU",
-            "ELU",
-            "GELU",
-            "Hardshrink",
-            "Hardsigmoid",
-            "Hardswish",
-            "Hardtanh",
-            "LeakyReLU",
-            "LogSigmoid",
-            "Mish",
-            "PReLU",
-            "ReLU",
-            "ReLU6",
-            "RReLU",
-            "SELU",
-            "Sigmoid",
-            "SiLU",
-            "Softplus",
-            "Softshrink",
-            "Softsign",
-            "Tanh",
-            "Tanhshrink",
-            "Threshold",
-        ]
-    ),
+    *(getattr(activation, name) for name in ACTIVATIONS),
 )
 STATISTICS_MODULES: tuple[type[nn.Module], ...] = (nn.GroupNorm, instancenorm._InstanceNorm)
 
-
-def _named(owners: tuple[Any, ...], names: str) -> frozenset[Callable[..., Any]]:
-    return frozenset(getattr(owner, name) for name in names.split() for owner in owners if hasattr(owner, name))
-
-
-UNARY_FUNCTIONS = _named(
-    (torch, F),
-    "abs alpha_dropout celu celu_ clamp clamp_ clip clone contiguous dropout dropout1d dropout2d dropout3d elu "
-    "elu_ erf exp "
-    "feature_alpha_dropout gelu hardshrink hardsigmoid hardswish hardtanh hardtanh_ leaky_relu leaky_relu_ log1p "
-    "logsigmoid mish neg relu relu6 relu_ rrelu rsqrt selu selu_ sigmoid sigmoid_ sign silu softplus "
-    "softshrink softsign "
-    "sqrt square tanh tanh_ tanhshrink threshold threshold_",
-)
-UNARY_METHODS = frozenset(
+# Functions, tensor methods and aten operators go by the same names.
+UNARY = frozenset(
     [
         "abs",
+        "abs_",
+        "alpha_dropout",
         "bfloat16",
         "celu",
+        "celu_",
         "clamp",
         "clamp_",
         "clamp_min",
         "clamp_max",
+        "clip",
         "clone",
         "contiguous",
+        "detach",
         "double",
+        "dropout",
+        "dropout_",
+        "dropout1d",
+        "dropout2d",
+        "dropout3d",
+        "elu",
+        "elu_",
+        "erf",
         "exp",
+        "feature_alpha_dropout",
+        "feature_dropout",
         "float",
+        "gelu",
         "half",
+        "hardshrink",
+        "hardsigmoid",
+        "hardsigmoid_",
+        "hardswish",
+        "hardswish_",
+        "hardtanh",
+        "hardtanh_",
+        "leaky_relu",
+        "leaky_relu_",
+        "log1p",
+        "logsigmoid",
+        "log_sigmoid",
+        "mish",
+        "mish_",
         "neg",
         "relu",
+        "relu6",
+        "relu6_",
         "relu_",
+        "rrelu",
         "rsqrt",
+        "selu",
+        "selu_",
         "sigmoid",
         "sigmoid_",
         "sign",
+        "silu",
+        "silu_",
+        "softplus",
+        "softshrink",
+        "softsign",
         "sqrt",
         "square",
         "tanh",
         "tanh_",
+        "tanhshrink",
+        "threshold",
+        "threshold_",
     ]
 )
-BINARY_FUNCTIONS = frozenset(
-    {operator.add, operator.iadd, operator.sub, operator.isub, operator.mul, operator.imul, operator.truediv}
-    | _named((torch,), "add sub subtract mul multiply div divide true_divide pow maximum minimum")
-    | {operator.itruediv, operator.pow}
+BINARY = frozenset(
+    [
+        "add",
+        "add_",
+        "sub",
+        "sub_",
+        "subtract",
+        "mul",
+        "mul_",
+        "multiply",
+        "div",
+        "div_",
+        "divide",
+        "true_divide",
+        "pow",
+        "maximum",
+        "minimum",
+        "prelu",
+        "type_as",
+    ]
 )
-BINARY_METHODS = frozenset(["add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "pow", "type_as"])
-RESHAPES = frozenset({"view", "reshape"})
+# Their further arguments are per channel whatever their rank.
+NORMS = frozenset({"batch_norm", "cudnn_batch_norm", "native_batch_norm"})
+STATISTICS = frozenset({"group_norm", "instance_norm"})
+OPERATORS = frozenset(
+    {operator.add, operator.iadd, operator.sub, operator.isub, operator.mul, operator.imul}
+    | {operator.truediv, operator.itruediv, operator.pow, operator.neg}
+)
+
+
+def _functions(names: Iterable[str]) -> dict[Callable[..., Any], str]:
+    return {getattr(owner, n): n for n in names for owner in (torch, F) if hasattr(owner, n)}
+
+
+FUNCTIONS = _functions(UNARY | BINARY | NORMS | STATISTICS) | dict.fromkeys(OPERATORS, "add")
+
+
+def operator_name(node: fx.Node) -> str:
+    """The plain name of a position-wise function, method or aten operator; empty for all else."""
+    if node.op == "call_method":
+        return str(node.target)
+    if node.op != "call_function":
+        return ""
+    if isinstance(node.target, torch._ops.OpOverload):
+        in_aten = node.target.namespace == "aten"
+        return str(node.target.overloadpacket.__name__) if in_aten else ""
+    return FUNCTIONS.get(node.target, "")  # type: ignore[arg-type]
 
 
 def crossing(node: fx.Node, source: fx.Node, traced: TracedModule, axes: int) -> Crossing:
     """Whether a subsampling of `source`, an argument of `node`, may be moved behind `node`."""
     if node.op == "call_module":
         return _module_crossing(traced.get_submodule(str(node.target)), node)
-    if node.op == "call_function":
-        unary, binary = node.target in UNARY_FUNCTIONS, node.target in BINARY_FUNCTIONS
-    elif node.op == "call_method":
-        unary, binary = node.target in UNARY_METHODS, node.target in BINARY_METHODS
-    else:
-        return Crossing.NEVER
+    name = operator_name(node)
     others = [a for a in (*node.args, *node.kwargs.values()) if a is not source]
-    same_twice = len(node.args) + len(node.kwargs) - len(others) > 1
-    if unary or binary:
-        harmless = all(_is_per_channel(a, traced, axes) for a in others)
-        return Crossing.EXACT if harmless and not (unary and same_twice) else Crossing.NEVER
+    if name in NORMS | STATISTICS:
+        constant = all(not isinstance(a, fx.Node) or constant_shape(a, traced) is not None for a in others)
+        if not constant or not node.args or node.args[0] is not source:
+            return Crossing.NEVER
+        return Crossing.EXACT if name in NORMS else Crossing.STATISTICS
+    if name in UNARY | BINARY and all(_is_per_channel(a, traced, axes) for a in others):
+        return Crossing.EXACT
     return Crossing.NEVER
 
 
@@ -150,15 +216,3 @@ def _is_per_channel(value: Any, traced: TracedModule, axes: int) -> bool:
         return not isinstance(value, torch.Tensor) or value.numel() == 1
     shape = constant_shape(value, traced)
     return shape is not None and all(extent == 1 for extent in shape[-axes:])
-
-
-def constant_shape(node: fx.Node, traced: TracedModule) -> tuple[int, ...] | None:
-    """The shape of a parameter or buffer, seen through `view`/`reshape` to written sizes; None for all else."""
-    if node.op == "get_attr":
-        value = operator.attrgetter(str(node.target))(traced)
-        return tuple(value.shape) if isinstance(value, torch.Tensor) else None
-    if node.op == "call_method" and node.target in RESHAPES and isinstance(node.args[0], fx.Node):
-        sizes = node.args[1:] if len(node.args) > 2 else node.args[1]
-        if constant_shape(node.args[0], traced) is not None and isinstance(sizes, (tuple, list)):
-            return tuple(sizes) if all(isinstance(size, int) for size in sizes) else None
-    return None

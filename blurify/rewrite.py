@@ -75,7 +75,7 @@ def locate(traced: TracedModule, decisions: tuple[Decision, ...]) -> list[Edit]:
 def _locate(traced: TracedModule, graph: fx.Graph, paths: dict[str, fx.Node], decision: Decision) -> Edit:
     node = paths[decision.site]
     module = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
-    known = recognise(node, module)
+    known = recognise(node, module, traced)
     if known is None or known[1].kind is not decision.kind:
         raise PlanError(
             f"the plan rewrites {decision.site!r} as a strided {decision.kind}, which it is not in this model."
@@ -95,6 +95,9 @@ def apply_edit(traced: TracedModule, edit: Edit, free: bool) -> None:
     if parts.dense is not None and (free or not parts.has_parameters):
         path = dense_path(decision, node, free)
         set_module(traced, path, parts.dense)
+        if node.op != "call_module":
+            source = node.args[0] if node.args else node.kwargs["input"]
+            node.args, node.kwargs = (source,), {}
         node.op, node.target = "call_module", path
     elif parts.dense is not None and edit.module is not None:
         as_function(node, edit.module, edit.site)

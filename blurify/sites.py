@@ -41,6 +41,7 @@ class Reason(str, Enum):
     SHARED_MODULE = "shared_module"
     UNKNOWN_SUBCLASS = "unknown_subclass"
     OPAQUE = "opaque"
+    DYNAMIC = "dynamic"
 
     def __str__(self) -> str:
         return self.value
@@ -61,6 +62,7 @@ SENTENCES = {
     Reason.SHARED_MODULE: "its module is also called where it is kept, and cannot have two strides",
     Reason.UNKNOWN_SUBCLASS: "a subclass whose forward may not honour its stride",
     Reason.OPAQUE: "inside a module that the tracer does not look into",
+    Reason.DYNAMIC: "its window is computed when the model runs",
 }
 
 

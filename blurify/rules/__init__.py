@@ -14,10 +14,10 @@ __all__ = ["RULES", "Parts", "Rule", "recognise", "set_module"]
 RULES: tuple[Rule, ...] = (blur.RULE, max_pool.RULE, avg_pool.RULE, conv.RULE)
 
 
-def recognise(node: fx.Node, module: nn.Module | None) -> tuple[Rule, Site] | None:
-    """The first rule that recognises the node, with the site it sees."""
+def recognise(node: fx.Node, module: nn.Module | None, root: nn.Module) -> tuple[Rule, Site] | None:
+    """The first rule that recognises the node of `root`'s graph, with the site it sees."""
     for rule in RULES:
-        site = rule.recognise(node, module)
+        site = rule.recognise(node, module, root)
         if site is not None:
             return rule, site
     return None

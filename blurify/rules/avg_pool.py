@@ -8,35 +8,55 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import fx, nn
 
 from blurify.layers import AVG_BLUR_POOLS, SAME_BLUR_POOLS
+from blurify.rules.arguments import Signature, are_known, bind
 from blurify.rules.base import Parts, Rule, with_stride
 from blurify.rules.same import SAME_AVG_POOLS
 from blurify.sites import Kind, Reason, Site, per_axis
 
 MODULES: dict[type[nn.Module], int] = {nn.AvgPool1d: 1, nn.AvgPool2d: 2, nn.AvgPool3d: 3}
+NAMES = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+aten = torch.ops.aten
+FUNCTIONS: dict[Any, Signature] = {
+    **{f: Signature(1, NAMES[:-1]) for f in (F.avg_pool1d, torch.avg_pool1d, aten.avg_pool1d.default)},
+    **{f: Signature(2, NAMES) for f in (F.avg_pool2d, aten.avg_pool2d.default)},
+    **{f: Signature(3, NAMES) for f in (F.avg_pool3d, aten.avg_pool3d.default)},
+}
 
 
-def recognise(node: fx.Node, module: Any) -> Site | None:
-    """Normalise a strided average pooling module."""
+def recognise(node: fx.Node, module: Any, root: nn.Module) -> Site | None:
+    """Normalise a strided average pooling."""
     same = type(module).__name__ in SAME_AVG_POOLS
     axes = 2 if same else MODULES.get(type(module), 0)
-    if not axes:
+    if axes:
+        return _site(node, axes, {name: getattr(module, name, None) for name in NAMES[1:]}, same)
+    signature = FUNCTIONS.get(node.target) if node.op == "call_function" else None
+    return None if signature is None else _site(node, signature.axes, bind(node, signature), False)
+
+
+def _site(node: fx.Node, axes: int, given: dict[str, Any], same: bool) -> Site | None:
+    window = [given["kernel_size"], given.get("stride") or given["kernel_size"], given.get("padding") or 0]
+    if not are_known(*window):
+        return Site(Kind.AVG, (), (1,) * axes, (), (), refusal=Reason.DYNAMIC)
+    kernel_size, stride, padding = (per_axis(value, axes) for value in window)
+    if max(stride) == 1:
         return None
-    site = Site(
-        kind=Kind.AVG,
-        kernel_size=per_axis(module.kernel_size, axes),
-        stride=per_axis(module.stride, axes),
-        padding=per_axis(module.padding, axes),
+    return Site(
+        Kind.AVG,
+        kernel_size,
+        stride,
+        padding,
         dilation=(1,) * axes,
-        ceil_mode=bool(module.ceil_mode),
-        count_include_pad=bool(module.count_include_pad),
-        divisor_override=getattr(module, "divisor_override", None),
+        ceil_mode=bool(given.get("ceil_mode")),
+        count_include_pad=bool(given.get("count_include_pad", True)),
+        divisor_override=given.get("divisor_override"),
         same=same,
         refusal=Reason.ALREADY_ANTIALIASED if is_antialiasing(str(node.target)) else None,
     )
-    return site if max(site.stride) > 1 else None
 
 
 def is_antialiasing(path: str) -> bool:

@@ -34,11 +34,12 @@ class Parts:
 class Rule:
     """Knows one op family.
 
-    `recognise(node, module)` returns the normalised site if the node is of this family and reduces resolution.
+    `recognise(node, module, root)` returns the normalised site if the node of `root`'s graph is of this family and
+    reduces resolution; `module` is what it calls, if it calls one.
     `replace(node, module, site, filt_size, pad_type)` makes what takes its place.
     """
 
-    recognise: Callable[[fx.Node, nn.Module | None], Site | None]
+    recognise: Callable[[fx.Node, nn.Module | None, nn.Module], Site | None]
     replace: Callable[[fx.Node, nn.Module | None, Site, tuple[int, ...], str], Parts]
 
 

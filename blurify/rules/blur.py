@@ -10,7 +10,7 @@ from blurify.sites import Kind, Reason, Site, per_axis
 from blurify.tracing.leaves import is_foreign_blur
 
 
-def recognise(node: fx.Node, module: nn.Module | None) -> Site | None:
+def recognise(node: fx.Node, module: nn.Module | None, root: nn.Module) -> Site | None:
     """Normalise a blur layer that subsamples."""
     if isinstance(module, _MaxBlurPool):
         module = module.blur_pool

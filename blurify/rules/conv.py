@@ -10,58 +10,110 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from blurify.layers import BLUR_POOLS, SAME_BLUR_POOLS
+from blurify.rules.arguments import Signature, are_known, bind, set_argument
 from blurify.rules.base import Parts, Rule, with_stride
 from blurify.rules.same import SAME_CONVS
 from blurify.sites import Kind, Reason, Site, per_axis
+from blurify.tracing.constants import constant_tensor
 
 MODULES: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
-FUNCTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+FUNCTION_OF_AXES = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+# Classes that are no `nn.Conv2d` and yet convolve by their own `stride`, with arguments beside the map.
+MIXTURES = frozenset({"CondConv2d"})
+NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+aten = torch.ops.aten
+FUNCTIONS: dict[Any, Signature] = {
+    **{f: Signature(1, NAMES) for f in (F.conv1d, aten.conv1d.default, aten.conv1d.padding)},
+    **{f: Signature(2, NAMES) for f in (F.conv2d, aten.conv2d.default, aten.conv2d.padding)},
+    **{f: Signature(3, NAMES) for f in (F.conv3d, aten.conv3d.default, aten.conv3d.padding)},
+}
+# One operator for any number of axes, transposed ones included.
+ANY_AXES = Signature(0, (*NAMES[:6], "transposed", "output_padding", "groups"))
+GENERIC = frozenset({torch.convolution, aten.convolution.default})
 
 
-def recognise(node: fx.Node, module: Any) -> Site | None:
-    """Normalise a strided convolution module."""
+def recognise(node: fx.Node, module: Any, root: nn.Module) -> Site | None:
+    """Normalise a strided convolution."""
     axes = next((n for kind, n in MODULES.items() if isinstance(module, kind)), 0)
-    if not axes:
+    axes = 2 if type(module).__name__ in MIXTURES else axes
+    if axes:
+        return _module_site(module, axes)
+    signature = signature_of(node)
+    return None if signature is None else _function_site(node, signature, root)
+
+
+def signature_of(node: fx.Node) -> Signature | None:
+    """The signature of a convolution function, with its number of axes."""
+    if node.op != "call_function":
         return None
+    if node.target not in GENERIC:
+        return FUNCTIONS.get(node.target)
+    given = bind(node, ANY_AXES)
+    stride = given["stride"]
+    axes = len(stride) if isinstance(stride, (tuple, list)) else 0
+    return None if given["transposed"] or not axes else Signature(axes, ANY_AXES.names)
+
+
+def _module_site(module: Any, axes: int) -> Site | None:
     site = Site(
         kind=Kind.CONV,
         kernel_size=per_axis(module.kernel_size, axes),
         stride=per_axis(module.stride, axes),
         padding=per_axis(0 if isinstance(module.padding, str) else module.padding, axes),
         dilation=per_axis(module.dilation, axes),
-        same=type(module).__name__ in SAME_CONVS,
+        same=type(module).__name__ in SAME_CONVS or bool(getattr(module, "dynamic_padding", False)),
         refusal=refusal(module),
     )
     return site if max(site.stride) > 1 else None
+
+
+def _function_site(node: fx.Node, signature: Signature, root: nn.Module) -> Site | None:
+    given, axes = bind(node, signature), signature.axes
+    stride, dilation = given.get("stride", 1), given.get("dilation", 1)
+    if not are_known(stride, dilation):
+        return Site(Kind.CONV, (), (1,) * axes, (), (), refusal=Reason.DYNAMIC)
+    if max(per_axis(stride, axes)) == 1:
+        return None
+    weight = constant_tensor(given["weight"], root)
+    blurs = weight is not None and given.get("bias") is None and is_fixed_low_pass(weight)
+    return Site(
+        kind=Kind.CONV,
+        kernel_size=() if weight is None else tuple(weight.shape[2:]),
+        stride=per_axis(stride, axes),
+        padding=(0,) * axes,
+        dilation=per_axis(dilation, axes),
+        refusal=Reason.ALREADY_ANTIALIASED if blurs else None,
+    )
 
 
 def refusal(module: Any) -> Reason | None:
     """Why this conv cannot be rewritten, if so."""
     # A parametrized module's class is made on the fly from its original.
     kind = type(module).__bases__[0] if nn.utils.parametrize.is_parametrized(module) else type(module)
-    if kind not in MODULES and kind.__name__ not in SAME_CONVS:
+    if kind not in MODULES and kind.__name__ not in SAME_CONVS | MIXTURES:
         return Reason.UNKNOWN_SUBCLASS
-    return Reason.ALREADY_ANTIALIASED if is_fixed_low_pass(module) else None
+    blurs = module.bias is None and module.groups == module.weight.shape[0] and is_fixed_low_pass(module.weight)
+    return Reason.ALREADY_ANTIALIASED if blurs else None
 
 
-def is_fixed_low_pass(module: Any) -> bool:
-    """Whether the conv is a blur: depthwise, frozen, the same positive taps of sum 1 in every channel."""
-    weight = module.weight
-    if not isinstance(weight, torch.Tensor) or weight.requires_grad or weight.is_meta or module.bias is not None:
-        return False
-    if weight.shape[1] != 1 or weight.shape[0] != module.groups or weight[0].numel() == 1:
+def is_fixed_low_pass(weight: Tensor) -> bool:
+    """Whether a conv's weight is a blur's: depthwise, frozen, the same positive taps of sum 1 in every channel."""
+    if weight.requires_grad or weight.is_meta or weight.dim() < 3 or weight.shape[1] != 1 or weight[0].numel() == 1:
         return False
     taps = weight.detach().double()
     alike = bool((taps == taps[:1]).all()) and bool((taps >= 0).all())
     return alike and abs(float(taps[0].sum()) - 1) < 1e-3
 
 
-def replace(node: fx.Node, module: Any, site: Site, filt_size: tuple[int, ...], pad_type: str) -> Parts:
+def replace(node: fx.Node, module: nn.Module | None, site: Site, filt_size: tuple[int, ...], pad_type: str) -> Parts:
     """The same conv at the dense stride, then the blur."""
     dense = None if module is None else with_stride(module, site.dense_stride)
+    signature = signature_of(node)
+    if signature is not None:
+        set_argument(node, signature, "stride", list(site.dense_stride))
     if site.same:
         same = SAME_BLUR_POOLS[site.axes]
         blur = same(site.kernel_size, site.stride, site.dilation, filt_size=filt_size, pad_type=pad_type)
@@ -83,7 +135,7 @@ def as_function(node: fx.Node, module: Any, site: Site) -> None:
     for parameter in parameters:
         parameter.meta["path"] = str(parameter.target)
     source = node.args[0] if node.args else next(iter(node.kwargs.values()))
-    node.op, node.target = "call_function", FUNCTIONS[site.axes]
+    node.op, node.target = "call_function", FUNCTION_OF_AXES[site.axes]
     node.args = (source, *parameters)
     node.kwargs = {
         "stride": site.dense_stride,

@@ -4,37 +4,61 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import fx, nn
 
 from blurify.layers import BLUR_POOLS, DENSE_MAX_POOLS, SAME_BLUR_POOLS
+from blurify.rules.arguments import Signature, are_known, bind, reads_only_the_first, unpack_first
 from blurify.rules.base import Parts, Rule, with_stride
 from blurify.rules.same import SAME_MAX_POOLS
 from blurify.sites import Kind, Reason, Site, per_axis
 
 MODULES: dict[type[nn.Module], int] = {nn.MaxPool1d: 1, nn.MaxPool2d: 2, nn.MaxPool3d: 3}
+NAMES = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+aten = torch.ops.aten
+FUNCTIONS: dict[Any, Signature] = {
+    **{f: Signature(1, NAMES) for f in (F.max_pool1d, torch.max_pool1d, aten.max_pool1d.default)},
+    **{f: Signature(2, NAMES) for f in (F.max_pool2d, torch.max_pool2d, aten.max_pool2d.default)},
+    **{f: Signature(3, NAMES) for f in (F.max_pool3d, torch.max_pool3d, aten.max_pool3d.default)},
+}
+FUNCTIONS_WITH_INDICES: dict[Any, Signature] = {
+    **{f: Signature(1, NAMES) for f in (F.max_pool1d_with_indices, aten.max_pool1d_with_indices.default)},
+    **{f: Signature(2, NAMES) for f in (F.max_pool2d_with_indices, aten.max_pool2d_with_indices.default)},
+    **{f: Signature(3, NAMES) for f in (F.max_pool3d_with_indices, aten.max_pool3d_with_indices.default)},
+}
 
 
-def recognise(node: fx.Node, module: Any) -> Site | None:
-    """Normalise a strided max pooling module."""
+def recognise(node: fx.Node, module: Any, root: nn.Module) -> Site | None:
+    """Normalise a strided max pooling."""
     same = type(module).__name__ in SAME_MAX_POOLS
     axes = 2 if same else MODULES.get(type(module), 0)
-    if not axes:
+    if axes:
+        return _site(node, axes, {name: getattr(module, name, None) for name in NAMES[1:]}, same)
+    signature = (FUNCTIONS | FUNCTIONS_WITH_INDICES).get(node.target) if node.op == "call_function" else None
+    return None if signature is None else _site(node, signature.axes, bind(node, signature), False)
+
+
+def _site(node: fx.Node, axes: int, given: dict[str, Any], same: bool) -> Site | None:
+    window = [given["kernel_size"], given.get("stride") or given["kernel_size"]]
+    window += [given.get("padding") or 0, given.get("dilation") or 1]
+    if not are_known(*window):
+        return Site(Kind.MAX, (), (1,) * axes, (), (), refusal=Reason.DYNAMIC)
+    kernel_size, stride, padding, dilation = (per_axis(value, axes) for value in window)
+    pair = given.get("return_indices") or node.target in FUNCTIONS_WITH_INDICES
+    refusal = Reason.RETURNS_INDICES if pair and not reads_only_the_first(node) else None
+    if max(stride) == 1:
         return None
-    site = Site(
-        kind=Kind.MAX,
-        kernel_size=per_axis(module.kernel_size, axes),
-        stride=per_axis(module.stride, axes),
-        padding=per_axis(module.padding, axes),
-        dilation=per_axis(module.dilation, axes),
-        ceil_mode=bool(module.ceil_mode),
-        same=same,
-        refusal=Reason.RETURNS_INDICES if getattr(module, "return_indices", False) else None,
+    return Site(
+        Kind.MAX, kernel_size, stride, padding, dilation, bool(given.get("ceil_mode")), same=same, refusal=refusal
     )
-    return site if max(site.stride) > 1 else None
 
 
-def replace(node: fx.Node, module: Any, site: Site, filt_size: tuple[int, ...], pad_type: str) -> Parts:
+def replace(node: fx.Node, module: nn.Module | None, site: Site, filt_size: tuple[int, ...], pad_type: str) -> Parts:
     """The dense pool, then the blur."""
+    pair = getattr(module, "return_indices", False) or bind(node, Signature(site.axes, NAMES)).get("return_indices")
+    if pair or node.target in FUNCTIONS_WITH_INDICES:
+        unpack_first(node)
     if site.same and module is not None:
         same = SAME_BLUR_POOLS[site.axes]
         blur = same(site.kernel_size, site.stride, site.dilation, filt_size=filt_size, pad_type=pad_type)

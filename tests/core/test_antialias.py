@@ -358,7 +358,8 @@ def test_indices_are_kept() -> None:
             self.pool = nn.MaxPool2d(2, return_indices=True)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.pool(x)[0]
+            values, indices = self.pool(x)
+            return F.max_unpool2d(values, indices, 2)
 
     assert plan(Pools()).decisions[0].reason is Reason.RETURNS_INDICES
 
