@@ -16,7 +16,7 @@ from blurify.planning import Plan
 from blurify.sites import Reason
 from blurify.spec import DEFAULT_FILT_SIZE, Spec
 from blurify.tracing import trace
-from blurify.tracing.inputs import as_arguments, example_for
+from blurify.tracing.inputs import Inputs, as_inputs, example_for
 from blurify.tracing.shapes import input_shapes
 
 
@@ -29,6 +29,7 @@ def plan(
     include: Iterable[str] = (),
     exclude: Iterable[str] = (),
     example_inputs: Any = None,
+    example_kwargs: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Decide what `antialias` would do, and do nothing.
 
@@ -41,8 +42,8 @@ def plan(
     Takes `antialias`'s arguments and raises its errors.
     """
     spec = Spec.of(filt_size, pad_type=pad_type, stem=stem, include=include, exclude=exclude)
-    arguments = None if example_inputs is None else as_arguments(example_inputs)
-    return make_plan(model, trace(check_model(model), positional(arguments)), spec, arguments)
+    inputs = as_inputs(example_inputs, example_kwargs)
+    return make_plan(model, trace(check_model(model), inputs), spec, inputs)
 
 
 def antialias(
@@ -54,6 +55,7 @@ def antialias(
     include: Iterable[str] = (),
     exclude: Iterable[str] = (),
     example_inputs: Any = None,
+    example_kwargs: Mapping[str, Any] | None = None,
     inplace: bool = False,
 ) -> TracedModule:
     """Return `model` with every downsampling rewritten into blur-then-subsample, its weights carried over.
@@ -76,8 +78,9 @@ def antialias(
         stem: rewrite the convs fed by the model's input as well.
         include: glob patterns; if any are given, only matching sites are rewritten. A stem named exactly is wanted.
         exclude: glob patterns; matching sites are kept.
-        example_inputs: a tensor or a tuple of the model's arguments, for what depends on sizes. By default the model's
-            own `default_cfg` tells the size, else it is 3x224x224.
+        example_inputs: a tensor, a dict or a tuple of the model's arguments, for what depends on sizes. By default the
+            model's own `default_cfg` tells the size, else it is 3x224x224.
+        example_kwargs: keyword arguments of the model, beside `example_inputs`.
         inplace: let the result use the model's own parameters and buffers instead of copies, so that an optimizer made
             before goes on working. The model object itself keeps its structure.
 
@@ -89,17 +92,12 @@ def antialias(
         NoEffectWarning: there was nothing to rewrite.
     """
     spec = Spec.of(filt_size, pad_type=pad_type, stem=stem, include=include, exclude=exclude)
-    arguments = None if example_inputs is None else as_arguments(example_inputs)
-    traced = trace(check_model(model), positional(arguments))
-    made = make_plan(model, traced, spec, arguments)
+    inputs = as_inputs(example_inputs, example_kwargs)
+    traced = trace(check_model(model), inputs)
+    made = make_plan(model, traced, spec, inputs)
     if not made.rewritten:
         warnings.warn(no_effect(model, made), NoEffectWarning, stacklevel=2)
     return made.apply_traced(traced, inplace)
-
-
-def positional(arguments: tuple[Any, ...] | None) -> int | None:
-    """How many arguments of `forward` the example gives."""
-    return None if arguments is None else len(arguments)
 
 
 def check_model(model: object) -> nn.Module:
@@ -113,29 +111,29 @@ def check_model(model: object) -> nn.Module:
     return model
 
 
-def make_plan(model: nn.Module, traced: TracedModule, spec: Spec, arguments: tuple[Any, ...] | None) -> Plan:
+def make_plan(model: nn.Module, traced: TracedModule, spec: Spec, inputs: Inputs | None) -> Plan:
     """Decide for a traced model."""
-    return Plan(decide(traced, spec, lazy_input_shape(model, traced, arguments)))
+    return Plan(decide(traced, spec, lazy_input_shape(model, traced, inputs)))
 
 
-def lazy_input_shape(model: nn.Module, traced: TracedModule, arguments: tuple[Any, ...] | None) -> ShapeOf:
+def lazy_input_shape(model: nn.Module, traced: TracedModule, inputs: Inputs | None) -> ShapeOf:
     """What a site is fed, computed when first asked for: most plans never ask."""
     known: dict[str, tuple[int, ...]] | None = None
 
     def input_shape(path: str) -> tuple[int, ...] | None:
         nonlocal known
         if known is None:
-            known = _shapes(model, traced, arguments)
+            known = _shapes(model, traced, inputs)
         return known.get(path)
 
     return input_shape
 
 
-def _shapes(model: nn.Module, traced: TracedModule, arguments: tuple[Any, ...] | None) -> dict[str, tuple[int, ...]]:
+def _shapes(model: nn.Module, traced: TracedModule, inputs: Inputs | None) -> dict[str, tuple[int, ...]]:
     try:
-        return input_shapes(traced, example_for(model) if arguments is None else arguments)
+        return input_shapes(traced, example_for(model) if inputs is None else inputs)
     except Exception as error:
-        if arguments is None:
+        if inputs is None:
             # The assumed size may simply not suit the model; then no decision depends on it.
             return {}
         raise ArgumentError(

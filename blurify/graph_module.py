@@ -155,9 +155,17 @@ def bare_copy(module: nn.Module) -> nn.Module:
     return bare
 
 
+def is_plain_layer(module: nn.Module) -> bool:
+    """Whether the module is a layer of `torch.nn` without children: what a tracer never looks into."""
+    return type(module).__module__.startswith("torch.nn.") and not module._modules and type(module) is not nn.Module
+
+
 def copy_containers(module: nn.Module, leaves: set[str], prefix: str = "") -> nn.Module:
-    """Copy the tree of containers, sharing the modules at the `leaves` paths, all parameters and all buffers."""
-    if prefix.rstrip(".") in leaves:
+    """Copy the tree of containers, sharing the modules at the `leaves` paths, all parameters and all buffers.
+
+    Layers of `torch.nn` that no graph calls (a head of another mode, all layers of an exported graph) are shared too.
+    """
+    if prefix.rstrip(".") in leaves or (prefix and is_plain_layer(module)):
         return module
     bare = bare_copy(module)
     for name, child in module._modules.items():

@@ -7,6 +7,7 @@ subsampling commutes with all that it was moved across. *Shapes*: every site's o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from blurify.layers import Blur
 from blurify.planning import Plan
 from blurify.rewrite import insert_after
 from blurify.tracing import trace
-from blurify.tracing.inputs import as_arguments, example_for
+from blurify.tracing.inputs import Inputs, as_inputs, example_for
 from blurify.tracing.modes import evaluating
 from blurify.tracing.paths import node_paths
 from blurify.tracing.shapes import output_shapes
@@ -104,7 +105,12 @@ def _mark(holds: bool) -> str:
     return "ok    " if holds else "FAILED"
 
 
-def verify(original: nn.Module, converted: nn.Module, example_inputs: Any = None) -> Verdict:
+def verify(
+    original: nn.Module,
+    converted: nn.Module,
+    example_inputs: Any = None,
+    example_kwargs: Mapping[str, Any] | None = None,
+) -> Verdict:
     """Prove that `converted` is `original` with blurs in it.
 
     >>> import blurify, torchvision
@@ -124,30 +130,30 @@ def verify(original: nn.Module, converted: nn.Module, example_inputs: Any = None
         raise ArgumentTypeError(
             f"converted must be what blurify.antialias returned, with its plan; got a {type(converted).__name__}."
         )
-    arguments = example_for(original) if example_inputs is None else as_arguments(example_inputs)
-    expected = _run(original, arguments, given=example_inputs is not None)
-    actual = _run(one_tap(converted, plan), arguments, given=True)
+    given = as_inputs(example_inputs, example_kwargs)
+    inputs = example_for(original) if given is None else given
+    expected = _run(original, inputs, given is not None)
+    actual = _run(one_tap(converted, plan), inputs, True)
     error = relative_error(expected, actual)
     dtype = next((t.dtype for t in expected if t.is_floating_point()), torch.float32)
     return Verdict(
         identity_error=error,
         tolerance=TOLERANCES.get(dtype, 1e-4),
-        shapes=site_shapes(original, converted, plan, arguments),
+        shapes=site_shapes(original, converted, plan, inputs),
         weights=compare_weights(original, converted),
         statistics=tuple(norm for decision in plan.rewritten for norm in decision.statistics),
     )
 
 
-def _run(model: nn.Module, arguments: tuple[Any, ...], given: bool) -> list[Tensor]:
+def _run(model: nn.Module, inputs: Inputs, given: bool) -> list[Tensor]:
     with evaluating(model):
         try:
-            # Some models scale their input in place.
-            output = model(*(a.clone() if isinstance(a, Tensor) else a for a in arguments))
+            own = inputs.copied()
+            output = model(*own.args, **own.kwargs)
         except Exception as error:
-            sizes = ", ".join("x".join(map(str, a.shape)) for a in arguments if isinstance(a, Tensor))
             what = "the given input" if given else "the assumed input"
             raise ArgumentError(
-                f"{type(model).__name__} does not run on {what} of size {sizes}: {str(error).splitlines()[0]} "
+                f"{type(model).__name__} does not run on {what} of size {inputs.sizes()}: {str(error).splitlines()[0]} "
                 "Pass example_inputs (--input-size on the command line) that it takes."
             ) from error
     return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
@@ -210,12 +216,10 @@ def _difference(expected: Tensor, actual: Tensor) -> float:
     return float(difference / scale) if scale > 0 else float(difference)
 
 
-def site_shapes(
-    original: nn.Module, converted: TracedModule, plan: Plan, arguments: tuple[Any, ...]
-) -> tuple[SiteShape, ...]:
+def site_shapes(original: nn.Module, converted: TracedModule, plan: Plan, inputs: Inputs) -> tuple[SiteShape, ...]:
     """Every rewritten site's output shape, in the original and where the converted model has subsampled it."""
-    before = output_shapes(trace(original, len(arguments)), arguments)
-    after = output_shapes(converted, arguments)
+    before = output_shapes(trace(original, inputs), inputs)
+    after = output_shapes(converted, inputs)
     used = [d for d in plan.rewritten if d.site in before or blur_path(converted, d.site) in after]
     return tuple(SiteShape(d.site, before.get(d.site), after.get(blur_path(converted, d.site))) for d in used)
 

@@ -15,14 +15,14 @@ from torch.nn import functional as F
 from blurify.api import antialias
 from blurify.demo.classifier import FRAME, DigitNet, frame
 from blurify.files.atomic import check_output, write_atomically
-from blurify.measure.consistency import accuracy, agreement, correctness, shifted_answers
+from blurify.measure.consistency import accuracy, agreement, correctness, diagonal_sweep, shifted_answers, variation
 from blurify.measure.estimate import Estimate, estimate
-from blurify.measure.pictures import draw_sliding, most_varying, require_matplotlib
+from blurify.measure.pictures import draw_sliding, require_matplotlib
 from blurify.planning import Plan
 from blurify.proofs import Verdict, verify
 
 ASSET = "digits.pt"
-# Shifts of 0 to 8 pixels are one whole period of the network, whose strides multiply to 8, and keep clear of the borders.
+# Offsets of 0 to 8 are one whole period of the network, whose strides multiply to 8, and keep clear of the borders.
 REACH = 4
 # Pairs of windows a picture: with this many the pictures, not the draws, make the width of the intervals.
 ROUNDS = 3
@@ -106,8 +106,9 @@ def run_demo(filt_size: int = 4, picture: Path | None = None) -> DemoResult:
     >>> result.verdict.ok
     True
 
-    Consistency is the share of pictures that keep their top-1 class between two random shifts; see
-    `blurify.measure.consistency`. Everything is seeded, so a second run finds the same.
+    Consistency is how often a picture keeps its top-1 class between two random shifts; see
+    `blurify.measure.consistency`. The picture drawn is the one whose true class's probability moves most before.
+    Everything is seeded, so a second run finds the same.
 
     Raises:
         ArgumentError: `filt_size` is not allowed.
@@ -139,11 +140,13 @@ def run_demo(filt_size: int = 4, picture: Path | None = None) -> DemoResult:
 
 
 def _drawing(original: nn.Module, converted: nn.Module, wide: Tensor, labels: Tensor) -> bytes:
-    index = most_varying(original, wide, labels, FRAME)
+    moved = [variation(diagonal_sweep(m, wide, FRAME), labels) for m in (original, converted)]
+    index = int(moved[0].argmax())
+    mean_before, mean_after = (float(values.mean()) for values in moved)
     caption = (
-        f"MNIST test picture {index}: of the {len(labels)} shipped pictures, the one whose true class's probability "
-        "moved most before.\nThe weights are the same in both; nothing was trained after the rewrite. "
-        "Filled boxes are wrong answers."
+        f"MNIST test picture {index}: of the {len(labels)} shipped, the one whose true class's probability moves most "
+        f"before.\nOver all of them it moves by {mean_before:.2f} in all before, {mean_after:.2f} after, on average. "
+        "Same weights, nothing trained after. A filled box is a wrong answer."
     )
     return draw_sliding(original, converted, wide[index], int(labels[index]), FRAME, caption=caption)
 

@@ -1,6 +1,6 @@
 """Shift consistency and accuracy of a classifier, per picture.
 
-The metric is that of Zhang, "Making Convolutional Networks Shift-Invariant Again" (ICML 2019), section 4.1:
+The metric is that of Zhang, "Making Convolutional Networks Shift-Invariant Again" (ICML 2019), section 4:
 *classification consistency* is how often the network gives the same top-1 class for two shifts of one picture, the
 shifts drawn at random. Every function runs the model in `.eval()` without gradients and leaves it, and the global
 random state, as found. Scores are one number a picture; `estimate` makes percentages of them.
@@ -77,7 +77,7 @@ def shifted_answers(
     generator = torch.Generator().manual_seed(seed)
     offsets = [draw_offsets(len(pictures), most, generator) for _ in range(2 * rounds)]
     answers = [logits(model, crop(pictures, drawn, size), batch_size).argmax(1) for drawn in offsets]
-    return torch.stack(answers, dim=1).unflatten(1, (rounds, 2))
+    return torch.stack(answers, dim=1).reshape(len(pictures), rounds, 2)
 
 
 def agreement(answers: Tensor) -> Tensor:
@@ -118,10 +118,14 @@ def diagonal_sweep(model: nn.Module, pictures: Tensor, size: int) -> Tensor:
     return torch.stack([logits(model, window).softmax(1) for window in windows], dim=1)
 
 
-def variation(probability: Tensor) -> Tensor:
-    """How much a probability moves along a sweep, `[N, shifts]` to `[N]`: the sum of its absolute steps.
+def variation(sweep: Tensor, labels: Tensor) -> Tensor:
+    """How far each picture's probability of its true class moves along a sweep: the sum of its absolute steps, `[N]`.
 
-    >>> variation(torch.tensor([[0.5, 1.0, 0.5]])).item()
+    >>> variation(torch.tensor([[[0.5, 0.5], [1.0, 0.0], [0.5, 0.5]]]), torch.tensor([0])).item()
     1.0
+
+    Raises:
+        ArgumentError: there is not one label a picture.
     """
-    return probability.diff(dim=-1).abs().sum(-1)
+    _check_labels(labels, len(sweep))
+    return sweep[torch.arange(len(labels)), :, labels].diff(dim=1).abs().sum(1)

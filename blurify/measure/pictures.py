@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from blurify.errors import ArgumentError, BlurifyError
-from blurify.measure.consistency import diagonal_sweep, variation
+from blurify.measure.consistency import diagonal_sweep
 from blurify.measure.shifts import room
 
 # Okabe and Ito's palette, told apart under every common colour blindness and in grey.
@@ -81,19 +80,6 @@ def draw_sliding(
     return buffer.getvalue()
 
 
-def most_varying(original: nn.Module, pictures: Tensor, labels: Tensor, size: int) -> int:
-    """Return the index of the picture whose true class's probability moves most along the diagonal sweep.
-
-    >>> most_varying(model, pictures, labels, size=40)  # doctest: +SKIP
-    321
-
-    Raises what `diagonal_sweep` raises.
-    """
-    probabilities = diagonal_sweep(original, pictures, size)
-    true = probabilities[torch.arange(len(labels)), :, labels]
-    return int(variation(true).argmax())
-
-
 def _draw_strip(axes: Any, picture: Tensor, size: int, before: list[int], after: list[int], label: int) -> None:
     # One unit of x is one pixel of shift, so that tiles, answers and curves line up.
     for step in range(len(before)):
@@ -144,4 +130,4 @@ def _draw_curves(axes: Any, before: Tensor, after: Tensor, label: int) -> None:
     axes.tick_params(labelsize=9)
     axes.grid(axis="y", color="#dddddd", lw=0.8)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=True, framealpha=0.9, edgecolor="none", fontsize=9, loc="lower right")
+    axes.legend(frameon=True, framealpha=0.9, edgecolor="none", fontsize=9, loc="best")

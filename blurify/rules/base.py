@@ -56,10 +56,10 @@ def set_module(root: nn.Module, path: str, module: nn.Module) -> None:
 
 def shallow_copy(module: M) -> M:
     """A module with attributes and registries of its own that shares parameters, buffers and children."""
-    twin = copy.copy(module)
+    # Not `copy.copy`, which parametrized modules refuse.
+    twin = type(module).__new__(type(module))
     for key, value in module.__dict__.items():
-        if isinstance(value, (dict, set)):
-            twin.__dict__[key] = copy.copy(value)
+        twin.__dict__[key] = copy.copy(value) if isinstance(value, (dict, set)) else value
     return twin
 
 

@@ -1,65 +1,145 @@
-"""Model to graph: trace both modes, keep every parameter, leave the caller as found."""
+"""Model to graph: trace both modes, keep every parameter, leave the caller as found.
+
+The front-ends are tried in order: the caller's own `GraphModule`, the symbolic tracer, `torch.export` without and with
+its strict mode. What each of them refused is kept, and shown where none succeeds.
+"""
 
 from __future__ import annotations
 
-from torch import fx, nn
+from collections.abc import Callable
+from functools import partial
 
+from torch import Tensor, fx, nn
+
+from blurify.errors import TraceError
 from blurify.graph_module import Modes, TracedModule, copy_containers
+from blurify.tracing.export import export_once
+from blurify.tracing.inputs import Inputs, example_for
 from blurify.tracing.modes import as_found, flags_against
-from blurify.tracing.paths import assign_paths
-from blurify.tracing.tracer import trace_once
+from blurify.tracing.paths import assign_paths, exported_scopes
+from blurify.tracing.tracer import first_line, trace_once
 
 __all__ = ["trace"]
 
+Front = Callable[[nn.Module], tuple[fx.Graph, nn.Module]]
 
-def trace(model: nn.Module, positional: int | None = None) -> TracedModule:
+
+def trace(model: nn.Module, inputs: Inputs | None = None) -> TracedModule:
     """Record the graphs of `model` after `.eval()` and after `.train()`, over its own modules and parameters.
 
     >>> import torchvision
-    >>> traced = trace(torchvision.models.resnet18())
+    >>> trace(torchvision.models.resnet18()).meta["front_end"]
+    'torch.fx'
 
-    Nothing is copied but the containers: leaf modules and parameters are the caller's. `positional` is how many leading
-    arguments of `forward` are inputs; the others take their defaults, and `None` means those without a default.
+    Nothing is copied but the containers: leaf modules and parameters are the caller's. The arguments of `forward` that
+    `inputs` does not give take their defaults. `meta["front_end"]` names what recorded the graphs and
+    `meta["refusals"]` what the front-ends before it said.
 
     Raises:
-        TraceError: `forward` cannot be recorded; the message says where and why.
+        TraceError: no front-end can record `forward`; the message says where and why.
     """
     if isinstance(model, TracedModule):
         return model.shallow_copy()
     if isinstance(model, fx.GraphModule):
-        return _from_graph_module(model)
+        return _assemble(model, *_adopted(model), Modes(), {"front_end": "the model's own graph", "refusals": ()})
+    fronts: dict[str, Front] = {
+        "torch.fx": lambda m: (trace_once(m, inputs), m),
+        "torch.export": partial(_export, inputs=inputs, strict=False),
+        "torch.export, strict": partial(_export, inputs=inputs, strict=True),
+    }
+    refusals: list[str] = []
+    for name, front in fronts.items():
+        try:
+            return _both_modes(model, front, {"front_end": name, "refusals": tuple(refusals)})
+        except Exception as error:
+            refusals.append(str(error) if isinstance(error, TraceError) else f"{name}: {first_line(error)}")
+    raise TraceError(" ".join(f"{refusal.rstrip('.')}." for refusal in refusals))
+
+
+def _both_modes(model: nn.Module, front: Front, meta: dict[str, object]) -> TracedModule:
     with as_found(model):
         model.train()
-        train_graph, train_flags = trace_once(model, positional), flags_against(model, True)
+        train_flags = flags_against(model, True)
+        try:
+            train_graph, train_source = front(model)
+        except Exception:
+            if meta["front_end"] == "torch.fx":
+                raise
+            # Some models can be exported for inference only; then `.train()` switches their layers alone.
+            train_graph, train_source = None, None
+            meta["eval_only"] = True
         model.eval()
-        eval_graph, eval_flags = trace_once(model, positional), flags_against(model, False)
-    if same_graph(eval_graph, train_graph):
-        train_graph = eval_graph
-    return _assemble(model, eval_graph, train_graph, Modes(train_flags, eval_flags))
+        eval_flags = flags_against(model, False)
+        eval_graph, eval_source = front(model)
+    if train_graph is None or train_source is None or same_graph(eval_graph, train_graph):
+        train_graph, train_source = eval_graph, eval_source
+    return _assemble(model, eval_graph, eval_source, Modes(train_flags, eval_flags), meta, train_graph, train_source)
 
 
-def _from_graph_module(model: fx.GraphModule) -> TracedModule:
+def _export(model: nn.Module, inputs: Inputs | None, strict: bool) -> tuple[fx.Graph, nn.Module]:
+    return _adopted(export_once(model, example_for(model) if inputs is None else inputs, strict))
+
+
+def _adopted(model: fx.GraphModule) -> tuple[fx.Graph, nn.Module]:
+    """A copy of the graph of a graph module, with paths, and the module that holds what it names."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     graph.output(graph.graph_copy(model.graph, copies))
     graph.set_codegen(model.graph._codegen)
-    scopes = {copies[old]: _scope(old) for old in model.graph.nodes if old in copies}
+    scopes = {copies[old]: scope for old, scope in exported_scopes(model.graph).items() if old in copies}
     assign_paths(graph, scopes, {name for name, _ in model.named_modules()})
-    return _assemble(model, graph, graph, Modes())
+    return graph, model
 
 
-def _scope(node: fx.Node) -> str:
-    stack = node.meta.get("nn_module_stack") or {}
-    last = next(reversed(stack.values()), ("",)) if stack else ("",)
-    return last[0] if isinstance(last, tuple) and isinstance(last[0], str) else ""
+def _assemble(
+    model: nn.Module,
+    eval_graph: fx.Graph,
+    eval_source: nn.Module,
+    modes: Modes,
+    meta: dict[str, object],
+    train_graph: fx.Graph | None = None,
+    train_source: nn.Module | None = None,
+) -> TracedModule:
+    graphs = [(eval_graph, eval_source)]
+    if train_graph is not None and train_source is not None and train_graph is not eval_graph:
+        graphs.append((train_graph, train_source))
+    called = {str(n.target) for graph, _ in graphs for n in graph.nodes if n.op == "call_module"}
+    tree = copy_containers(model, called)
+    for graph, source in graphs:
+        _bring(graph, source, tree)
+    traced = TracedModule(tree, eval_graph, graphs[-1][0], modes, type(model).__name__)
+    traced.meta.update(meta)
+    return traced
 
 
-def _assemble(model: nn.Module, eval_graph: fx.Graph, train_graph: fx.Graph, modes: Modes) -> TracedModule:
-    called = {str(n.target) for g in (eval_graph, train_graph) for n in g.nodes if n.op == "call_module"}
-    # A leaf that no graph calls (a head of another mode, say) is kept as it is.
-    idle = {name for name, module in model.named_modules() if name and not list(module.children())}
-    tree = copy_containers(model, called | idle)
-    return TracedModule(tree, eval_graph, train_graph, modes, type(model).__name__)
+def _bring(graph: fx.Graph, source: nn.Module, tree: nn.Module) -> None:
+    """Give the tree what an exported graph names and the model does not have: lifted constants, guards."""
+    for node in graph.nodes:
+        if node.op in ("get_attr", "call_module") and not _has(tree, str(node.target)):
+            *parents, name = str(node.target).split(".")
+            owner, holder = source, tree
+            for parent in parents:
+                owner = getattr(owner, parent)
+                if parent not in holder._modules:
+                    holder.add_module(parent, nn.Module())
+                holder = holder.get_submodule(parent)
+            _attach(holder, name, getattr(owner, name))
+
+
+def _attach(holder: nn.Module, name: str, value: object) -> None:
+    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        holder.register_buffer(name, value, persistent=False)
+    else:
+        setattr(holder, name, value)
+
+
+def _has(tree: nn.Module, path: str) -> bool:
+    found: object = tree
+    for name in path.split("."):
+        if not hasattr(found, name):
+            return False
+        found = getattr(found, name)
+    return True
 
 
 def same_graph(one: fx.Graph, other: fx.Graph) -> bool:

@@ -1,30 +1,56 @@
-"""What to run a model on when the user did not say: its own input size, dtype and device."""
+"""What to run a model on: what the user gave, or the model's own input size, dtype and device."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from blurify.errors import ArgumentTypeError
 
 DEFAULT_INPUT_SIZE = (3, 224, 224)
 
 
-def as_arguments(example_inputs: Any) -> tuple[Any, ...]:
-    """Positional arguments from what a user calls example inputs: one tensor, or a sequence of arguments.
+@dataclass(frozen=True)
+class Inputs:
+    """The positional and keyword arguments of one call of a model."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def copied(self) -> Inputs:
+        """The same with tensors of their own, since some models scale their input in place."""
+        args, kwargs = tree_map_only(Tensor, torch.clone, (self.args, self.kwargs))
+        return Inputs(args, kwargs)
+
+    def sizes(self) -> str:
+        """The tensors' sizes, for a message."""
+        tensors = [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
+        return ", ".join("x".join(map(str, tensor.shape)) for tensor in tensors)
+
+
+def as_inputs(example_inputs: Any, example_kwargs: Any = None) -> Inputs | None:
+    """What a user calls example inputs: one tensor or a sequence of arguments, and keyword arguments; None for neither.
 
     Raises:
-        ArgumentTypeError: it is neither.
+        ArgumentTypeError: they are something else.
     """
-    if isinstance(example_inputs, Tensor):
-        return (example_inputs,)
-    if isinstance(example_inputs, Sequence) and not isinstance(example_inputs, str) and example_inputs:
-        return tuple(example_inputs)
+    if example_kwargs is not None and not isinstance(example_kwargs, Mapping):
+        raise ArgumentTypeError(f"example_kwargs must map argument names to values, got {example_kwargs!r}.")
+    kwargs = dict(example_kwargs or {})
+    if example_inputs is None:
+        return Inputs((), kwargs) if kwargs else None
+    if isinstance(example_inputs, Tensor) or (isinstance(example_inputs, Mapping) and example_inputs):
+        return Inputs((example_inputs,), kwargs)
+    if isinstance(example_inputs, Sequence) and not isinstance(example_inputs, str) and (example_inputs or kwargs):
+        return Inputs(tuple(example_inputs), kwargs)
     raise ArgumentTypeError(
-        f"example_inputs must be a tensor or a non-empty tuple of the model's arguments, got {example_inputs!r}."
+        "example_inputs must be a tensor, a dict that forward takes, or a non-empty tuple of forward's arguments; "
+        f"got {example_inputs!r}."
     )
 
 
@@ -45,10 +71,10 @@ def _in_channels(model: nn.Module) -> int | None:
     return None
 
 
-def example_for(model: nn.Module, batch: int = 1) -> tuple[Tensor, ...]:
+def example_for(model: nn.Module, batch: int = 1) -> Inputs:
     """One seeded random batch of the model's input size, dtype and device; the global RNG is untouched."""
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    return (random_batch((batch, *input_size(model)), parameter),)
+    return Inputs((random_batch((batch, *input_size(model)), parameter),))
 
 
 def random_batch(shape: tuple[int, ...], like: Tensor) -> Tensor:

@@ -60,19 +60,42 @@ def is_foreign_blur(module: nn.Module) -> bool:
     return kind.__name__ in FOREIGN_BLURS.get(kind.__module__.split(".")[0], ())
 
 
-def is_known_leaf(module: nn.Module) -> bool:
-    """Whether the module is one of a class that must stay one node."""
-    return isinstance(module, leaf_classes()) or is_foreign_blur(module)
+def strided_leaves(model: nn.Module) -> set[type[nn.Module]]:
+    """Classes that timm keeps whole although they hold strided modules, which then nobody could see."""
+    if "timm.layers" not in sys.modules:
+        return set()
+    whole = tuple(sys.modules["timm.layers"].get_notrace_modules())
+    leaves = [module for module in model.modules() if isinstance(module, whole)]
+    return {type(leaf) for leaf in leaves if any(map(_is_strided, list(leaf.modules())[1:]))}
+
+
+def _is_strided(module: nn.Module) -> bool:
+    stride = getattr(module, "stride", 1)
+    strides = stride if isinstance(stride, (tuple, list)) else (stride,)
+    return any(isinstance(s, int) and s > 1 for s in strides)
 
 
 def leaf_classes() -> Classes:
     """Classes whose instances, subclasses included, stay one node."""
-    return _leaf_classes("timm.layers" in sys.modules, "torchvision.ops" in sys.modules)
+    classes = _modules_of(layers)
+    if "timm.layers" in sys.modules:
+        classes += tuple(sys.modules["timm.layers"].get_notrace_modules())
+        classes += _timm_layers(TIMM_EXACT + TIMM_STATISTICS) + _timm_activations()
+    if "torchvision.ops" in sys.modules:
+        ops = _modules_of(sys.modules["torchvision.ops"])
+        classes += tuple(kind for kind in ops if kind.__name__ not in SEEN_THROUGH)
+    return classes
 
 
 def leaf_functions() -> tuple[Callable[..., Any], ...]:
     """Functions that become one node."""
-    return _leaf_functions("timm.layers" in sys.modules, "torchvision.ops" in sys.modules)
+    functions: tuple[Callable[..., Any], ...] = ()
+    if "timm.layers" in sys.modules:
+        functions += tuple(sys.modules["timm.layers"].get_notrace_functions())
+    if "torchvision.ops" in sys.modules:
+        ops = vars(sys.modules["torchvision.ops"]).values()
+        functions += tuple(v for v in ops if callable(v) and not isinstance(v, type))
+    return functions
 
 
 def exact_classes() -> Classes:
@@ -92,32 +115,6 @@ def _timm_layers(names: tuple[str, ...]) -> Classes:
 
 def _modules_of(namespace: Any) -> Classes:
     return tuple(v for v in vars(namespace).values() if isinstance(v, type) and issubclass(v, nn.Module))
-
-
-@lru_cache
-def _leaf_classes(timm: bool, torchvision: bool) -> Classes:
-    classes = _modules_of(layers)
-    if timm:
-        classes += (
-            *sys.modules["timm.layers"].get_notrace_modules(),
-            *_timm_layers(TIMM_EXACT + TIMM_STATISTICS),
-            *_timm_activations(),
-        )
-    if torchvision:
-        ops = sys.modules["torchvision.ops"]
-        classes += tuple(kind for kind in _modules_of(ops) if kind.__name__ not in SEEN_THROUGH)
-    return classes
-
-
-@lru_cache
-def _leaf_functions(timm: bool, torchvision: bool) -> tuple[Callable[..., Any], ...]:
-    functions: tuple[Callable[..., Any], ...] = ()
-    if timm:
-        functions += tuple(sys.modules["timm.layers"].get_notrace_functions())
-    if torchvision:
-        ops = vars(sys.modules["torchvision.ops"]).values()
-        functions += tuple(v for v in ops if callable(v) and not isinstance(v, type))
-    return functions
 
 
 @lru_cache

@@ -10,11 +10,15 @@ from torch import fx
 from torch.fx.node import Node
 
 
-def assign_paths(graph: fx.Graph, scopes: dict[Node, str], taken: set[str]) -> None:
-    """Give every node its `meta["path"]`; `taken` are the paths of real modules, which no suffix may imitate."""
+def assign_paths(graph: fx.Graph, scopes: dict[Node, tuple[str, bool]], taken: set[str]) -> None:
+    """Give every node its `meta["path"]`; `taken` are the paths of real modules, which no suffix may imitate.
+
+    `scopes` tells the module that each node arose in, and whether the node is that module's whole call.
+    """
     used: set[str] = set()
     for node in graph.nodes:
-        base = node_base(node, scopes.get(node, ""))
+        scope, is_call = scopes.get(node, ("", False))
+        base = scope if is_call else node_base(node, scope)
         path, count = base, 0
         while path in used or (count and path in taken):
             count += 1
@@ -27,8 +31,37 @@ def node_base(node: Node, scope: str) -> str:
     """The path before it is made unique."""
     if node.op in ("call_module", "get_attr", "placeholder", "output"):
         return str(node.target)
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-    return f"{scope}.{name}" if scope else str(name)
+    name = function_name(node.target)
+    return f"{scope}.{name}" if scope else name
+
+
+def function_name(target: object) -> str:
+    """The plain name of a function, method or operator overload."""
+    packet = getattr(target, "overloadpacket", target)
+    return packet if isinstance(packet, str) else getattr(packet, "__name__", str(packet))
+
+
+def exported_scopes(graph: fx.Graph) -> dict[Node, tuple[str, bool]]:
+    """Of each node of an exported graph: the innermost module it arose in, and whether it is that module's whole call.
+
+    The last node that arose in a module of `torch.nn` gives what calling the module gave, and bears its path alone.
+    """
+    scopes = {node: _innermost(node) for node in graph.nodes}
+    found = {}
+    for node in graph.nodes:
+        path, kind = scopes[node]
+        ends_here = scopes.get(node.next, ("", ""))[0] != path
+        found[node] = (path, ends_here and kind.startswith("torch.nn.modules.") and node.op == "call_function")
+    return found
+
+
+def _innermost(node: Node) -> tuple[str, str]:
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    last = stack[-1] if stack else None
+    if not (isinstance(last, tuple) and len(last) == 2 and isinstance(last[0], str)):
+        return "", ""
+    kind = last[1] if isinstance(last[1], str) else f"{last[1].__module__}.{last[1].__qualname__}"
+    return last[0], kind
 
 
 def node_paths(graph: fx.Graph) -> dict[str, Node]:

@@ -6,16 +6,19 @@ from typing import Any
 
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._pytree import tree_map_only
+from torch.export._tree_utils import reorder_kwargs
+from torch.fx.graph import _PyTreeCodeGen
+from torch.utils._pytree import tree_flatten, tree_map_only
 
 from blurify.graph_module import TracedModule
+from blurify.tracing.inputs import Inputs
 from blurify.tracing.modes import evaluating
 
 Shape = tuple[int, ...]
 
 
 class ShapeRecorder(fx.Interpreter):
-    """Runs a graph and keeps the shape of every node that gives one tensor."""
+    """Runs a graph and keeps the shape of every node's output, of a tuple's first tensor."""
 
     def __init__(self, module: fx.GraphModule, graph: fx.Graph) -> None:
         super().__init__(module, garbage_collect_values=True, graph=graph)
@@ -24,23 +27,34 @@ class ShapeRecorder(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         """Run the node and keep its shape."""
         result = super().run_node(n)
-        if isinstance(result, Tensor):
-            self.shapes[n] = tuple(result.shape)
+        first = result[0] if isinstance(result, (tuple, list)) and result else result
+        if isinstance(first, Tensor):
+            self.shapes[n] = tuple(first.shape)
         return result
 
 
-def output_shapes(traced: TracedModule, arguments: tuple[Any, ...]) -> dict[str, Shape]:
+def placeholder_values(graph: fx.Graph, inputs: Inputs) -> list[Any]:
+    """One value for each placeholder, in order; those that the inputs do not give keep their default."""
+    names = [node for node in graph.nodes if node.op == "placeholder"]
+    if not isinstance(graph._codegen, _PyTreeCodeGen):
+        given = dict(zip((str(n.target) for n in names), inputs.args, strict=False)) | inputs.kwargs
+        return [given.get(str(n.target), n.args[0] if n.args else None) for n in names]
+    info = graph._codegen.pytree_info
+    return list(tree_flatten((inputs.args, reorder_kwargs(inputs.kwargs, info.in_spec)))[0])
+
+
+def output_shapes(traced: TracedModule, inputs: Inputs) -> dict[str, Shape]:
     """The output shape of every node of the eval graph, by path. Whatever the model raises is let through."""
     recorder = ShapeRecorder(traced, traced.eval_graph)
     with evaluating(traced), FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        fake = tree_map_only(Tensor, lambda t: mode.from_tensor(t, static_shapes=True), arguments)
-        recorder.run(*fake)
+        fake = tree_map_only(Tensor, lambda t: mode.from_tensor(t, static_shapes=True), (inputs.args, inputs.kwargs))
+        recorder.run(*placeholder_values(traced.eval_graph, Inputs(*fake)), enable_io_processing=False)
     return {node.meta["path"]: shape for node, shape in recorder.shapes.items()}
 
 
-def input_shapes(traced: TracedModule, arguments: tuple[Any, ...]) -> dict[str, Shape]:
+def input_shapes(traced: TracedModule, inputs: Inputs) -> dict[str, Shape]:
     """The shape of the first tensor fed to every node of the eval graph, by path."""
-    outputs = output_shapes(traced, arguments)
+    outputs = output_shapes(traced, inputs)
     shapes = {}
     for node in traced.eval_graph.nodes:
         sources = [outputs.get(source.meta["path"]) for source in node.all_input_nodes]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import traceback
+from collections.abc import Container
 from typing import Any
 
 import torch
@@ -11,21 +12,26 @@ from torch import fx, nn
 from torch.fx.node import Node
 
 from blurify.errors import TraceError
-from blurify.tracing.leaves import is_known_leaf, leaf_functions
+from blurify.tracing.inputs import Inputs
+from blurify.tracing.leaves import is_foreign_blur, leaf_classes, leaf_functions, strided_leaves
 from blurify.tracing.paths import assign_paths
 
 
 class LeafAwareTracer(fx.Tracer):
     """`torch.fx.Tracer` that keeps known leaves whole and remembers every node's module."""
 
-    def __init__(self) -> None:
+    def __init__(self, opened: Container[type[nn.Module]] = ()) -> None:
         super().__init__(autowrap_functions=leaf_functions(), param_shapes_constant=True)
-        self.scopes: dict[Node, str] = {}
+        self.leaves = leaf_classes()
+        self.opened = opened
+        self.scopes: dict[Node, tuple[str, bool]] = {}
         self.failed_in = ""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether the call of `m` stays one node."""
-        return is_known_leaf(m) or super().is_leaf_module(m, module_qualified_name)
+        if type(m) in self.opened:
+            return False
+        return isinstance(m, self.leaves) or is_foreign_blur(m) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """Record the module in which a failure arises, the innermost first."""
@@ -38,22 +44,38 @@ class LeafAwareTracer(fx.Tracer):
     def create_node(self, *args: Any, **kwargs: Any) -> Node:
         """Record the module in whose `forward` the node arises."""
         node = super().create_node(*args, **kwargs)
-        self.scopes[node] = self.scope.module_path
+        self.scopes[node] = (self.scope.module_path, False)
         return node
 
 
-def trace_once(model: nn.Module, positional: int | None = None) -> fx.Graph:
-    """Trace the model as it stands (mode included). All but `positional` arguments take their defaults."""
-    tracer = LeafAwareTracer()
-    try:
-        graph = tracer.trace(model, concrete_args=_defaults(model, positional))
-    except Exception as error:
-        raise TraceError(describe_failure(model, tracer.failed_in, error)) from error
-    assign_paths(graph, tracer.scopes, {name for name, _ in model.named_modules()})
-    return graph
+def trace_once(model: nn.Module, inputs: Inputs | None = None) -> fx.Graph:
+    """Trace the model as it stands (mode included). Arguments that `inputs` does not give take their defaults."""
+    opened = strided_leaves(model)
+    while True:
+        tracer = LeafAwareTracer(opened)
+        try:
+            graph = tracer.trace(model, concrete_args=_defaults(model, inputs))
+        except Exception as error:
+            culprit = _opened_around(model, tracer.failed_in, opened)
+            if culprit is None:
+                raise TraceError(describe_failure(model, tracer.failed_in, error)) from error
+            # It is whole for a reason, then.
+            opened = opened - {culprit}
+            continue
+        assign_paths(graph, tracer.scopes, {name for name, _ in model.named_modules()})
+        return graph
 
 
-def _defaults(model: nn.Module, positional: int | None) -> dict[str, Any]:
+def _opened_around(model: nn.Module, path: str, opened: set[type[nn.Module]]) -> type[nn.Module] | None:
+    """The class of the innermost opened leaf in which the module at `path` lies."""
+    while path:
+        if type(model.get_submodule(path)) in opened:
+            return type(model.get_submodule(path))
+        path = path.rpartition(".")[0]
+    return None
+
+
+def _defaults(model: nn.Module, inputs: Inputs | None) -> dict[str, Any]:
     # A defaulted argument left symbolic would be traced as given: `if mask is None` would choose the wrong branch.
     parameters = list(inspect.signature(model.forward).parameters.values())
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -63,7 +85,7 @@ def _defaults(model: nn.Module, positional: int | None) -> dict[str, Any]:
         if p.default is not p.empty
         and p.kind not in kinds
         and not isinstance(p.default, torch.Tensor)
-        and (positional is None or index >= positional)
+        and (inputs is None or (index >= len(inputs.args) and p.name not in inputs.kwargs))
     }
 
 
@@ -73,8 +95,13 @@ def describe_failure(model: nn.Module, path: str, error: Exception) -> str:
     theirs = [f for f in frames if "/torch/" not in f.filename.replace("\\", "/") and "/blurify/" not in f.filename]
     at = f", at {theirs[-1].filename}:{theirs[-1].lineno} `{theirs[-1].line}`" if theirs else ""
     inside = f" in {path!r}" if path else ""
-    reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
     return (
-        f"{type(model).__name__} cannot be traced{inside}{at}: {reason}. Move that decision out of forward, "
+        f"{type(model).__name__} cannot be traced{inside}{at}: {first_line(error)}. Move that decision out of forward, "
         "or convert the part of the model without it (its backbone, say)."
     )
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, without its full stop."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

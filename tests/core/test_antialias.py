@@ -308,7 +308,7 @@ def test_include_exclude_and_filter_mapping() -> None:
         ({"pad_type": "mirror"}, "pad_type 'mirror' is unknown"),
         ({"include": 3}, "include must be glob patterns"),
         ({"exclude": [3]}, "exclude must hold strings, got 3 of type int"),
-        ({"example_inputs": {}}, "example_inputs must be a tensor or a non-empty tuple"),
+        ({"example_inputs": {}}, "example_inputs must be a tensor, a dict that forward takes, or a non-empty tuple"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], words: str) -> None:
@@ -319,7 +319,7 @@ def test_bad_arguments(arguments: dict[str, Any], words: str) -> None:
 def test_things_that_are_no_model() -> None:
     with pytest.raises(ArgumentTypeError, match=r"model must be a torch.nn.Module, got 'resnet18' of type str"):
         antialias("resnet18")  # type: ignore[arg-type]
-    with pytest.raises(ArgumentTypeError, match="the model is compiled; pass the module given to torch.compile"):
+    with pytest.raises(ArgumentTypeError, match="the model is compiled; pass the module given to"):
         antialias(torch.compile(nn.Linear(3, 3)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -365,10 +365,36 @@ def test_indices_are_kept() -> None:
 
 
 def test_opaque_leaves_are_listed() -> None:
-    made = plan(timm.create_model("nfnet_f0", num_classes=10).to("meta"))
-    opaque = [d for d in made.kept if d.reason is Reason.OPAQUE]
-    assert opaque
-    assert "NormFreeBlock holds this strided" in opaque[0].detail
+    class Whole(nn.Module):
+        """A module that its owner registered as not to be traced."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.pool = nn.MaxPool2d(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.pool(x) if x.shape[-1] > 3 else x
+
+    timm.layers.register_notrace_module(Whole)
+    try:
+        made = plan(stage(Whole()))
+    finally:
+        timm.layers._fx._leaf_modules.discard(Whole)
+    (opaque,) = made.kept
+    assert (opaque.site, opaque.reason) == ("5.pool", Reason.OPAQUE)
+    assert opaque.detail == "Whole holds this strided MaxPool2d"
+
+
+def test_leaves_that_can_be_traced_are_opened() -> None:
+    model = randomize_statistics(timm.create_model("nf_regnet_b0")).eval()
+    for module in model.modules():
+        if getattr(module, "skipinit_gain", None) is not None:
+            nn.init.constant_(module.skipinit_gain, 0.5)
+    made = plan(model)
+    assert "stages.0.0.conv2.conv2d" in [d.site for d in made.rewritten]
+    assert not [d for d in made.kept if d.reason is Reason.OPAQUE]
+    # The block's in-place scaling has no reader in the graph, and must not be lost.
+    assert verify(model, antialias(model), torch.randn(1, 3, 64, 64)).ok
 
 
 def test_an_unknown_leaf_subclass_is_kept() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from blurify.filters import binomial_taps
@@ -25,5 +27,5 @@ def test_published_sizes(size: int) -> None:
 def test_any_larger_size_is_a_box_of_two_convolved_with_itself(size: int) -> None:
     taps = binomial_taps(size)
     shorter = (0.0, *binomial_taps(size - 1), 0.0)
-    assert taps == pytest.approx([(a + b) / 2 for a, b in zip(shorter, shorter[1:], strict=False)], rel=1e-15)
+    assert taps == pytest.approx([(a + b) / 2 for a, b in pairwise(shorter)], rel=1e-15)
     assert sum(taps) == pytest.approx(1, rel=1e-15)

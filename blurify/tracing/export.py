@@ -1,0 +1,50 @@
+"""The second front-end: `torch.export`, for models whose control flow depends on sizes or values.
+
+It records what one example made the model do, with batch and spatial sizes left open where the model allows.
+Strict mode reads Python more deeply, non-strict mode runs it; each takes models that the other refuses.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
+
+from blurify.tracing.inputs import Inputs
+
+
+def export_once(model: nn.Module, inputs: Inputs, strict: bool) -> fx.GraphModule:
+    """Export the model as it stands (mode included). Whatever it raises is let through."""
+    inputs = doubled(inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(
+            model, inputs.args, inputs.kwargs, dynamic_shapes=open_sizes(model, inputs), strict=strict
+        )
+        return program.module()
+
+
+def doubled(inputs: Inputs) -> Inputs:
+    """The same with a batch of two, since export takes a batch of one for a constant."""
+    tensors = [leaf for leaf in tree_leaves((inputs.args, inputs.kwargs)) if isinstance(leaf, Tensor)]
+    if not tensors or not all(t.dim() > 0 and t.shape[0] == 1 for t in tensors):
+        return inputs.copied()
+    args, kwargs = tree_map_only(Tensor, lambda t: t.repeat(2, *(1 for _ in t.shape[1:])), (inputs.args, inputs.kwargs))
+    return Inputs(args, kwargs)
+
+
+def open_sizes(model: nn.Module, inputs: Inputs) -> dict[str, Any]:
+    """Every size that may vary, per argument of `forward`: all but the channels of an image."""
+    bound = inspect.signature(model.forward).bind(*inputs.args, **inputs.kwargs)
+    return {name: tree_map(_open, value) for name, value in bound.arguments.items()}
+
+
+def _open(leaf: Any) -> Any:
+    if not isinstance(leaf, Tensor):
+        return None
+    channels = {1} if leaf.dim() > 2 else set()
+    return {axis: torch.export.Dim.AUTO for axis in range(leaf.dim()) if axis not in channels}

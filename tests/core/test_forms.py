@@ -1,0 +1,283 @@
+"""One op, every form: module, function, aten operator; positional, keyword and defaulted arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from blurify import antialias, plan, verify
+from blurify.errors import TraceError
+from blurify.sites import Reason
+from blurify.tracing import trace
+from tests.conftest import randomize_statistics, run
+
+
+class Calls(nn.Module):
+    """A stem, then any function of its output."""
+
+    def __init__(self, function: Callable[[Tensor, nn.Module], Tensor], axes: int = 2) -> None:
+        super().__init__()
+        conv = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[axes]
+        self.stem = conv(3, 4, 1)
+        self.inner = conv(4, 4, 3)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.stem(x), self.inner)
+
+
+FUNCTIONS: dict[str, tuple[Callable[[Tensor, Any], Tensor], nn.Module | None]] = {
+    "max positional": (lambda x, c: F.max_pool2d(x, 3, 2, 1, 1, True), nn.MaxPool2d(3, 2, 1, 1, ceil_mode=True)),
+    "max keyword": (lambda x, c: F.max_pool2d(input=x, kernel_size=3, stride=2), nn.MaxPool2d(3, 2)),
+    "max defaulted": (lambda x, c: F.max_pool2d(x, (2, 1)), nn.MaxPool2d((2, 1))),
+    "torch.max_pool2d": (lambda x, c: torch.max_pool2d(x, 2), nn.MaxPool2d(2)),
+    "max with unused indices": (lambda x, c: F.max_pool2d(x, 2, return_indices=True)[0], nn.MaxPool2d(2)),
+    "aten max": (lambda x, c: torch.ops.aten.max_pool2d.default(x, [2, 2], [2, 2]), nn.MaxPool2d(2)),
+    "aten max pair": (
+        lambda x, c: torch.ops.aten.max_pool2d_with_indices.default(x, [3, 3], [2, 2])[0],
+        nn.MaxPool2d(3, 2),
+    ),
+    "avg positional": (lambda x, c: F.avg_pool2d(x, 3, 2, 1, True, False), nn.AvgPool2d(3, 2, 1, True, False)),
+    "avg keyword": (
+        lambda x, c: F.avg_pool2d(x, kernel_size=2, divisor_override=3),
+        nn.AvgPool2d(2, divisor_override=3),
+    ),
+    "aten avg": (lambda x, c: torch.ops.aten.avg_pool2d.default(x, [2, 2]), nn.AvgPool2d(2)),
+    "conv": (lambda x, c: F.conv2d(x, c.weight, c.bias, 2, 1).relu(), None),
+    "conv keyword": (lambda x, c: F.conv2d(x, weight=c.weight, stride=(1, 2), padding="valid"), None),
+    "aten conv": (lambda x, c: torch.ops.aten.conv2d.default(x, c.weight, c.bias, [2, 2], [1, 1]), None),
+    "aten convolution": (
+        lambda x, c: torch.ops.aten.convolution.default(x, c.weight, c.bias, [2, 2], [1, 1], [1, 1], False, [0, 0], 1),
+        None,
+    ),
+    "computed weight": (lambda x, c: F.conv2d(x, c.weight / c.weight.std(), stride=2), None),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_function_forms(name: str) -> None:
+    function, module = FUNCTIONS[name]
+    model = Calls(function)
+    x = torch.randn(2, 3, 21, 18)
+    assert len(plan(model).decisions) == len(plan(model).rewritten) == 1
+    converted = antialias(model)
+    verdict = verify(model, converted, x)
+    assert verdict.ok, str(verdict)
+    assert verdict.identity_error <= 1e-6
+    assert not torch.equal(run(converted, x), run(model, x))
+    assert set(converted.state_dict()) == set(model.state_dict())
+    if module is not None:
+        twin = nn.Sequential(nn.Conv2d(3, 4, 1), module)
+        twin[0].load_state_dict(model.stem.state_dict())
+        assert torch.equal(run(antialias(twin), x), run(converted, x))
+
+
+@pytest.mark.parametrize("axes", [1, 3])
+def test_other_ranks(axes: int) -> None:
+    conv, pool, average = {
+        1: (F.conv1d, F.max_pool1d, F.avg_pool1d),
+        3: (F.conv3d, F.max_pool3d, F.avg_pool3d),
+    }[axes]
+    for function in (
+        lambda x, c: conv(x, c.weight, c.bias, 2, 1).relu(),
+        lambda x, c: pool(x, 3, 2, 1),
+        lambda x, c: average(x, 2),
+    ):
+        model = Calls(function, axes)
+        assert len(plan(model).rewritten) == 1
+        x = torch.randn((2, 3) + (9,) * axes)
+        assert verify(model, antialias(model), x).ok
+
+
+def test_inplace_with_a_functional_pool_leaves_the_model() -> None:
+    class Pool(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.max_pool2d(x, 2)
+
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), Pool())
+    before = [name for name, _ in model.named_modules()]
+    antialias(model, inplace=True)
+    assert [name for name, _ in model.named_modules()] == before
+
+
+REFUSED: dict[str, tuple[Callable[[Tensor, Any], Tensor], Reason]] = {
+    "used indices": (
+        lambda x, c: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2),
+        Reason.RETURNS_INDICES,
+    ),
+    "window computed from a size": (lambda x, c: F.avg_pool2d(x, x.shape[-1] // 4), Reason.DYNAMIC),
+    "stride computed from a size": (lambda x, c: F.conv2d(x, c.weight, stride=x.shape[-1] // 4), Reason.DYNAMIC),
+    "max window computed": (lambda x, c: F.max_pool2d(x, kernel_size=x.shape[-1] // 4), Reason.DYNAMIC),
+    "a stored blur": (
+        lambda x, c: F.conv2d(x, c.blur.expand(4, 1, 3, 3), stride=2, groups=4),
+        Reason.ALREADY_ANTIALIASED,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_forms(name: str) -> None:
+    function, reason = REFUSED[name]
+    model = Calls(function)
+    taps = torch.tensor([1.0, 2.0, 1.0])
+    model.inner.register_buffer("blur", torch.outer(taps, taps).div(16)[None, None])
+    assert [d.reason for d in plan(model).decisions] == [reason]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, c: F.max_pool2d(x, 3, 1),
+        lambda x, c: F.conv2d(x, c.weight),
+        lambda x, c: F.conv_transpose2d(x, c.weight, stride=2),
+        lambda x, c: torch.ops.aten.convolution.default(x, c.weight, None, [2, 2], [0, 0], [1, 1], True, [0, 0], 1),
+        lambda x, c: F.adaptive_avg_pool2d(x, 1),
+        lambda x, c: x.mean((2, 3)),
+    ],
+)
+def test_what_does_not_subsample_is_no_site(function: Callable[[Tensor, Any], Tensor]) -> None:
+    assert not plan(Calls(function)).decisions
+
+
+def test_landing_of_function_forms() -> None:
+    """Norms and activations are crossed as functions too; positions, branches and sizes are not."""
+    cases: dict[str, tuple[Callable[[Tensor, Any], Tensor], str]] = {
+        "batch_norm": (lambda x, c: F.batch_norm(x, c.m, c.v, training=False), "batch_norm"),
+        "group_norm": (lambda x, c: F.group_norm(x, 2), "group_norm"),
+        "scalar": (lambda x, c: (x * 2 + 1).clamp(min=0), "clamp"),
+        "per channel": (lambda x, c: x * c.m.view(1, -1, 1, 1), "mul"),
+        "per position": (lambda x, c: x * c.p, "conv2d"),
+        "per row": (lambda x, c: x + c.m, "conv2d"),
+        "softmax": (lambda x, c: x.softmax(-1), "conv2d"),
+        "size": (lambda x, c: x.relu() * x.shape[-1], "conv2d"),
+        "branch": (lambda x, c: x.relu() + x, "conv2d"),
+        "gate": (lambda x, c: x * x.mean((2, 3), keepdim=True).sigmoid(), "conv2d"),
+        "transpose": (lambda x, c: x.transpose(2, 3).relu(), "conv2d"),
+        "layer_norm": (lambda x, c: F.layer_norm(x, x.shape[-1:]), "conv2d"),
+    }
+    for name, (tail, landing) in cases.items():
+        model = Calls(lambda x, c, tail=tail: tail(F.conv2d(x, c.weight, c.bias, 2), c))
+        model.inner.register_buffer("m", torch.rand(4))
+        model.inner.register_buffer("v", torch.rand(4))
+        model.inner.register_buffer("p", torch.rand(1, 1, 4, 4))
+        (decision,) = plan(model).rewritten
+        assert decision.landing == landing, name
+        assert bool(decision.statistics) == (name == "group_norm")
+        x = torch.randn(1, 3, 10, 10)
+        verdict = verify(model, antialias(model), x)
+        assert verdict.ok, f"{name}\n{verdict}"
+
+
+def test_weight_parametrizations_stay() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, 2, 1))
+    nn.utils.parametrizations.weight_norm(model[1])
+    nn.utils.parametrizations.spectral_norm(model[3])
+    made = plan(model)
+    assert [d.site for d in made.rewritten] == ["1", "3"]
+    converted = antialias(model)
+    assert list(converted.state_dict()) == list(model.state_dict())
+    assert verify(model, converted, torch.randn(1, 3, 16, 16)).ok
+
+
+@pytest.mark.parametrize("name", ["nf_regnet_b0", "resnetv2_50x1_bit", "tf_efficientnet_cc_b0_4e"])
+def test_weight_standardised_and_conditional_convs(name: str) -> None:
+    model = randomize_statistics(timm.create_model(name)).eval()
+    converted = antialias(model, 3)
+    assert converted.meta["blurify"].rewritten
+    verdict = verify(model, converted, torch.randn(1, 3, 65, 65))
+    assert verdict.ok, str(verdict)
+
+
+def test_three_front_ends_agree() -> None:
+    for name in ("resnet18", "googlenet"):
+        options = {"init_weights": False} if name == "googlenet" else {}
+        model = randomize_statistics(getattr(torchvision.models, name)(**options)).eval()
+        x = torch.randn(2, 3, 64, 64)
+        traced = torch.fx.symbolic_trace(model)
+        program = torch.export.export(model, (x,)).module()
+        expected = run(antialias(model), x)
+        sites = [d.site for d in plan(model).rewritten]
+        for other in (traced, program):
+            assert [d.site for d in plan(other).rewritten] == sites
+            converted = antialias(other)
+            torch.testing.assert_close(run(converted, x), expected, rtol=1e-5, atol=1e-6)
+            assert set(converted.state_dict()) == set(other.state_dict())
+
+
+class ChecksSize(nn.Module):
+    """A forward that branches on its input's size, as many detection and transformer models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = randomize_statistics(
+            nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] % 2 != 0:
+            raise ValueError("the width must be even")
+        return self.body(x)
+
+
+def test_size_dependent_control_flow_goes_through_export() -> None:
+    model = ChecksSize()
+    traced = trace(model)
+    assert traced.meta["front_end"] == "torch.export"
+    assert "cannot be traced" in traced.meta["refusals"][0]
+    converted = antialias(model)
+    (decision,) = converted.meta["blurify"].rewritten
+    assert decision.site == "body.1"
+    assert decision.landing == "body.4"
+    assert verify(model, converted, torch.randn(2, 3, 32, 48)).ok
+    assert list(converted.state_dict()) == list(model.state_dict())
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(run(converted, x), run(converted, x))
+    converted.train()
+    assert not torch.equal(converted(x), converted(x))
+
+
+def test_no_front_end() -> None:
+    class Values(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.sum().item() > 0:
+                return x.relu()
+            return x
+
+    with pytest.raises(TraceError) as caught:
+        antialias(Values())
+    message = str(caught.value)
+    assert "Values cannot be traced" in message
+    assert "torch.export:" in message
+    assert "torch.export, strict:" in message
+
+
+class TakesMuch(nn.Module):
+    """A dict, a keyword-only tensor and an optional mask in; a dict out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.conv = nn.Conv2d(4, 4, 3, 2, 1)
+
+    def forward(self, batch: dict[str, Tensor], mask: Tensor | None = None, *, scale: Tensor) -> dict[str, Tensor]:
+        x = self.conv(self.stem(batch["image"])).relu() * scale
+        return {"map": x if mask is None else x * mask, "image": batch["image"]}
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_dicts_and_keyword_arguments(masked: bool) -> None:
+    model = TakesMuch()
+    inputs: tuple[Any, ...] = ({"image": torch.randn(2, 3, 16, 16)},)
+    inputs += (torch.ones(2, 1, 8, 8),) if masked else ()
+    kwargs = {"scale": torch.tensor(2.0)}
+    converted = antialias(model, example_inputs=inputs, example_kwargs=kwargs)
+    assert [d.landing for d in converted.meta["blurify"].rewritten] == ["relu"]
+    assert verify(model, converted, inputs, kwargs).ok
+    assert converted(*inputs, **kwargs).keys() == {"map", "image"}
