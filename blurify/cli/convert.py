@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 @click.command(context_settings=CONTEXT)
 @model_options
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="[default: MODEL.blur4.pt beside MODEL]"
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where to write the result.  [default: MODEL.blur4.pt beside MODEL]",
 )
 @click.option("--no-verify", is_flag=True, help="Skip the proofs.")
 @click.option("--force", is_flag=True, help="Overwrite the output.")

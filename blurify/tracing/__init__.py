@@ -52,8 +52,11 @@ def trace(model: nn.Module, inputs: Inputs | None = None) -> TracedModule:
         try:
             return _both_modes(model, front, {"front_end": name, "refusals": tuple(refusals)})
         except Exception as error:
-            refusals.append(str(error) if isinstance(error, TraceError) else f"{name}: {first_line(error)}")
-    raise TraceError(" ".join(f"{refusal.rstrip('.')}." for refusal in refusals))
+            refusals.append(str(error) if isinstance(error, TraceError) else f"{name} says: {first_line(error)}")
+    raise TraceError(
+        f"{'; '.join(refusals)}. Move that decision out of forward, or convert the part of the model without it "
+        "(its backbone, say)."
+    )
 
 
 def _both_modes(model: nn.Module, front: Front, meta: dict[str, object]) -> TracedModule:

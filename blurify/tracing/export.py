@@ -7,7 +7,11 @@ Strict mode reads Python more deeply, non-strict mode runs it; each takes models
 from __future__ import annotations
 
 import inspect
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from typing import Any
 
 import torch
@@ -20,12 +24,24 @@ from blurify.tracing.inputs import Inputs
 def export_once(model: nn.Module, inputs: Inputs, strict: bool) -> fx.GraphModule:
     """Export the model as it stands (mode included). Whatever it raises is let through."""
     inputs = doubled(inputs)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quietly():
         program = torch.export.export(
             model, inputs.args, inputs.kwargs, dynamic_shapes=open_sizes(model, inputs), strict=strict
         )
         return program.module()
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep what export warns of, logs and prints from the user: what it refuses is an exception, which we report."""
+    disabled = logging.root.manager.disable
+    try:
+        logging.disable(logging.CRITICAL)
+        with warnings.catch_warnings(), redirect_stderr(StringIO()), redirect_stdout(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 def doubled(inputs: Inputs) -> Inputs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import nn
@@ -26,7 +26,9 @@ def as_found(model: nn.Module) -> Iterator[None]:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put the model into `.eval()` without gradients, and leave it as found."""
     with as_found(model), torch.no_grad():
-        model.eval()
+        # An exported module has one mode, and refuses to be asked.
+        with suppress(NotImplementedError):
+            model.eval()
         yield
 
 

@@ -90,15 +90,12 @@ def _defaults(model: nn.Module, inputs: Inputs | None) -> dict[str, Any]:
 
 
 def describe_failure(model: nn.Module, path: str, error: Exception) -> str:
-    """One sentence: which module, which line, why, and what to do."""
+    """Which module, which line, and why."""
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [f for f in frames if "/torch/" not in f.filename.replace("\\", "/") and "/blurify/" not in f.filename]
     at = f", at {theirs[-1].filename}:{theirs[-1].lineno} `{theirs[-1].line}`" if theirs else ""
     inside = f" in {path!r}" if path else ""
-    return (
-        f"{type(model).__name__} cannot be traced{inside}{at}: {first_line(error)}. Move that decision out of forward, "
-        "or convert the part of the model without it (its backbone, say)."
-    )
+    return f"{type(model).__name__} cannot be traced{inside}{at}: {first_line(error)}"
 
 
 def first_line(error: Exception) -> str:

@@ -209,6 +209,8 @@ def test_three_front_ends_agree() -> None:
             converted = antialias(other)
             torch.testing.assert_close(run(converted, x), expected, rtol=1e-5, atol=1e-6)
             assert set(converted.state_dict()) == set(other.state_dict())
+            verdict = verify(other, converted, x)
+            assert verdict.ok, str(verdict)
 
 
 class ChecksSize(nn.Module):
@@ -254,8 +256,8 @@ def test_no_front_end() -> None:
         antialias(Values())
     message = str(caught.value)
     assert "Values cannot be traced" in message
-    assert "torch.export:" in message
-    assert "torch.export, strict:" in message
+    assert "torch.export says: " in message
+    assert "torch.export, strict says: " in message
 
 
 class TakesMuch(nn.Module):
