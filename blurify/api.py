@@ -26,6 +26,8 @@ def plan(
     *,
     pad_type: str = "reflect",
     stem: bool = False,
+    patch_embed: bool = False,
+    upsample: bool = False,
     include: Iterable[str] = (),
     exclude: Iterable[str] = (),
     example_inputs: Any = None,
@@ -41,7 +43,15 @@ def plan(
 
     Takes `antialias`'s arguments and raises its errors.
     """
-    spec = Spec.of(filt_size, pad_type=pad_type, stem=stem, include=include, exclude=exclude)
+    spec = Spec.of(
+        filt_size,
+        pad_type=pad_type,
+        stem=stem,
+        patch_embed=patch_embed,
+        upsample=upsample,
+        include=include,
+        exclude=exclude,
+    )
     inputs = as_inputs(example_inputs, example_kwargs)
     return make_plan(model, trace(check_model(model), inputs), spec, inputs)
 
@@ -52,6 +62,8 @@ def antialias(
     *,
     pad_type: str = "reflect",
     stem: bool = False,
+    patch_embed: bool = False,
+    upsample: bool = False,
     include: Iterable[str] = (),
     exclude: Iterable[str] = (),
     example_inputs: Any = None,
@@ -76,6 +88,8 @@ def antialias(
             match counts and no match means 4.
         pad_type: `reflect`, `replicate`, `zero` or `circular`.
         stem: rewrite the convs fed by the model's input as well.
+        patch_embed: rewrite the convs that cut their input, or a map of tokens, into patches without overlap as well.
+        upsample: blur after transposed convs and nearest upsampling, as Zhang advises for generators.
         include: glob patterns; if any are given, only matching sites are rewritten. A stem named exactly is wanted.
         exclude: glob patterns; matching sites are kept.
         example_inputs: a tensor, a dict or a tuple of the model's arguments, for what depends on sizes. By default the
@@ -91,7 +105,15 @@ def antialias(
     Warns:
         NoEffectWarning: there was nothing to rewrite.
     """
-    spec = Spec.of(filt_size, pad_type=pad_type, stem=stem, include=include, exclude=exclude)
+    spec = Spec.of(
+        filt_size,
+        pad_type=pad_type,
+        stem=stem,
+        patch_embed=patch_embed,
+        upsample=upsample,
+        include=include,
+        exclude=exclude,
+    )
     inputs = as_inputs(example_inputs, example_kwargs)
     traced = trace(check_model(model), inputs)
     made = make_plan(model, traced, spec, inputs)

@@ -11,8 +11,8 @@ from torch import fx, nn
 
 from blurify.decision import Decision
 from blurify.graph_module import TracedModule
-from blurify.placement import Landing, is_stem, landing
-from blurify.rules import recognise
+from blurify.placement import Landing, is_fed_by_tokens, is_stem, landing
+from blurify.rules import Context, recognise
 from blurify.rules.conv import can_be_a_function
 from blurify.sites import Action, Kind, Reason, Site
 from blurify.spec import Spec
@@ -35,8 +35,9 @@ def decide(traced: TracedModule, spec: Spec, input_shape: ShapeOf) -> tuple[Deci
 
     `input_shape` tells the shape of what a site is fed, or None where it is not known.
     """
-    eval_sites = {found.path: found for found in find_sites(traced, traced.eval_graph)}
-    train_sites = {found.path: found for found in find_sites(traced, traced.graphs[-1])}
+    context = Context(traced, lambda node: input_shape(node.meta["path"]))
+    eval_sites = {found.path: found for found in find_sites(traced, traced.eval_graph, context)}
+    train_sites = {found.path: found for found in find_sites(traced, traced.graphs[-1], context)}
     sites = eval_sites | {path: found for path, found in train_sites.items() if path not in eval_sites}
     spec.check_patterns_match(list(sites))
     decisions = []
@@ -49,11 +50,11 @@ def decide(traced: TracedModule, spec: Spec, input_shape: ShapeOf) -> tuple[Deci
     return (*without_split_modules(decisions, sites, traced), *opaque_sites(traced))
 
 
-def find_sites(traced: TracedModule, graph: fx.Graph) -> Iterator[Found]:
-    """Every node of one graph that reduces resolution."""
+def find_sites(traced: TracedModule, graph: fx.Graph, context: Context) -> Iterator[Found]:
+    """Every node of one graph that changes the resolution."""
     for node in graph.nodes:
         module = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
-        known = recognise(node, module, traced)
+        known = recognise(node, module, context)
         if known is not None:
             yield Found(node.meta["path"], node, known[1])
 
@@ -67,13 +68,25 @@ def reason_to_keep(found: Found, traced: TracedModule, spec: Spec, input_shape: 
         return Reason.EXCLUDED
     if not spec.includes(path):
         return Reason.NOT_INCLUDED
-    if site.kind is Kind.CONV and not spec.wants_stem(path) and is_stem(found.node, traced, site.axes):
-        return Reason.STEM
+    if site.kind is Kind.UPSAMPLE:
+        return None if spec.upsample else Reason.UPSAMPLING
+    if site.kind is Kind.CONV:
+        return reason_to_keep_conv(found, traced, spec)
     if site.kind is Kind.AVG and max(site.kernel_size) > spec.filt_size_at(path):
         shape = input_shape(path)
         if shape is not None and covers(site, shape[-site.axes :]):
             return Reason.GLOBAL_POOL
     return None
+
+
+def reason_to_keep_conv(found: Found, traced: TracedModule, spec: Spec) -> Reason | None:
+    """Convs that the published networks keep: stems, and the patch embeddings of transformers."""
+    path, site = found.path, found.site
+    stem = is_stem(found.node, traced, site.axes)
+    cuts = bool(site.kernel_size) and all(1 < k <= s for k, s in zip(site.kernel_size, site.stride, strict=True))
+    if cuts and (stem or is_fed_by_tokens(found.node, traced, site.axes)):
+        return None if spec.patch_embed or path in spec.include else Reason.PATCH_EMBED
+    return Reason.STEM if stem and not spec.wants_stem(path) else None
 
 
 def covers(site: Site, spatial: Shape) -> bool:
@@ -107,9 +120,11 @@ def rewritten(found: Found, in_training: Found, traced: TracedModule, spec: Spec
 
 
 def land(found: Found, traced: TracedModule) -> Landing:
-    """Convs land after their norm and activation; a pool is blurred at once, as published."""
+    """Convs land after their norm and activation, slices before themselves; a pool is blurred at once, as published."""
     if found.site.kind is Kind.CONV:
         return landing(found.node, traced, found.site.axes)
+    if found.site.kind is Kind.SLICE:
+        return Landing(found.node.all_input_nodes[0])
     return Landing(found.node)
 
 
@@ -141,13 +156,13 @@ def opaque_sites(traced: TracedModule) -> Iterator[Decision]:
                 continue
             seen.add(str(node.target))
             leaf = traced.get_submodule(str(node.target))
-            if recognise(node, leaf, traced) is None:
+            if recognise(node, leaf, Context(traced)) is None:
                 yield from _inside(leaf, str(node.target), node, traced)
 
 
 def _inside(leaf: nn.Module, path: str, node: fx.Node, traced: TracedModule) -> Iterator[Decision]:
     for name, module in leaf.named_modules():
-        known = recognise(node, module, traced) if name else None
+        known = recognise(node, module, Context(traced)) if name else None
         if known is not None:
             hidden = replace(known[1], kind=Kind.OPAQUE)
             decision = kept(Found(f"{path}.{name}", node, hidden), Reason.OPAQUE)

@@ -253,3 +253,33 @@ def avg_blur_pool(
         right = [t // 2 for t in taps]
     x = blur(x, filt, stride, left, right, pad_type)
     return x.squeeze(0) if single else x
+
+
+def adaptive_pool(x: Tensor, output_size: list[int], maximum: bool) -> Tensor:
+    """PyTorch's adaptive pooling to sizes that are all known."""
+    if len(output_size) == 1:
+        return F.adaptive_max_pool1d(x, output_size) if maximum else F.adaptive_avg_pool1d(x, output_size)
+    if len(output_size) == 2:
+        return F.adaptive_max_pool2d(x, output_size) if maximum else F.adaptive_avg_pool2d(x, output_size)  # type: ignore[arg-type]
+    return F.adaptive_max_pool3d(x, output_size) if maximum else F.adaptive_avg_pool3d(x, output_size)  # type: ignore[arg-type]
+
+
+def adaptive_blur_pool(x: Tensor, filt: Tensor, output_size: list[int], maximum: bool, pad_type: str) -> Tensor:
+    """Adaptive pooling, blurred where every axis shrinks by a whole factor; an output size of 0 keeps the axis."""
+    axes = len(output_size)
+    single = x.dim() == axes + 1
+    x = x.unsqueeze(0) if single else x
+    sizes = [output_size[a] if output_size[a] > 0 else x.shape[2 + a] for a in range(axes)]
+    whole = True
+    for a in range(axes):
+        whole = whole and x.shape[2 + a] % sizes[a] == 0 and x.shape[2 + a] > sizes[a]
+    if not whole:
+        x = adaptive_pool(x, sizes, maximum)
+        return x.squeeze(0) if single else x
+    window = [x.shape[2 + a] // sizes[a] for a in range(axes)]
+    nothing, ones = [0] * axes, [1] * axes
+    if maximum:
+        x = blur_pool(dense_max_pool(x, window, window, nothing, ones, False), filt, window, 0, pad_type)
+    else:
+        x = avg_blur_pool(x, filt, window, window, nothing, False, True, 0, pad_type)
+    return x.squeeze(0) if single else x

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blurify import functional
@@ -309,6 +310,146 @@ class AvgBlurPool3d(_AvgBlurPool):
     axes = 3
 
 
+class _AdaptiveBlurPool(Blur):
+    maximum: ClassVar[bool]
+
+    def __init__(
+        self,
+        output_size: int | Sequence[int | None],
+        *,
+        filt_size: int | Sequence[int] = 4,
+        pad_type: str = "reflect",
+    ) -> None:
+        super().__init__(filt_size, 1, pad_type)
+        sizes = output_size if isinstance(output_size, Sequence) else (output_size,) * self.axes
+        if len(sizes) != self.axes:
+            raise ArgumentError(f"output_size must be one integer or {self.axes}, got {tuple(sizes)!r}.")
+        self.output_size = [0 if size is None else check_int("output_size", size, 1) for size in sizes]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool to the output size, blurring where the size shrinks by a whole factor on every axis."""
+        return functional.adaptive_blur_pool(x, self.filt, self.output_size, self.maximum, self.pad_type)
+
+    def extra_repr(self) -> str:
+        """What the layer was asked for."""
+        return f"output_size={tuple(self.output_size)}, filt_size={tuple(self.filt_size)}, pad_type={self.pad_type!r}"
+
+
+class AdaptiveAvgBlurPool1d(_AdaptiveBlurPool):
+    """`AdaptiveAvgBlurPool2d` for signals `(N, C, L)`."""
+
+    axes = 1
+    maximum = False
+
+
+class AdaptiveAvgBlurPool2d(_AdaptiveBlurPool):
+    """`AdaptiveAvgPool2d` that blurs: `AvgBlurPool2d` where its input is a whole multiple of the output size.
+
+    >>> AdaptiveAvgBlurPool2d(7)(torch.zeros(1, 8, 28, 28)).shape
+    torch.Size([1, 8, 7, 7])
+
+    At other sizes it is the adaptive pool itself.
+    """
+
+    axes = 2
+    maximum = False
+
+
+class AdaptiveAvgBlurPool3d(_AdaptiveBlurPool):
+    """`AdaptiveAvgBlurPool2d` for volumes `(N, C, D, H, W)`."""
+
+    axes = 3
+    maximum = False
+
+
+class AdaptiveMaxBlurPool1d(_AdaptiveBlurPool):
+    """`AdaptiveMaxBlurPool2d` for signals `(N, C, L)`."""
+
+    axes = 1
+    maximum = True
+
+
+class AdaptiveMaxBlurPool2d(_AdaptiveBlurPool):
+    """`AdaptiveMaxPool2d` that blurs: `MaxBlurPool2d` where its input is a whole multiple of the output size.
+
+    >>> AdaptiveMaxBlurPool2d(7)(torch.zeros(1, 8, 28, 28)).shape
+    torch.Size([1, 8, 7, 7])
+    """
+
+    axes = 2
+    maximum = True
+
+
+class AdaptiveMaxBlurPool3d(_AdaptiveBlurPool):
+    """`AdaptiveMaxBlurPool2d` for volumes `(N, C, D, H, W)`."""
+
+    axes = 3
+    maximum = True
+
+
+class BlurAxes(Blur):
+    """Blur two neighbouring dimensions, wherever they are, at stride 1.
+
+    >>> BlurAxes((1, 2), filt_size=3)(torch.zeros(1, 14, 14, 8)).shape
+    torch.Size([1, 14, 14, 8])
+
+    What is not floating point (a mask, an index) is returned as it is.
+    """
+
+    axes = 2
+
+    def __init__(self, dims: Sequence[int], *, filt_size: int | Sequence[int] = 4, pad_type: str = "reflect") -> None:
+        super().__init__(filt_size, 1, pad_type)
+        self.dims = list(dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Blur the two dimensions of `x`."""
+        if not x.is_floating_point():
+            return x
+        moved = x.movedim(self.dims, [-2, -1])
+        flat = moved.reshape(1, -1, moved.shape[-2], moved.shape[-1])
+        return (
+            functional.blur_pool(flat, self.filt, self.stride, 0, self.pad_type)
+            .reshape(moved.shape)
+            .movedim([-2, -1], self.dims)
+        )
+
+    def extra_repr(self) -> str:
+        """What the layer was asked for."""
+        return f"dims={tuple(self.dims)}, {super().extra_repr()}"
+
+
+class AntialiasedResize(Blur):
+    """`F.interpolate` without aliasing: `antialias=True` where the mode has it, else a blur before.
+
+    >>> AntialiasedResize(4)(torch.zeros(1, 8, 28, 28), scale_factor=0.5, mode="bilinear").shape
+    torch.Size([1, 8, 14, 14])
+
+    With one tap it is `F.interpolate` itself.
+    """
+
+    axes = 2
+
+    def __init__(self, filt_size: int | Sequence[int] = 4, pad_type: str = "reflect") -> None:
+        super().__init__(filt_size, 1, pad_type)
+
+    def forward(
+        self,
+        x: Tensor,
+        size: int | list[int] | None = None,
+        scale_factor: float | list[float] | None = None,
+        mode: str = "nearest",
+        align_corners: bool | None = None,
+        recompute_scale_factor: bool | None = None,
+    ) -> Tensor:
+        """Resize `x`; the arguments are those of `F.interpolate`."""
+        one_tap = max(self.filt_size) == 1
+        smooth = not one_tap and mode in ("bilinear", "bicubic")
+        if not one_tap and not smooth and x.dim() == 4:
+            x = functional.blur_pool(x, self.filt, self.stride, 0, self.pad_type)
+        return F.interpolate(x, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias=smooth)
+
+
 class _MaxBlurPool(nn.Module):
     axes: ClassVar[int]
     dense: ClassVar[type[_DenseMaxPool]]
@@ -369,4 +510,14 @@ class MaxBlurPool3d(_MaxBlurPool):
 BLUR_POOLS: dict[int, type[_BlurPool]] = {1: BlurPool1d, 2: BlurPool2d, 3: BlurPool3d}
 SAME_BLUR_POOLS: dict[int, type[_SameBlurPool]] = {1: SameBlurPool1d, 2: SameBlurPool2d, 3: SameBlurPool3d}
 AVG_BLUR_POOLS: dict[int, type[_AvgBlurPool]] = {1: AvgBlurPool1d, 2: AvgBlurPool2d, 3: AvgBlurPool3d}
+ADAPTIVE_AVG_BLUR_POOLS: dict[int, type[_AdaptiveBlurPool]] = {
+    1: AdaptiveAvgBlurPool1d,
+    2: AdaptiveAvgBlurPool2d,
+    3: AdaptiveAvgBlurPool3d,
+}
+ADAPTIVE_MAX_BLUR_POOLS: dict[int, type[_AdaptiveBlurPool]] = {
+    1: AdaptiveMaxBlurPool1d,
+    2: AdaptiveMaxBlurPool2d,
+    3: AdaptiveMaxBlurPool3d,
+}
 DENSE_MAX_POOLS: dict[int, type[_DenseMaxPool]] = {1: DenseMaxPool1d, 2: DenseMaxPool2d, 3: DenseMaxPool3d}

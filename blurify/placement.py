@@ -63,6 +63,22 @@ def is_stem(site: fx.Node, traced: TracedModule, axes: int) -> bool:
     return reached_input
 
 
+TOKEN_RESHAPES = frozenset({"view", "reshape", "transpose", "permute", "unflatten", "movedim"})
+
+
+def is_fed_by_tokens(site: fx.Node, traced: TracedModule, axes: int) -> bool:
+    """Whether the conv reads a map that was made of a sequence of tokens."""
+    node = site.args[0] if site.args else None
+    while isinstance(node, fx.Node):
+        if node.op == "call_method" and node.target in TOKEN_RESHAPES:
+            return True
+        sources = node.all_input_nodes
+        if len(sources) != 1 or crossing(node, sources[0], traced, axes) is Crossing.NEVER:
+            return False
+        node = sources[0]
+    return False
+
+
 def _keeps_positions(node: fx.Node, traced: TracedModule, axes: int) -> bool:
     if node.op == "call_function" and node.target in CHANNEL_FUNCTIONS:
         return True

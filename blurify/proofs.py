@@ -20,6 +20,7 @@ from blurify.graph_module import TracedModule
 from blurify.layers import Blur
 from blurify.planning import Plan
 from blurify.rewrite import insert_after
+from blurify.sites import Kind
 from blurify.tracing import trace
 from blurify.tracing.inputs import Inputs, as_inputs, example_for
 from blurify.tracing.modes import evaluating
@@ -220,8 +221,10 @@ def site_shapes(original: nn.Module, converted: TracedModule, plan: Plan, inputs
     """Every rewritten site's output shape, in the original and where the converted model has subsampled it."""
     before = output_shapes(trace(original, inputs), inputs)
     after = output_shapes(converted, inputs)
-    used = [d for d in plan.rewritten if d.site in before or blur_path(converted, d.site) in after]
-    return tuple(SiteShape(d.site, before.get(d.site), after.get(blur_path(converted, d.site))) for d in used)
+    # A slice is blurred before, so its own output is what counts.
+    subsampled = {d.site: d.site if d.kind is Kind.SLICE else blur_path(converted, d.site) for d in plan.rewritten}
+    used = [site for site, path in subsampled.items() if site in before or path in after]
+    return tuple(SiteShape(site, before.get(site), after.get(subsampled[site])) for site in used)
 
 
 def compare_weights(original: nn.Module, converted: nn.Module) -> Weights:

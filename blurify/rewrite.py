@@ -10,7 +10,7 @@ from torch import fx, nn
 from blurify.decision import Decision
 from blurify.errors import PlanError
 from blurify.graph_module import TracedModule
-from blurify.rules import Rule, recognise, set_module
+from blurify.rules import Context, Rule, recognise, set_module
 from blurify.rules.conv import as_function
 from blurify.sites import Site
 from blurify.tracing.paths import node_paths
@@ -75,7 +75,7 @@ def locate(traced: TracedModule, decisions: tuple[Decision, ...]) -> list[Edit]:
 def _locate(traced: TracedModule, graph: fx.Graph, paths: dict[str, fx.Node], decision: Decision) -> Edit:
     node = paths[decision.site]
     module = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
-    known = recognise(node, module, traced)
+    known = recognise(node, module, Context(traced))
     if known is None or known[1].kind is not decision.kind:
         raise PlanError(
             f"the plan rewrites {decision.site!r} as a strided {decision.kind}, which it is not in this model."
@@ -95,7 +95,7 @@ def apply_edit(traced: TracedModule, edit: Edit, free: bool) -> None:
     if parts.dense is not None and (free or not parts.has_parameters):
         path = dense_path(decision, node, free)
         set_module(traced, path, parts.dense)
-        if node.op != "call_module":
+        if node.op != "call_module" and not parts.all_arguments:
             source = node.args[0] if node.args else node.kwargs["input"]
             node.args, node.kwargs = (source,), {}
         node.op, node.target = "call_module", path
@@ -104,7 +104,7 @@ def apply_edit(traced: TracedModule, edit: Edit, free: bool) -> None:
     if parts.blur is not None:
         path = f"{decision.site}_blur"
         set_module(traced, path, parts.blur)
-        insert_after(graph, landing, path)
+        insert_after(graph, landing, path, only=node if parts.before else None)
 
 
 def dense_path(decision: Decision, node: fx.Node, free: bool) -> str:
@@ -114,9 +114,9 @@ def dense_path(decision: Decision, node: fx.Node, free: bool) -> str:
     return str(node.target) if free else f"{decision.site}_dense"
 
 
-def insert_after(graph: fx.Graph, landing: fx.Node, path: str) -> None:
-    """Let everything that read `landing` read the module at `path` called on it."""
+def insert_after(graph: fx.Graph, landing: fx.Node, path: str, only: fx.Node | None = None) -> None:
+    """Let everything that read `landing`, or `only` one node, read the module at `path` called on it."""
     with graph.inserting_after(landing):
         blur = graph.call_module(path, (landing,))
     blur.meta["path"] = path
-    landing.replace_all_uses_with(blur, delete_user_cb=lambda user: user is not blur)
+    landing.replace_all_uses_with(blur, delete_user_cb=lambda user: user is only if only else user is not blur)

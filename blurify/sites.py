@@ -7,12 +7,15 @@ from enum import Enum
 
 
 class Kind(str, Enum):
-    """What reduces the resolution at a site."""
+    """What changes the resolution at a site; all but `UPSAMPLE` reduce it."""
 
     MAX = "max"
     AVG = "avg"
     CONV = "conv"
     BLUR = "blur"
+    SLICE = "slice"
+    RESIZE = "resize"
+    UPSAMPLE = "upsample"
     OPAQUE = "opaque"
 
     def __str__(self) -> str:
@@ -42,6 +45,12 @@ class Reason(str, Enum):
     UNKNOWN_SUBCLASS = "unknown_subclass"
     OPAQUE = "opaque"
     DYNAMIC = "dynamic"
+    UNKNOWN_SIZE = "unknown_size"
+    PATCH_EMBED = "patch_embed"
+    ALL_PHASES = "all_phases"
+    NOT_SPATIAL = "not_spatial"
+    UPSAMPLING = "upsampling"
+    UNEVEN = "uneven"
 
     def __str__(self) -> str:
         return self.value
@@ -63,6 +72,12 @@ SENTENCES = {
     Reason.UNKNOWN_SUBCLASS: "a subclass whose forward may not honour its stride",
     Reason.OPAQUE: "inside a module that the tracer does not look into",
     Reason.DYNAMIC: "its window is computed when the model runs",
+    Reason.UNKNOWN_SIZE: "whether it shrinks depends on the size of its input, which is unknown (pass example_inputs)",
+    Reason.PATCH_EMBED: "cuts its input into patches that do not overlap (ask for it with patch_embed=True)",
+    Reason.ALL_PHASES: "every phase of the map is kept and moved to channels, so nothing is lost",
+    Reason.NOT_SPATIAL: "a stepped slice of one axis alone, or of axes that are not known to be spatial",
+    Reason.UNEVEN: "an adaptive pool that does not shrink its input by a whole factor",
+    Reason.UPSAMPLING: "raises the resolution (ask for a blur after it with upsample=True)",
 }
 
 
@@ -70,8 +85,8 @@ SENTENCES = {
 class Site:
     """One call that reduces resolution, whatever its form: one entry per spatial axis in every tuple.
 
-    `same` says that the op computes TensorFlow's SAME padding from its own stride. `refusal` is why its form cannot be
-    rewritten.
+    `same` says that the op computes TensorFlow's SAME padding from its own stride. `dims` are the dimensions that a
+    slice steps over, `output_size` what an adaptive pool was asked for. `refusal` is why the form cannot be rewritten.
     """
 
     kind: Kind
@@ -83,6 +98,8 @@ class Site:
     count_include_pad: bool = True
     divisor_override: int | None = None
     same: bool = False
+    dims: tuple[int, ...] = ()
+    output_size: tuple[int | None, ...] = ()
     refusal: Reason | None = None
 
     @property

@@ -76,6 +76,8 @@ class Spec:
     filt_sizes: tuple[tuple[str, int], ...] = (("*", DEFAULT_FILT_SIZE),)
     pad_type: str = "reflect"
     stem: bool = False
+    patch_embed: bool = False
+    upsample: bool = False
     include: tuple[str, ...] = field(default=())
     exclude: tuple[str, ...] = field(default=())
 
@@ -86,6 +88,8 @@ class Spec:
         *,
         pad_type: str = "reflect",
         stem: bool = False,
+        patch_embed: bool = False,
+        upsample: bool = False,
         include: Iterable[str] = (),
         exclude: Iterable[str] = (),
     ) -> Spec:
@@ -98,6 +102,8 @@ class Spec:
             tuple(sizes.items()),
             check_pad_type(pad_type),
             bool(stem),
+            bool(patch_embed),
+            bool(upsample),
             check_patterns("include", include),
             check_patterns("exclude", exclude),
         )

@@ -23,6 +23,8 @@ class Request:
     filt_size: int | dict[str, int]
     pad_type: str
     stem: bool
+    patch_embed: bool
+    upsample: bool
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     arch: str | None
@@ -104,6 +106,8 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="What the blur sees beyond the edge.",
     ),
     click.option("--stem", is_flag=True, help="Blur the first convolution too (the published networks do not)."),
+    click.option("--patch-embed", is_flag=True, help="Blur patch embeddings too (convs that cut without overlap)."),
+    click.option("--upsample", is_flag=True, help="Blur after transposed convs and nearest upsampling too."),
     click.option("--include", multiple=True, metavar="GLOB", help="Rewrite only sites that match. Repeatable."),
     click.option("--exclude", multiple=True, metavar="GLOB", help="Keep sites that match. Repeatable."),
     click.option(

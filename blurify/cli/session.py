@@ -52,6 +52,8 @@ def open_model(request: Request) -> Session:
             request.filt_size,
             pad_type=request.pad_type,
             stem=request.stem,
+            patch_embed=request.patch_embed,
+            upsample=request.upsample,
             include=request.include,
             exclude=request.exclude,
             example_inputs=(example,),

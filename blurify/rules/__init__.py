@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from torch import fx, nn
 
-from blurify.rules import avg_pool, blur, conv, max_pool
-from blurify.rules.base import Parts, Rule, set_module
+from blurify.rules import adaptive_pool, avg_pool, blur, conv, max_pool, resize, strided_slice, upsample
+from blurify.rules.base import Context, Parts, Rule, set_module
 from blurify.sites import Site
 
-__all__ = ["RULES", "Parts", "Rule", "recognise", "set_module"]
+__all__ = ["RULES", "Context", "Parts", "Rule", "recognise", "set_module"]
 
 # Blurs first: some of them are convs or pools themselves.
-RULES: tuple[Rule, ...] = (blur.RULE, max_pool.RULE, avg_pool.RULE, conv.RULE)
+RULES: tuple[Rule, ...] = (
+    blur.RULE,
+    max_pool.RULE,
+    avg_pool.RULE,
+    adaptive_pool.RULE,
+    conv.RULE,
+    strided_slice.RULE,
+    resize.RULE,
+    upsample.RULE,
+)
 
 
-def recognise(node: fx.Node, module: nn.Module | None, root: nn.Module) -> tuple[Rule, Site] | None:
-    """The first rule that recognises the node of `root`'s graph, with the site it sees."""
+def recognise(node: fx.Node, module: nn.Module | None, context: Context) -> tuple[Rule, Site] | None:
+    """The first rule that recognises the node, with the site it sees."""
     for rule in RULES:
-        site = rule.recognise(node, module, root)
+        site = rule.recognise(node, module, context)
         if site is not None:
             return rule, site
     return None

@@ -14,7 +14,7 @@ from torch import fx, nn
 
 from blurify.layers import AVG_BLUR_POOLS, SAME_BLUR_POOLS
 from blurify.rules.arguments import Signature, are_known, bind
-from blurify.rules.base import Parts, Rule, with_stride
+from blurify.rules.base import Context, Parts, Rule, with_stride
 from blurify.rules.same import SAME_AVG_POOLS
 from blurify.sites import Kind, Reason, Site, per_axis
 
@@ -28,7 +28,7 @@ FUNCTIONS: dict[Any, Signature] = {
 }
 
 
-def recognise(node: fx.Node, module: Any, root: nn.Module) -> Site | None:
+def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
     """Normalise a strided average pooling."""
     same = type(module).__name__ in SAME_AVG_POOLS
     axes = 2 if same else MODULES.get(type(module), 0)
@@ -55,7 +55,7 @@ def _site(node: fx.Node, axes: int, given: dict[str, Any], same: bool) -> Site |
         count_include_pad=bool(given.get("count_include_pad", True)),
         divisor_override=given.get("divisor_override"),
         same=same,
-        refusal=Reason.ALREADY_ANTIALIASED if is_antialiasing(str(node.target)) else None,
+        refusal=Reason.ALREADY_ANTIALIASED if is_antialiasing(str(node.meta.get("path", node.target))) else None,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import fx, nn
 
@@ -15,14 +15,29 @@ M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
+class Context:
+    """What a rule may know beside the node: the module that holds the parameters, and shapes.
+
+    `input_shape` tells the shape of the first tensor fed to a node, or None where it is not known.
+    """
+
+    root: nn.Module
+    input_shape: Callable[[fx.Node], tuple[int, ...] | None] = lambda node: None
+
+
+@dataclass(frozen=True)
 class Parts:
     """What takes a site's place: the module called instead of the op, and the blur that follows at the landing.
 
-    No `dense` means that the node itself was edited; no `blur` that the dense module already subsamples.
+    No `dense` means that the node stays or was edited; no `blur` that the dense module already subsamples. With
+    `before` the blur goes between the landing and the node, for the node alone. With `all_arguments` the dense module
+    is called with the node's arguments instead of its input alone.
     """
 
     dense: nn.Module | None
     blur: nn.Module | None
+    before: bool = False
+    all_arguments: bool = False
 
     @property
     def has_parameters(self) -> bool:
@@ -34,12 +49,12 @@ class Parts:
 class Rule:
     """Knows one op family.
 
-    `recognise(node, module, root)` returns the normalised site if the node of `root`'s graph is of this family and
-    reduces resolution; `module` is what it calls, if it calls one.
+    `recognise(node, module, context)` returns the normalised site if the node is of this family and changes the
+    resolution; `module` is what it calls, if it calls one.
     `replace(node, module, site, filt_size, pad_type)` makes what takes its place.
     """
 
-    recognise: Callable[[fx.Node, nn.Module | None, nn.Module], Site | None]
+    recognise: Callable[[fx.Node, Any, Context], Site | None]
     replace: Callable[[fx.Node, nn.Module | None, Site, tuple[int, ...], str], Parts]
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import fx, nn
 
-from blurify.layers import Blur, _MaxBlurPool
-from blurify.rules.base import Parts, Rule
+from blurify.layers import AntialiasedResize, Blur, _AdaptiveBlurPool, _MaxBlurPool
+from blurify.rules.base import Context, Parts, Rule
 from blurify.sites import Kind, Reason, Site, per_axis
 from blurify.tracing.leaves import is_foreign_blur
 
 
-def recognise(node: fx.Node, module: nn.Module | None, root: nn.Module) -> Site | None:
+def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
     """Normalise a blur layer that subsamples."""
     if isinstance(module, _MaxBlurPool):
         module = module.blur_pool
@@ -18,7 +20,9 @@ def recognise(node: fx.Node, module: nn.Module | None, root: nn.Module) -> Site 
         return None
     axes = module.axes if isinstance(module, Blur) else 2
     stride = per_axis(getattr(module, "stride", 2), axes)
-    if max(stride) == 1:
+    # These choose their stride by the size of what they are given.
+    by_size = isinstance(module, (AntialiasedResize, _AdaptiveBlurPool))
+    if max(stride) == 1 and not by_size:
         return None
     filt_size = getattr(module, "filt_size", getattr(module, "kernel_size", 3))
     ones = (1,) * axes

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from blurify.layers import BLUR_POOLS, SAME_BLUR_POOLS
 from blurify.rules.arguments import Signature, are_known, bind, set_argument
-from blurify.rules.base import Parts, Rule, with_stride
+from blurify.rules.base import Context, Parts, Rule, with_stride
 from blurify.rules.same import SAME_CONVS
 from blurify.sites import Kind, Reason, Site, per_axis
 from blurify.tracing.constants import constant_tensor
@@ -35,14 +35,14 @@ ANY_AXES = Signature(0, (*NAMES[:6], "transposed", "output_padding", "groups"))
 GENERIC = frozenset({torch.convolution, aten.convolution.default})
 
 
-def recognise(node: fx.Node, module: Any, root: nn.Module) -> Site | None:
+def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
     """Normalise a strided convolution."""
     axes = next((n for kind, n in MODULES.items() if isinstance(module, kind)), 0)
     axes = 2 if type(module).__name__ in MIXTURES else axes
     if axes:
         return _module_site(module, axes)
     signature = signature_of(node)
-    return None if signature is None else _function_site(node, signature, root)
+    return None if signature is None else _function_site(node, signature, context.root)
 
 
 def signature_of(node: fx.Node) -> Signature | None:

@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from blurify.layers import BLUR_POOLS, DENSE_MAX_POOLS, SAME_BLUR_POOLS
 from blurify.rules.arguments import Signature, are_known, bind, reads_only_the_first, unpack_first
-from blurify.rules.base import Parts, Rule, with_stride
+from blurify.rules.base import Context, Parts, Rule, with_stride
 from blurify.rules.same import SAME_MAX_POOLS
 from blurify.sites import Kind, Reason, Site, per_axis
 
@@ -29,7 +29,7 @@ FUNCTIONS_WITH_INDICES: dict[Any, Signature] = {
 }
 
 
-def recognise(node: fx.Node, module: Any, root: nn.Module) -> Site | None:
+def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
     """Normalise a strided max pooling."""
     same = type(module).__name__ in SAME_MAX_POOLS
     axes = 2 if same else MODULES.get(type(module), 0)

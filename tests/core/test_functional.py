@@ -77,8 +77,8 @@ def test_conv(w: dict[str, Any], filt_size: int, padding_mode: str, included_ste
     model = nn.Sequential(nn.Identity() if included_stem else nn.Softmax(1), conv, nn.ReLU())
     x = torch.randn(2, 2, *w["size"], dtype=torch.float64)
     expected = model(x)
-    torch.testing.assert_close(antialias(model, 1, stem=True)(x), expected, rtol=1e-10, atol=1e-10)
-    assert antialias(model, filt_size, stem=True)(x).shape == expected.shape
+    torch.testing.assert_close(antialias(model, 1, stem=True, patch_embed=True)(x), expected, rtol=1e-10, atol=1e-10)
+    assert antialias(model, filt_size, stem=True, patch_embed=True)(x).shape == expected.shape
 
 
 def test_an_average_is_never_replaced_by_a_weaker_blur() -> None:

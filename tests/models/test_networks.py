@@ -29,7 +29,10 @@ def test_laws(name: str) -> None:
     verdict = verify(model, converted, x)
     assert verdict.ok, str(verdict)
     assert verdict.identity_error <= 1e-5
-    assert len(verdict.shapes) == len(converted.meta["blurify"].rewritten) > 0
+    # Sites of auxiliary heads are in the graph of `.train()` alone, and run at larger sizes only.
+    sites = [d.site for d in converted.meta["blurify"].rewritten if not d.site.startswith("AuxLogits")]
+    assert [s.site for s in verdict.shapes] == sites
+    assert sites
     blurred = run(converted, x)
     assert blurred.shape == expected.shape
     assert relative_error(expected, blurred) > 1e-6

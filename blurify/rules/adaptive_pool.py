@@ -1,0 +1,85 @@
+"""An adaptive pool that shrinks a known size by a whole factor `r` is a pool of window and stride `r`.
+
+What takes its place decides anew at every size: by a whole factor it blurs, else it does what the adaptive pool does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from blurify.layers import ADAPTIVE_AVG_BLUR_POOLS, ADAPTIVE_MAX_BLUR_POOLS
+from blurify.rules.arguments import Signature, are_known, bind
+from blurify.rules.base import Context, Parts, Rule
+from blurify.sites import Kind, Reason, Site
+
+MODULES: dict[type[nn.Module], tuple[Kind, int]] = {
+    nn.AdaptiveAvgPool1d: (Kind.AVG, 1),
+    nn.AdaptiveAvgPool2d: (Kind.AVG, 2),
+    nn.AdaptiveAvgPool3d: (Kind.AVG, 3),
+    nn.AdaptiveMaxPool1d: (Kind.MAX, 1),
+    nn.AdaptiveMaxPool2d: (Kind.MAX, 2),
+    nn.AdaptiveMaxPool3d: (Kind.MAX, 3),
+}
+NAMES = ("input", "output_size", "return_indices")
+aten = torch.ops.aten
+FUNCTIONS: dict[Any, tuple[Kind, int]] = {
+    F.adaptive_avg_pool1d: (Kind.AVG, 1),
+    F.adaptive_avg_pool2d: (Kind.AVG, 2),
+    F.adaptive_avg_pool3d: (Kind.AVG, 3),
+    F.adaptive_max_pool1d: (Kind.MAX, 1),
+    F.adaptive_max_pool2d: (Kind.MAX, 2),
+    F.adaptive_max_pool3d: (Kind.MAX, 3),
+    aten.adaptive_avg_pool1d.default: (Kind.AVG, 1),
+    aten.adaptive_avg_pool2d.default: (Kind.AVG, 2),
+    aten.adaptive_avg_pool3d.default: (Kind.AVG, 3),
+}
+
+
+def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
+    """Normalise an adaptive pool that shrinks and leaves more than one position."""
+    known = MODULES.get(type(module))
+    if known is not None:
+        size, pair = module.output_size, getattr(module, "return_indices", False)
+    else:
+        known = FUNCTIONS.get(node.target) if node.op == "call_function" else None
+        if known is None:
+            return None
+        given = bind(node, Signature(known[1], NAMES))
+        size, pair = given["output_size"], given.get("return_indices", False)
+    kind, axes = known
+    if not are_known(size):
+        return Site(kind, (), (1,) * axes, (), (), refusal=Reason.DYNAMIC)
+    wanted = tuple(size) * (axes // len(size)) if isinstance(size, (tuple, list)) else (size,) * axes
+    if all(w == 1 for w in wanted):
+        return None
+    return _site(kind, wanted, context.input_shape(node), bool(pair))
+
+
+def _site(kind: Kind, wanted: tuple[int | None, ...], shape: tuple[int, ...] | None, pair: bool) -> Site | None:
+    axes = len(wanted)
+    refusal = Reason.RETURNS_INDICES if pair else None
+    if shape is None:
+        return Site(kind, (), (1,) * axes, (), (), refusal=refusal or Reason.UNKNOWN_SIZE, output_size=wanted)
+    spatial = shape[-axes:]
+    sizes = tuple(n if w is None else w for n, w in zip(spatial, wanted, strict=True))
+    if all(n <= w for n, w in zip(spatial, sizes, strict=True)):
+        return None
+    whole = all(n % w == 0 and n > w for n, w in zip(spatial, sizes, strict=True))
+    if not whole:
+        return Site(kind, (), (1,) * axes, (), (), refusal=refusal or Reason.UNEVEN, output_size=wanted)
+    window = tuple(n // w for n, w in zip(spatial, sizes, strict=True))
+    nothing, ones = (0,) * axes, (1,) * axes
+    return Site(kind, window, window, nothing, ones, refusal=refusal, output_size=wanted)
+
+
+def replace(node: fx.Node, module: Any, site: Site, filt_size: tuple[int, ...], pad_type: str) -> Parts:
+    """One layer that blurs and subsamples where it can."""
+    layers = ADAPTIVE_AVG_BLUR_POOLS if site.kind is Kind.AVG else ADAPTIVE_MAX_BLUR_POOLS
+    return Parts(layers[site.axes](site.output_size, filt_size=filt_size, pad_type=pad_type), None)
+
+
+RULE = Rule(recognise, replace)

@@ -1,0 +1,99 @@
+"""`x[..., ::2, ::2]` keeps every second position and forgets the rest: blur first, then slice.
+
+Slices that between them take every phase of a map only move positions to channels, and lose nothing.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
+from blurify.layers import Blur, BlurAxes
+from blurify.rules.arguments import are_known
+from blurify.rules.base import Context, Parts, Rule
+from blurify.sites import Kind, Reason, Site
+
+ATEN_SLICE = torch.ops.aten.slice.Tensor
+
+
+def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
+    """Normalise an indexing whose slices step."""
+    if node.op != "call_function":
+        return None
+    if node.target is ATEN_SLICE:
+        step = node.args[4] if len(node.args) > 4 else 1
+        return _refused((step,), Reason.NOT_SPATIAL) if step != 1 else None
+    if node.target is not operator.getitem or not isinstance(node.args[1], tuple):
+        return None
+    index = node.args[1]
+    steps = {dim: part.step for dim, part in enumerate(index) if isinstance(part, slice) and part.step not in (None, 1)}
+    if not steps:
+        return None
+    if not are_known(*steps.values()):
+        return _refused((2,), Reason.DYNAMIC)
+    dims = spatial_dims(index, tuple(steps))
+    if dims is None or min(steps.values()) < 1:
+        return _refused(tuple(steps.values()), Reason.NOT_SPATIAL)
+    reason = None
+    if takes_all_phases(node, steps):
+        reason = Reason.ALL_PHASES
+    elif is_blurred(node, context):
+        reason = Reason.ALREADY_ANTIALIASED
+    stride = tuple(steps.values())
+    ones = (1,) * len(stride)
+    return Site(Kind.SLICE, ones, stride, (0,) * len(stride), ones, dims=dims, refusal=reason)
+
+
+def _refused(stride: tuple[Any, ...], reason: Reason) -> Site:
+    ones = (1,) * len(stride)
+    return Site(Kind.SLICE, ones, stride, ones, ones, refusal=reason)
+
+
+def spatial_dims(index: tuple[Any, ...], stepped: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The two neighbouring dimensions that are stepped over, if the index has the form of a map's; else None.
+
+    Maps are `[..., ::s, ::s]` and `[:, :, ::s, ::s]` (channels first) or `[:, ::s, ::s]` and `[:, ::s, ::s, :]` (last).
+    """
+    if len(stepped) != 2 or stepped[1] != stepped[0] + 1:
+        return None
+    others = [part for dim, part in enumerate(index) if dim not in stepped]
+    if index[0] is Ellipsis:
+        return (-2, -1) if stepped == (1, 2) and len(index) == 3 else None
+    if any(part != slice(None) for part in others if part is not Ellipsis):
+        return None
+    return stepped if stepped in ((2, 3), (1, 2)) else None
+
+
+def takes_all_phases(node: fx.Node, steps: dict[int, int]) -> bool:
+    """Whether the source is sliced at every offset of the steps: space-to-depth, patch merging, rotary halves."""
+    source = node.args[0]
+    phases = set()
+    for user in source.users if isinstance(source, fx.Node) else ():
+        index = user.args[1] if user.target is operator.getitem else None
+        if isinstance(index, tuple) and len(index) > max(steps):
+            parts = [index[dim] for dim in steps]
+            if all(isinstance(p, slice) and p.step == s for p, s in zip(parts, steps.values(), strict=True)):
+                phases.add(tuple(p.start or 0 for p in parts))
+    wanted = 1
+    for step in steps.values():
+        wanted *= step
+    return len(phases) == wanted
+
+
+def is_blurred(node: fx.Node, context: Context) -> bool:
+    """Whether what is sliced is a blur's output already."""
+    source = node.args[0]
+    if not isinstance(source, fx.Node) or source.op != "call_module":
+        return False
+    return isinstance(context.root.get_submodule(str(source.target)), Blur)
+
+
+def replace(node: fx.Node, module: Any, site: Site, filt_size: tuple[int, ...], pad_type: str) -> Parts:
+    """A blur of the stepped dimensions before the slice."""
+    return Parts(None, BlurAxes(site.dims, filt_size=filt_size, pad_type=pad_type), before=True)
+
+
+RULE = Rule(recognise, replace)

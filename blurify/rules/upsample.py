@@ -1,0 +1,47 @@
+"""A transposed conv with a stride puts zeros between positions, and so makes copies of the spectrum: blur after it.
+
+Zhang advises it for generators and U-Nets; it is done on request.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx, nn
+
+from blurify.layers import BLUR_POOLS, Blur
+from blurify.rules.base import Context, Parts, Rule
+from blurify.sites import Kind, Reason, Site, per_axis
+
+MODULES: dict[type[nn.Module], int] = {nn.ConvTranspose1d: 1, nn.ConvTranspose2d: 2, nn.ConvTranspose3d: 3}
+
+
+def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
+    """Normalise a strided transposed conv."""
+    axes = MODULES.get(type(module), 0)
+    if not axes or max(per_axis(module.stride, axes)) == 1:
+        return None
+    return Site(
+        Kind.UPSAMPLE,
+        per_axis(module.kernel_size, axes),
+        per_axis(module.stride, axes),
+        per_axis(module.padding, axes),
+        per_axis(module.dilation, axes),
+        refusal=Reason.ALREADY_ANTIALIASED if is_smoothed(node, context) else None,
+    )
+
+
+def is_smoothed(node: fx.Node, context: Context) -> bool:
+    """Whether the only reader of an upsampling is a blur."""
+    readers = list(node.users)
+    if len(readers) != 1 or readers[0].op != "call_module":
+        return False
+    return isinstance(context.root.get_submodule(str(readers[0].target)), Blur)
+
+
+def replace(node: fx.Node, module: Any, site: Site, filt_size: tuple[int, ...], pad_type: str) -> Parts:
+    """A blur at stride 1 after the upsampling."""
+    return Parts(None, BLUR_POOLS[site.axes](None, pad_type, filt_size, 1))
+
+
+RULE = Rule(recognise, replace)

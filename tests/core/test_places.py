@@ -1,0 +1,213 @@
+"""The other places where resolution changes: slices, resizes, adaptive pools, patch embeddings, upsampling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blurify import antialias, plan, verify
+from blurify.layers import BlurAxes, BlurPool2d
+from blurify.sites import Kind, Reason
+from tests.conftest import run
+from tests.core.test_forms import Calls
+
+Function = Callable[[Tensor, Any], Tensor]
+
+SLICES: dict[str, Function] = {
+    "ellipsis": lambda x, c: x[..., ::2, ::2].relu(),
+    "channels first": lambda x, c: x[:, :, ::2, 1::2].relu(),
+    "channels last": lambda x, c: x.permute(0, 2, 3, 1)[:, ::2, ::3].relu(),
+    "channels last, all written": lambda x, c: x.permute(0, 2, 3, 1)[:, ::2, ::2, :].relu(),
+    "two of four phases": lambda x, c: x[..., ::2, ::2] + x[..., 1::2, 1::2],
+}
+
+
+@pytest.mark.parametrize("name", SLICES)
+def test_strided_slices_are_blurred_before(name: str) -> None:
+    model = Calls(SLICES[name])
+    x = torch.randn(2, 3, 18, 24)
+    made = plan(model)
+    assert {d.kind for d in made.rewritten} == {Kind.SLICE}
+    converted = antialias(model)
+    verdict = verify(model, converted, x)
+    assert verdict.ok, str(verdict)
+    assert len(verdict.shapes) == len(made.rewritten)
+    assert not torch.equal(run(converted, x), run(model, x))
+    assert not plan(converted).rewritten
+
+
+def test_a_blurred_slice_is_the_blur_pool() -> None:
+    x = torch.randn(2, 3, 18, 24)
+    model = Calls(SLICES["ellipsis"])
+    expected = BlurPool2d(4)(model.stem(x)).relu()
+    torch.testing.assert_close(run(antialias(model), x), expected)
+    last = Calls(SLICES["channels last, all written"])
+    last.load_state_dict(model.state_dict())
+    torch.testing.assert_close(run(antialias(last), x), expected.permute(0, 2, 3, 1))
+
+
+SLICES_KEPT: dict[str, tuple[Function, Reason]] = {
+    "space to depth": (
+        lambda x, c: torch.cat([x[..., i::2, j::2] for i in (0, 1) for j in (0, 1)], 1),
+        Reason.ALL_PHASES,
+    ),
+    "rotary halves": (lambda x, c: torch.stack([x[:, :, :, ::2], x[:, :, :, 1::2]], -1), Reason.NOT_SPATIAL),
+    "one axis": (lambda x, c: x[:, :, ::2], Reason.NOT_SPATIAL),
+    "batch": (lambda x, c: x[::2, ::2], Reason.NOT_SPATIAL),
+    "computed step": (lambda x, c: x[:, :, :: x.shape[1] - 2, :: x.shape[1] - 2], Reason.DYNAMIC),
+    "after a blur": (lambda x, c: c.blur(x)[..., ::2, ::2], Reason.ALREADY_ANTIALIASED),
+}
+
+
+@pytest.mark.parametrize("name", SLICES_KEPT)
+def test_kept_slices(name: str) -> None:
+    function, reason = SLICES_KEPT[name]
+    model = Calls(function)
+    model.inner.add_module("blur", BlurAxes((-2, -1)))
+    assert {d.reason for d in plan(model).decisions} == {reason}
+
+
+def test_plain_indexing_is_no_site() -> None:
+    for function in (
+        lambda x, c: x[:, :, 1:-1, 1:-1],
+        lambda x, c: x[:, 0],
+        lambda x, c: x[..., ::1, ::1],
+        lambda x, c: x[None, ..., :3],
+    ):
+        assert not plan(Calls(function)).decisions
+
+
+SHRINKING: dict[str, Function] = {
+    "bilinear": lambda x, c: F.interpolate(x, scale_factor=0.5, mode="bilinear", align_corners=False),
+    "bicubic size": lambda x, c: F.interpolate(x, (9, 8), mode="bicubic"),
+    "nearest": lambda x, c: F.interpolate(x, scale_factor=0.25),
+    "positional": lambda x, c: F.interpolate(x, None, 0.5),
+    "one axis": lambda x, c: F.interpolate(x, size=(18, 6)),
+}
+
+
+@pytest.mark.parametrize("name", SHRINKING)
+def test_shrinking_resizes(name: str) -> None:
+    model = Calls(SHRINKING[name])
+    x = torch.randn(2, 3, 18, 24)
+    (decision,) = plan(model, example_inputs=x).rewritten
+    assert decision.kind is Kind.RESIZE
+    converted = antialias(model, example_inputs=x)
+    assert verify(model, converted, x).ok
+    assert not torch.equal(run(converted, x), run(model, x))
+    assert {d.reason for d in plan(converted, example_inputs=x).decisions} == {Reason.ALREADY_ANTIALIASED}
+    if name == "bilinear":
+        smooth = F.interpolate(model.stem(x), scale_factor=0.5, mode="bilinear", antialias=True)
+        torch.testing.assert_close(run(converted, x), smooth)
+
+
+RESIZES_KEPT: dict[str, tuple[Function, Reason]] = {
+    "antialiased": (
+        lambda x, c: F.interpolate(x, scale_factor=0.5, mode="bilinear", antialias=True),
+        Reason.ALREADY_ANTIALIASED,
+    ),
+    "area": (lambda x, c: F.interpolate(x, scale_factor=0.5, mode="area"), Reason.ALREADY_ANTIALIASED),
+    "to a size that is computed": (lambda x, c: F.interpolate(x, x.shape[-1] // 2), Reason.UNKNOWN_SIZE),
+}
+
+
+@pytest.mark.parametrize("name", RESIZES_KEPT)
+def test_kept_resizes(name: str) -> None:
+    function, reason = RESIZES_KEPT[name]
+    assert [d.reason for d in plan(Calls(function)).decisions] == [reason]
+
+
+def test_enlarging_bilinear_is_no_site() -> None:
+    assert not plan(Calls(lambda x, c: F.interpolate(x, scale_factor=2.0, mode="bilinear"))).decisions
+    assert not plan(
+        Calls(lambda x, c: F.interpolate(x, 32, mode="bilinear")), example_inputs=torch.zeros(1, 3, 8, 8)
+    ).decisions
+
+
+UPSAMPLING: dict[str, tuple[Function, nn.Module]] = {
+    "nearest": (lambda x, c: F.interpolate(x, scale_factor=2.0), nn.Identity()),
+    "module": (lambda x, c: c.up(x), nn.Upsample(scale_factor=2)),
+    "transposed": (lambda x, c: c.up(x), nn.ConvTranspose2d(4, 4, 2, 2)),
+}
+
+
+@pytest.mark.parametrize("name", UPSAMPLING)
+def test_upsampling_is_blurred_on_request(name: str) -> None:
+    function, module = UPSAMPLING[name]
+    model = Calls(function)
+    model.inner.add_module("up", module)
+    x = torch.randn(2, 3, 9, 8)
+    assert [d.reason for d in plan(model).decisions] == [Reason.UPSAMPLING]
+    converted = antialias(model, upsample=True)
+    assert verify(model, converted, x).ok
+    torch.testing.assert_close(run(converted, x), BlurPool2d(4, stride=1)(run(model, x)))
+    assert next(d.reason for d in plan(converted, upsample=True).decisions) is Reason.ALREADY_ANTIALIASED
+
+
+ADAPTIVE = {
+    "avg": nn.AdaptiveAvgPool2d(4),
+    "max": nn.AdaptiveMaxPool2d((4, 3)),
+    "kept axis": nn.AdaptiveAvgPool2d((4, None)),
+}
+
+
+@pytest.mark.parametrize("name", ["avg", "max"])
+def test_adaptive_pools_of_a_whole_factor(name: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), ADAPTIVE[name])
+    x = torch.randn(2, 3, 16, 12)
+    (decision,) = plan(model, example_inputs=x).rewritten
+    assert decision.stride == (4, 3 if name == "avg" else 4)
+    converted = antialias(model, example_inputs=x)
+    assert verify(model, converted, x).ok
+    assert not torch.equal(run(converted, x), run(model, x))
+    # At a size that is no multiple it does what the adaptive pool does.
+    y = torch.randn(2, 3, 17, 13)
+    assert torch.equal(run(converted, y), run(model, y))
+
+
+def test_other_adaptive_pools() -> None:
+    x = torch.randn(2, 3, 18, 12)
+    for pool, reason in (
+        (nn.AdaptiveAvgPool2d(4), Reason.UNEVEN),
+        (ADAPTIVE["kept axis"], Reason.UNEVEN),
+        (nn.AdaptiveMaxPool2d(3, return_indices=True), Reason.RETURNS_INDICES),
+    ):
+        model = nn.Sequential(nn.Conv2d(3, 4, 1), pool)
+        assert [d.reason for d in plan(model, example_inputs=x).decisions] == [reason]
+    for pool in (nn.AdaptiveAvgPool2d(1), nn.AdaptiveAvgPool2d((18, 12)), nn.AdaptiveAvgPool2d((None, None))):
+        assert not plan(nn.Sequential(nn.Conv2d(3, 4, 1), pool), example_inputs=x).decisions
+    # A model that does not run at the assumed size.
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(7, 1))
+    assert [d.reason for d in plan(model).decisions] == [Reason.UNKNOWN_SIZE]
+
+
+def test_patch_embeddings() -> None:
+    vit = timm.create_model("vit_tiny_patch16_224", img_size=64)
+    assert [(d.site, d.reason) for d in plan(vit).decisions] == [("patch_embed.proj", Reason.PATCH_EMBED)]
+    assert not plan(vit, stem=True).rewritten
+    x = torch.randn(1, 3, 64, 64)
+    for options in ({"patch_embed": True}, {"include": "patch_embed.proj"}):
+        assert verify(vit, antialias(vit, **options), x).ok
+
+    class Tokens(nn.Module):
+        """A transformer's spatial reduction: tokens to map, patches, tokens."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.reduce = nn.Conv2d(8, 8, 2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.reduce(x.transpose(1, 2).reshape(1, 8, 4, 4)).flatten(2)
+
+    assert [d.reason for d in plan(Tokens()).decisions] == [Reason.PATCH_EMBED]
+    # ConvNeXt's downsampling is such a conv too, and reads a map.
+    convnext = plan(timm.create_model("convnext_atto"))
+    assert [d.site for d in convnext.kept] == ["stem.0"]
+    assert convnext.kept[0].reason is Reason.PATCH_EMBED
+    assert len(convnext.rewritten) == 3
