@@ -1,0 +1,149 @@
+"""Every architecture of timm and torchvision by name: built without trained weights, and the inputs it takes."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from blurify.tracing.inputs import Inputs, input_size, random_batch
+
+Shape = tuple[int, ...]
+
+FRAMES = 16
+SIDES = (64, 96, 128, 192, 224, 256)
+ODD_SIDES = ((67, 83), (99, 115), (131, 163), (225, 257))
+# Optical flow compares two pictures.
+PICTURES = {"optical_flow": 2}
+
+
+def all_names() -> list[str]:
+    """`library:architecture` of everything that the two libraries list."""
+    names = [f"timm:{name}" for name in timm.list_models()]
+    return names + [f"torchvision:{name}" for name in torchvision.models.list_models()]
+
+
+def family(name: str) -> str:
+    """The module of the library that defines the architecture."""
+    library, _, architecture = name.partition(":")
+    if library == "timm":
+        return _timm_families()[architecture]
+    return ".".join(_builder(architecture).__module__.split(".")[2:])
+
+
+@cache
+def _timm_families() -> dict[str, str]:
+    return {name: module for module in timm.list_modules() for name in timm.list_models(module=module)}
+
+
+def task(name: str) -> str:
+    """What the architecture is for, as torchvision groups them."""
+    library, _, architecture = name.partition(":")
+    groups = ("detection", "segmentation", "video", "optical_flow", "quantization")
+    parts = _builder(architecture).__module__.split(".") if library == "torchvision" else []
+    return next((group for group in groups if group in parts), "classification")
+
+
+def _builder(architecture: str) -> Callable[..., nn.Module]:
+    return torchvision.models.get_model_builder(architecture)
+
+
+def make(name: str, device: str = "meta") -> nn.Module:
+    """Build the architecture in eval mode with seeded random weights; of a detector, the backbone."""
+    library, _, architecture = name.partition(":")
+    build = timm.create_model if library == "timm" else _torchvision
+    # torchvision's RegNets compute their widths with tensors, which needs storage.
+    where = "cpu" if library == "torchvision" and architecture.startswith("regnet_") else device
+    torch.manual_seed(0)
+    with warnings.catch_warnings(), torch.device(where):
+        warnings.simplefilter("ignore")
+        model = build(architecture).to(device)
+    return (model.backbone if task(name) == "detection" else model).eval()
+
+
+def _torchvision(architecture: str) -> nn.Module:
+    builder = _builder(architecture)
+    known = inspect.signature(builder).parameters
+    # Without this, detectors and segmenters fetch the weights of their backbones.
+    options: dict[str, Any] = {"weights_backbone": None} if "weights_backbone" in known else {}
+    if architecture in ("googlenet", "inception_v3"):
+        options["init_weights"] = False
+    return builder(weights=None, **options)
+
+
+def own_shape(name: str, model: nn.Module) -> Shape:
+    """Channels and sizes that the model is made for."""
+    if task(name) == "video":
+        return (3, FRAMES, 224, 224)
+    return input_size(model)
+
+
+def inputs_of(name: str, model: nn.Module, shape: Shape) -> Inputs:
+    """One batch of one, of the given channels and sizes, per argument of the model."""
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    pictures = PICTURES.get(task(name), 1)
+    return Inputs(tuple(random_batch((1, *shape), like) for _ in range(pictures)))
+
+
+def given_inputs(name: str, model: nn.Module) -> Inputs | None:
+    """What a user must pass because the model takes something else than one picture; None for the others."""
+    if task(name) in ("video", "optical_flow"):
+        return inputs_of(name, model, own_shape(name, model))
+    return None
+
+
+def workable_shapes(name: str, model: nn.Module) -> list[Shape]:
+    """The smallest square shape that the model runs on, then the smallest odd one, if it takes any."""
+    own = own_shape(name, model)
+    squares = [*((*own[:-2], side, side) for side in SIDES if side < own[-1]), own]
+    odd = [(*own[:-2], *sides) for sides in ODD_SIDES]
+    found = (next((shape for shape in shapes if runs(name, model, shape)), None) for shapes in (squares, odd))
+    return [shape for shape in found if shape is not None]
+
+
+def runs(name: str, model: nn.Module, shape: Shape) -> bool:
+    """Whether the model takes pictures of this shape."""
+    try:
+        with torch.no_grad():
+            model(*inputs_of(name, model, shape).args)
+    except Exception:
+        return False
+    return True
+
+
+def parameter_count(model: nn.Module) -> int:
+    """The number of parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def randomize(model: nn.Module) -> nn.Module:
+    """Give norms, scales and biases that start as constants values that show whether they are applied in place."""
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+            module.running_mean.uniform_(-0.2, 0.2, generator=generator)
+            module.running_var.uniform_(0.7, 1.3, generator=generator)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if parameter.is_floating_point() and _is_constant_vector(parameter):
+                low, high = _spread(key, parameter)
+                parameter.uniform_(low, high, generator=generator)
+    return model
+
+
+def _is_constant_vector(parameter: Tensor) -> bool:
+    return parameter.numel() == max(parameter.shape, default=1) and bool((parameter == parameter.flatten()[0]).all())
+
+
+def _spread(key: str, parameter: Tensor) -> tuple[float, float]:
+    if key.endswith("bias"):
+        return -0.2, 0.2
+    # A scale of a residual branch starts near 0, which would hide the branch; that of a norm starts at 1.
+    return (0.7, 1.3) if float(parameter.flatten()[0]) == 1 else (0.1, 0.3)

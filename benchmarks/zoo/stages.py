@@ -1,0 +1,227 @@
+"""What is measured of one model. Each stage returns plain values; whatever it raises is the model's failure."""
+
+from __future__ import annotations
+
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from benchmarks.zoo import models
+from blurify.api import antialias, make_plan
+from blurify.decision import Decision
+from blurify.errors import NoEffectWarning
+from blurify.graph_module import TracedModule
+from blurify.planning import Plan
+from blurify.proofs import blur_path, compare_weights, one_tap, relative_error
+from blurify.spec import Spec
+from blurify.tracing import trace
+from blurify.tracing.inputs import Inputs
+from blurify.tracing.paths import node_paths
+from blurify.tracing.shapes import output_shapes
+
+Outcome = dict[str, Any]
+# The largest network whose weights are given values.
+LARGEST = 100_000_000
+TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-10}
+
+
+class Subject:
+    """One architecture on the meta device, and what several stages need of it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The model, without storage."""
+        return models.make(self.name)
+
+    @cached_property
+    def traced(self) -> TracedModule:
+        """Its graphs."""
+        return trace(self.model, models.given_inputs(self.name, self.model))
+
+    @cached_property
+    def converted(self) -> TracedModule:
+        """The model with everything rewritten that can be, stems included."""
+        return self.plan(stem=True).apply_traced(self.traced.shallow_copy())
+
+    @cached_property
+    def shapes(self) -> list[models.Shape]:
+        """What it runs on."""
+        return models.workable_shapes(self.name, self.model)
+
+    def plan(self, stem: bool = False) -> Plan:
+        """What the pass decides."""
+        given = models.given_inputs(self.name, self.model)
+        return make_plan(self.model, self.traced, Spec.of(stem=stem), given)
+
+
+def plan(subject: Subject) -> Outcome:
+    """Trace and decide: how long, by which front-end, and what of each site."""
+    model = subject.model
+    begin = time.perf_counter()
+    traced = subject.traced
+    traced_at = time.perf_counter()
+    made = subject.plan()
+    ended = time.perf_counter()
+    return {
+        "ok": True,
+        "family": models.family(subject.name),
+        "parameters": models.parameter_count(model),
+        "front_end": traced.meta["front_end"],
+        "refusals": list(traced.meta["refusals"]),
+        "eval_only": bool(traced.meta.get("eval_only")),
+        "nodes": len(traced.eval_graph.nodes),
+        "trace_seconds": round(traced_at - begin, 3),
+        "decide_seconds": round(ended - traced_at, 3),
+        "sites": dict(sorted(Counter(_label(d) for d in made.decisions).items())),
+    }
+
+
+def _label(decision: Any) -> str:
+    return " ".join(str(word) for word in (decision.kind, decision.action, decision.reason) if word)
+
+
+def shapes(subject: Subject) -> Outcome:
+    """Whether every node outside the stretches between site and landing keeps its output size."""
+    made = subject.plan(stem=True)
+    if not made.rewritten:
+        return {"ok": True, "skipped": "nothing is rewritten"}
+    problems: list[str] = []
+    compared = 0
+    for shape in subject.shapes:
+        inputs = models.inputs_of(subject.name, subject.model, shape)
+        before, after = output_shapes(subject.traced, inputs), output_shapes(subject.converted, inputs)
+        for path, twin in twins(subject.traced, subject.converted, made.rewritten).items():
+            if path in before and twin in after:
+                compared += 1
+                if before[path] != after[twin]:
+                    problems.append(f"{path}: {before[path]} became {after[twin]} at {shape}")
+    tried = ["x".join(map(str, shape)) for shape in subject.shapes]
+    return {"ok": not problems and compared > 0, "sizes": tried, "compared": compared} | told(problems)
+
+
+def twins(original: TracedModule, converted: TracedModule, rewritten: tuple[Decision, ...]) -> dict[str, str]:
+    """For each node of the original by path, the node of the converted model that has its output's size."""
+    nodes = node_paths(original.eval_graph)
+    found = {path: path for path in nodes}
+    for decision in rewritten:
+        node = nodes.get(decision.site)
+        while node is not None and node.meta["path"] != decision.landing:
+            found.pop(node.meta["path"], None)
+            node = next(iter(node.users), None)
+        if node is not None:
+            found[decision.landing] = blur_path(converted, decision.site)
+    return found
+
+
+def told(problems: list[str]) -> Outcome:
+    """The first problems in words, if any."""
+    return {"error": f"{len(problems)} problems: {'; '.join(problems[:3])}"} if problems else {}
+
+
+def identity(subject: Subject) -> Outcome:
+    """Whether with one-tap filters the outputs are the original's, in real arithmetic."""
+    if not subject.plan(stem=True).rewritten:
+        return {"ok": True, "skipped": "nothing is rewritten"}
+    if models.parameter_count(subject.model) >= LARGEST:
+        return {"ok": True, "skipped": "100 M parameters or more"}
+    sizes = subject.shapes
+    with torch.no_grad():
+        model = models.randomize(models.make(subject.name, "cpu"))
+        outcome = _identity(subject.name, model, sizes)
+        if not outcome["ok"]:
+            outcome |= {"float32": outcome["errors"]} | _identity(subject.name, model.double(), sizes)
+    return outcome
+
+
+def _identity(name: str, model: nn.Module, sizes: list[models.Shape]) -> Outcome:
+    given = models.inputs_of(name, model, sizes[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NoEffectWarning)
+        converted = antialias(model, stem=True, inplace=True, example_inputs=given.args).eval()
+    made = converted.meta["blurify"]
+    twin = one_tap(converted, made).eval()
+    pairs = [outputs(m, models.inputs_of(name, model, shape)) for shape in sizes for m in (model, twin)]
+    expected, actual = pairs[::2], pairs[1::2]
+    errors = [relative_error(e, a) for e, a in zip(expected, actual, strict=True)]
+    dtype = expected[0][0].dtype
+    telling = all(_is_telling(tensor) for e in expected for tensor in e[:1])
+    statistics = {"statistics": sum(len(d.statistics) for d in made.rewritten)}
+    return {
+        "ok": max(errors) <= TOLERANCES[dtype] and telling,
+        "dtype": str(dtype).removeprefix("torch."),
+        "errors": [float(f"{error:.2e}") for error in errors],
+        "sizes": ["x".join(map(str, shape)) for shape in sizes],
+        **(statistics if statistics["statistics"] else {}),
+        **({} if telling else {"error": "the original's outputs are not finite, or all alike"}),
+    }
+
+
+def outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    """Every tensor that the model returns."""
+    own = inputs.copied()
+    return [leaf for leaf in tree_leaves(model(*own.args, **own.kwargs)) if isinstance(leaf, Tensor)]
+
+
+def _is_telling(tensor: Tensor) -> bool:
+    return bool(tensor.isfinite().all()) and float(tensor.double().std()) > 0
+
+
+def names(subject: Subject) -> Outcome:
+    """Whether names, order and values survive, and load strictly both ways."""
+    model = subject.model
+    converted = own_converted(subject)
+    before, after = model.state_dict(), converted.state_dict()
+    converted.load_state_dict(before, strict=True)
+    model.load_state_dict(after, strict=True)
+    problems = list(compare_weights(model, converted).problems)
+    if list(before) != list(after):
+        problems.append("the state_dict has another order")
+    if [n for n, _ in model.named_parameters()] != [n for n, _ in converted.named_parameters()]:
+        problems.append("the parameters have another order")
+    return {"ok": not problems, "compared": len(before)} | told(problems)
+
+
+def own_converted(subject: Subject) -> TracedModule:
+    """The converted model over parameters of its own."""
+    made = subject.plan(stem=True)
+    return made.apply_traced(subject.traced.shallow_copy())
+
+
+STAGES: dict[str, Callable[[Subject], Outcome]] = {
+    "plan": plan,
+    "shapes": shapes,
+    "identity": identity,
+    "names": names,
+}
+
+
+def run_stages(name: str, stages: tuple[str, ...]) -> Iterator[tuple[str, Outcome]]:
+    """The outcome of each stage, in order."""
+    torch.set_num_threads(1)
+    subject = Subject(name)
+    for stage in stages:
+        begin = time.perf_counter()
+        try:
+            outcome = STAGES[stage](subject)
+        except Exception as error:
+            outcome = {"ok": False, **described(error)}
+        yield stage, outcome | {"seconds": round(time.perf_counter() - begin, 2)}
+
+
+def described(error: Exception) -> Outcome:
+    """What an exception says, and the last lines of this program and of the libraries that led to it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = [f"{'/'.join(f.filename.split('/')[-2:])}:{f.lineno} {f.name}" for f in frames[-6:]]
+    lines = str(error).strip().splitlines()
+    return {"error": f"{type(error).__name__}: {lines[0] if lines else ''}"[:600], "where": where}
