@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 from torch import fx, nn
 
 from blurify.decision import Decision
 from blurify.errors import PlanError
 from blurify.graph_module import TracedModule
-from blurify.rules import Context, Rule, recognise, set_module
+from blurify.layers import Blur
+from blurify.rules import Context, Parts, Rule, recognise, set_module
 from blurify.rules.conv import as_function
 from blurify.sites import Site
 from blurify.tracing.paths import node_paths
@@ -92,6 +94,7 @@ def apply_edit(traced: TracedModule, edit: Edit, free: bool) -> None:
     decision, node, graph = edit.decision, edit.node, edit.node.graph
     parts = edit.rule.replace(node, edit.module, edit.site, decision.filt_size, decision.pad_type)
     landing = edit.landing
+    settle(parts, edit.module, traced)
     if parts.dense is not None and (free or not parts.has_parameters):
         path = dense_path(decision, node, free)
         set_module(traced, path, parts.dense)
@@ -105,6 +108,16 @@ def apply_edit(traced: TracedModule, edit: Edit, free: bool) -> None:
         path = f"{decision.site}_blur"
         set_module(traced, path, parts.blur)
         insert_after(graph, landing, path, only=node if parts.before else None)
+
+
+def settle(parts: Parts, module: nn.Module | None, traced: TracedModule) -> None:
+    """Put the new layers, whose only tensors are filters, on the device of the site's weights, else of the model's."""
+    owners = [owner for owner in (module, traced) if owner is not None]
+    tensors = (tensor for owner in owners for tensor in chain(owner.parameters(), owner.buffers()))
+    known = next(tensors, None)
+    for layer in (parts.dense, parts.blur):
+        if isinstance(layer, Blur) and known is not None:
+            layer.to(known.device)
 
 
 def dense_path(decision: Decision, node: fx.Node, free: bool) -> str:
