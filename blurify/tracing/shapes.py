@@ -8,6 +8,7 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export._tree_utils import reorder_kwargs
 from torch.fx.graph import _PyTreeCodeGen
+from torch.fx.immutable_collections import immutable_list
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from blurify.graph_module import TracedModule
@@ -31,6 +32,21 @@ class ShapeRecorder(fx.Interpreter):
         if isinstance(first, Tensor):
             self.shapes[n] = tuple(first.shape)
         return result
+
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[Any, Any]:
+        """The node's arguments, lists as the generated code would make them: some functions edit theirs."""
+        args, kwargs = super().fetch_args_kwargs_from_env(n)
+        return _editable(args), _editable(kwargs)
+
+
+def _editable(value: Any) -> Any:
+    if isinstance(value, immutable_list):
+        return [_editable(item) for item in value]
+    if type(value) is tuple:
+        return tuple(_editable(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _editable(item) for key, item in value.items()}
+    return value
 
 
 def placeholder_values(graph: fx.Graph, inputs: Inputs) -> list[Any]:
