@@ -16,6 +16,7 @@ import pickle
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import fx, nn
 from torch.fx.node import Node, map_arg
 
@@ -236,7 +237,9 @@ def _spellings(target: Any) -> list[tuple[str, str]]:
     homes = [module, "torch", "torch.nn.functional", "operator", "torch._C._nn", "math", "builtins"]
     found = [(home, name) for name in names if name for home in homes if home]
     qualified = str(target)
-    if type(target).__module__ == "torch._ops":
+    if isinstance(target, torch._ops.HigherOrderOperator):
+        found.insert(0, ("torch", f"ops.higher_order.{target.name()}"))
+    elif type(target).__module__ == "torch._ops":
         found.insert(0, ("torch", f"ops.{qualified}"))
     return found
 
