@@ -13,6 +13,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from blurify.errors import ArgumentTypeError
 
 DEFAULT_INPUT_SIZE = (3, 224, 224)
+# A first conv with more is fed by a space-to-depth or a transform (TResNet 48, CSATv2 64), not by the picture.
+MOST_CHANNELS = 16
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def input_size(model: nn.Module) -> tuple[int, ...]:
 def _in_channels(model: nn.Module) -> int | None:
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            return int(module.in_channels)
+            return int(module.in_channels) if module.in_channels <= MOST_CHANNELS else None
     return None
 
 
