@@ -13,15 +13,18 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from blurify.tracing.inputs import Inputs, input_size, random_batch
+from blurify.tracing.inputs import Inputs, random_batch
 
 Shape = tuple[int, ...]
 
 FRAMES = 16
 SIDES = (64, 96, 128, 192, 224, 256)
-ODD_SIDES = ((67, 83), (99, 115), (131, 163), (225, 257))
+ODD_SIDES = ((67, 83), (99, 115), (131, 163), (225, 257), (307, 331))
 # Optical flow compares two pictures.
 PICTURES = {"optical_flow": 2}
+# What torch.export recorded of RAFT it guards against a batch of one.
+BATCHES = {"optical_flow": 2}
+OWN_SHAPES = {"video": (3, FRAMES, 224, 224), "detection": (3, 320, 320)}
 
 
 def all_names() -> list[str]:
@@ -80,16 +83,15 @@ def _torchvision(architecture: str) -> nn.Module:
 
 def own_shape(name: str, model: nn.Module) -> Shape:
     """Channels and sizes that the model is made for."""
-    if task(name) == "video":
-        return (3, FRAMES, 224, 224)
-    return input_size(model)
+    config = getattr(model, "pretrained_cfg", None) or {}
+    return OWN_SHAPES.get(task(name)) or tuple(config.get("input_size", (3, 224, 224)))
 
 
 def inputs_of(name: str, model: nn.Module, shape: Shape) -> Inputs:
-    """One batch of one, of the given channels and sizes, per argument of the model."""
+    """A small batch of the given channels and sizes for every argument of the model."""
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    pictures = PICTURES.get(task(name), 1)
-    return Inputs(tuple(random_batch((1, *shape), like) for _ in range(pictures)))
+    batch = (BATCHES.get(task(name), 1), *shape)
+    return Inputs(tuple(random_batch(batch, like) for _ in range(PICTURES.get(task(name), 1))))
 
 
 def given_inputs(name: str, model: nn.Module) -> Inputs | None:

@@ -57,7 +57,10 @@ class Subject:
     @cached_property
     def shapes(self) -> list[models.Shape]:
         """What it runs on."""
-        return models.workable_shapes(self.name, self.model)
+        found = models.workable_shapes(self.name, self.model)
+        if not found:
+            raise ValueError("the model runs at none of the sizes tried")
+        return found
 
     def plan(self, stem: bool = False) -> Plan:
         """What the pass decides."""
