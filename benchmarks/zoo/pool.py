@@ -20,8 +20,8 @@ def serve(connection: Connection, gigabytes: float) -> None:
     limit_memory(gigabytes)
     from benchmarks.zoo.stages import run_stages
 
-    while True:
-        name, stages = connection.recv()
+    while job := connection.recv():
+        name, stages = job
         for stage, outcome in run_stages(name, stages):
             connection.send((stage, outcome))
 
@@ -70,6 +70,13 @@ class Worker:
         self.process.start()
         theirs.close()
 
+    def finish(self) -> None:
+        """Let the process end by itself."""
+        if self.process is not None:
+            self.connection.send(None)
+            self.process.join(10)
+            self.stop()
+
     def stop(self) -> None:
         """End the process, if there is one."""
         if self.process is not None:
@@ -90,7 +97,7 @@ def run_all(jobs: list[Job], count: int, timeout: float, gigabytes: float, recor
             with lock:
                 job = next(waiting, None)
             if job is None:
-                worker.stop()
+                worker.finish()
                 return
             for stage, outcome in worker.run(job):
                 with lock:

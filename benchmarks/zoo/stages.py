@@ -31,6 +31,7 @@ Outcome = dict[str, Any]
 # The largest network whose weights are given values.
 LARGEST = 100_000_000
 TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-10}
+LEAST_EFFECT = 1e-6
 
 
 class Subject:
@@ -159,12 +160,15 @@ def _identity(name: str, model: nn.Module, sizes: list[models.Shape]) -> Outcome
     errors = [relative_error(e, a) for e, a in zip(expected, actual, strict=True)]
     dtype = expected[0][0].dtype
     telling = all(_is_telling(tensor) for e in expected for tensor in e[:1])
+    effect = relative_error(expected[0], outputs(converted, models.inputs_of(name, model, sizes[0])))
     statistics = {"statistics": sum(len(d.statistics) for d in made.rewritten)}
     return {
-        "ok": max(errors) <= TOLERANCES[dtype] and telling,
+        "ok": max(errors) <= TOLERANCES[dtype] and telling and effect > LEAST_EFFECT,
         "dtype": str(dtype).removeprefix("torch."),
         "errors": [float(f"{error:.2e}") for error in errors],
         "sizes": ["x".join(map(str, shape)) for shape in sizes],
+        # What the blurs change, without which the identity would prove nothing.
+        "effect": float(f"{effect:.2e}"),
         **(statistics if statistics["statistics"] else {}),
         **({} if telling else {"error": "the original's outputs are not finite, or all alike"}),
     }
