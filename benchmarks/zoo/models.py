@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -125,27 +126,43 @@ def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def randomize(model: nn.Module) -> nn.Module:
-    """Give norms, scales and biases that start as constants values that show whether they are applied in place."""
+@torch.no_grad()
+def randomize(name: str, model: nn.Module, shape: Shape) -> nn.Module:
+    """Give what starts as a constant values that show whether it is applied in place, and let every signal survive."""
     generator = torch.Generator().manual_seed(0)
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
-            module.running_mean.uniform_(-0.2, 0.2, generator=generator)
-            module.running_var.uniform_(0.7, 1.3, generator=generator)
-    with torch.no_grad():
-        for key, parameter in model.named_parameters():
-            if parameter.is_floating_point() and _is_constant_vector(parameter):
-                low, high = _spread(key, parameter)
-                parameter.uniform_(low, high, generator=generator)
+    for key, parameter in model.named_parameters():
+        if parameter.is_floating_point() and bool((parameter == parameter.flatten()[:1]).all()):
+            low, high = _spread(key, parameter)
+            parameter.uniform_(low, high, generator=generator)
+    with following_norms(model, generator):
+        model(*inputs_of(name, model, shape).args)
     return model
-
-
-def _is_constant_vector(parameter: Tensor) -> bool:
-    return parameter.numel() == max(parameter.shape, default=1) and bool((parameter == parameter.flatten()[0]).all())
 
 
 def _spread(key: str, parameter: Tensor) -> tuple[float, float]:
     if key.endswith("bias"):
         return -0.2, 0.2
+    if parameter.numel() > max(parameter.shape, default=1):
+        # A head or an embedding of zeros.
+        return -0.05, 0.05
     # A scale of a residual branch starts near 0, which would hide the branch; that of a norm starts at 1.
     return (0.7, 1.3) if float(parameter.flatten()[0]) == 1 else (0.1, 0.3)
+
+
+@contextmanager
+def following_norms(model: nn.Module, generator: torch.Generator) -> Iterator[None]:
+    """Let every batch-norm take statistics from what it is fed, disturbed: untrained ones let deep signals vanish."""
+
+    def follow(module: nn.modules.batchnorm._BatchNorm, args: tuple[Tensor, ...]) -> None:
+        x = args[0]
+        spread = torch.rand(2, module.num_features, generator=generator).to(x) * 0.6 + 0.7
+        module.running_mean.copy_(x.mean([0, *range(2, x.dim())]) * spread[0])
+        module.running_var.copy_((x.var(unbiased=False) + 1e-3) * spread[1])
+
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    hooks = [norm.register_forward_pre_hook(follow) for norm in norms]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

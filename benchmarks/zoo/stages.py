@@ -141,7 +141,7 @@ def identity(subject: Subject) -> Outcome:
         return {"ok": True, "skipped": "100 M parameters or more"}
     sizes = subject.shapes
     with torch.no_grad():
-        model = models.randomize(models.make(subject.name, "cpu"))
+        model = models.randomize(subject.name, models.make(subject.name, "cpu"), sizes[0])
         outcome = _identity(subject.name, model, sizes)
         if not outcome["ok"]:
             outcome |= {"float32": outcome["errors"]} | _identity(subject.name, model.double(), sizes)
