@@ -20,6 +20,9 @@ from blurify.tracing.inputs import Inputs, as_inputs, example_for
 from blurify.tracing.shapes import input_shapes
 
 
+QUANTIZED_HOMES = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
+
+
 def plan(
     model: nn.Module,
     filt_size: int | Mapping[str, int] = DEFAULT_FILT_SIZE,
@@ -130,7 +133,19 @@ def check_model(model: object) -> nn.Module:
         raise ArgumentTypeError("the model is compiled; pass the module given to torch.compile (its _orig_mod).")
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(f"model must be a torch.nn.Module, got {model!r} of type {type(model).__name__}.")
+    quantized = next((path for path, module in model.named_modules() if is_quantized(module)), None)
+    if quantized is not None:
+        raise ArgumentTypeError(
+            f"the model is quantized (at {quantized!r}); convert the float model, then quantize that."
+        )
     return model
+
+
+def is_quantized(module: nn.Module) -> bool:
+    """Whether the module computes with integers in place of the numbers it was trained with."""
+    kind = type(module)
+    # FloatFunctional is what a float model is prepared with.
+    return kind.__module__.startswith(QUANTIZED_HOMES) and "FloatFunctional" not in kind.__name__
 
 
 def make_plan(model: nn.Module, traced: TracedModule, spec: Spec, inputs: Inputs | None) -> Plan:
