@@ -19,7 +19,6 @@ from blurify.tracing import trace
 from blurify.tracing.inputs import Inputs, as_inputs, example_for
 from blurify.tracing.shapes import input_shapes
 
-
 QUANTIZED_HOMES = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 
 

@@ -238,7 +238,7 @@ def _spellings(target: Any) -> list[tuple[str, str]]:
     found = [(home, name) for name in names if name for home in homes if home]
     qualified = str(target)
     if isinstance(target, torch._ops.HigherOrderOperator):
-        found.insert(0, ("torch", f"ops.higher_order.{target.name()}"))
+        found.insert(0, ("torch", f"ops.higher_order.{target.name()}"))  # type: ignore[no-untyped-call]
     elif type(target).__module__ == "torch._ops":
         found.insert(0, ("torch", f"ops.{qualified}"))
     return found
