@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from blurify.decide import ShapeOf, decide
+from blurify.decide import ShapesOf, decide
 from blurify.errors import ArgumentError, ArgumentTypeError, NoEffectWarning
 from blurify.graph_module import TracedModule
 from blurify.planning import Plan
@@ -17,7 +17,7 @@ from blurify.sites import Reason
 from blurify.spec import DEFAULT_FILT_SIZE, Spec
 from blurify.tracing import trace
 from blurify.tracing.inputs import Inputs, as_inputs, example_for
-from blurify.tracing.shapes import input_shapes
+from blurify.tracing.shapes import Shapes, node_shapes
 
 QUANTIZED_HOMES = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 
@@ -149,25 +149,25 @@ def is_quantized(module: nn.Module) -> bool:
 
 def make_plan(model: nn.Module, traced: TracedModule, spec: Spec, inputs: Inputs | None) -> Plan:
     """Decide for a traced model."""
-    return Plan(decide(traced, spec, lazy_input_shape(model, traced, inputs)))
+    return Plan(decide(traced, spec, lazy_shapes(model, traced, inputs)))
 
 
-def lazy_input_shape(model: nn.Module, traced: TracedModule, inputs: Inputs | None) -> ShapeOf:
+def lazy_shapes(model: nn.Module, traced: TracedModule, inputs: Inputs | None) -> ShapesOf:
     """What a site is fed, computed when first asked for: most plans never ask."""
-    known: dict[str, tuple[int, ...]] | None = None
+    known: dict[str, Shapes] | None = None
 
-    def input_shape(path: str) -> tuple[int, ...] | None:
+    def shapes_of(path: str) -> Shapes:
         nonlocal known
         if known is None:
             known = _shapes(model, traced, inputs)
-        return known.get(path)
+        return known.get(path, (None, None))
 
-    return input_shape
+    return shapes_of
 
 
-def _shapes(model: nn.Module, traced: TracedModule, inputs: Inputs | None) -> dict[str, tuple[int, ...]]:
+def _shapes(model: nn.Module, traced: TracedModule, inputs: Inputs | None) -> dict[str, Shapes]:
     try:
-        return input_shapes(traced, example_for(model) if inputs is None else inputs)
+        return node_shapes(traced, example_for(model) if inputs is None else inputs)
     except Exception as error:
         if inputs is None:
             # The assumed size may simply not suit the model; then no decision depends on it.

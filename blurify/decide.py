@@ -16,9 +16,9 @@ from blurify.rules import Context, recognise
 from blurify.rules.conv import can_be_a_function
 from blurify.sites import Action, Kind, Reason, Site
 from blurify.spec import Spec
+from blurify.tracing.shapes import Shape, Shapes
 
-Shape = tuple[int, ...]
-ShapeOf = Callable[[str], "Shape | None"]
+ShapesOf = Callable[[str], Shapes]
 
 
 @dataclass(frozen=True)
@@ -30,19 +30,19 @@ class Found:
     site: Site
 
 
-def decide(traced: TracedModule, spec: Spec, input_shape: ShapeOf) -> tuple[Decision, ...]:
+def decide(traced: TracedModule, spec: Spec, shapes_of: ShapesOf) -> tuple[Decision, ...]:
     """One decision for every site of either graph, in order of execution.
 
-    `input_shape` tells the shape of what a site is fed, or None where it is not known.
+    `shapes_of` tells the shapes of what the node at a path is fed and of what it gives, None where they are not known.
     """
-    context = Context(traced, lambda node: input_shape(node.meta["path"]))
+    context = Context(traced, lambda node: shapes_of(node.meta["path"]))
     eval_sites = {found.path: found for found in find_sites(traced, traced.eval_graph, context)}
     train_sites = {found.path: found for found in find_sites(traced, traced.graphs[-1], context)}
     sites = eval_sites | {path: found for path, found in train_sites.items() if path not in eval_sites}
     spec.check_patterns_match(list(sites))
     decisions = []
     for path, found in sites.items():
-        reason = reason_to_keep(found, traced, spec, input_shape)
+        reason = reason_to_keep(found, traced, spec, shapes_of)
         if reason is not None:
             decisions.append(kept(found, reason))
         else:
@@ -59,7 +59,7 @@ def find_sites(traced: TracedModule, graph: fx.Graph, context: Context) -> Itera
             yield Found(node.meta["path"], node, known[1])
 
 
-def reason_to_keep(found: Found, traced: TracedModule, spec: Spec, input_shape: ShapeOf) -> Reason | None:
+def reason_to_keep(found: Found, traced: TracedModule, spec: Spec, shapes_of: ShapesOf) -> Reason | None:
     """The first reason that holds, or None for a site to rewrite."""
     path, site = found.path, found.site
     if site.refusal is not None:
@@ -73,7 +73,7 @@ def reason_to_keep(found: Found, traced: TracedModule, spec: Spec, input_shape: 
     if site.kind is Kind.CONV:
         return reason_to_keep_conv(found, traced, spec)
     if site.kind is Kind.AVG and max(site.kernel_size) > spec.filt_size_at(path):
-        shape = input_shape(path)
+        shape, _ = shapes_of(path)
         if shape is not None and covers(site, shape[-site.axes :]):
             return Reason.GLOBAL_POOL
     return None

@@ -56,7 +56,7 @@ def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
     wanted = tuple(size) * (axes // len(size)) if isinstance(size, (tuple, list)) else (size,) * axes
     if all(w == 1 for w in wanted):
         return None
-    return _site(kind, wanted, context.input_shape(node), bool(pair))
+    return _site(kind, wanted, context.shapes(node)[0], bool(pair))
 
 
 def _site(kind: Kind, wanted: tuple[int | None, ...], shape: tuple[int, ...] | None, pair: bool) -> Site | None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from torch import fx, nn
 
 from blurify.sites import Site
+from blurify.tracing.shapes import Shapes
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -18,11 +19,11 @@ M = TypeVar("M", bound=nn.Module)
 class Context:
     """What a rule may know beside the node: the module that holds the parameters, and shapes.
 
-    `input_shape` tells the shape of the first tensor fed to a node, or None where it is not known.
+    `shapes` tells the shapes of the first tensor fed to a node and of its output, None where they are not known.
     """
 
     root: nn.Module
-    input_shape: Callable[[fx.Node], tuple[int, ...] | None] = lambda node: None
+    shapes: Callable[[fx.Node], Shapes] = lambda node: (None, None)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
     mode = given.get("mode") or "nearest"
     if given.get("antialias") or mode == "area":
         return _site(Kind.RESIZE, (2, 2), Reason.ALREADY_ANTIALIASED)
-    factors = shrink_factors(given, context.input_shape(node))
+    factors = shrink_factors(given, *context.shapes(node))
     if factors is None:
         return _site(Kind.RESIZE, (1, 1), Reason.UNKNOWN_SIZE)
     if max(factors) > 1:
@@ -56,19 +56,16 @@ def _site(kind: Kind, stride: tuple[int, ...], refusal: Reason | None) -> Site:
     return Site(kind, ones, stride, (0,) * len(stride), ones, refusal=refusal)
 
 
-def shrink_factors(given: dict[str, Any], shape: tuple[int, ...] | None) -> tuple[float, ...] | None:
+def shrink_factors(
+    given: dict[str, Any], fed: tuple[int, ...] | None, gives: tuple[int, ...] | None
+) -> tuple[float, ...] | None:
     """By how much each spatial axis shrinks (below 1 where it grows); None where it is not known."""
-    scale, size = given.get("scale_factor"), given.get("size")
-    if scale is not None and are_known(scale):
-        if isinstance(scale, (tuple, list)):
-            return tuple(1 / float(s) for s in scale)
-        axes = 2 if shape is None else len(shape) - 2
-        return (1 / float(scale),) * axes
-    if size is None or not are_known(size) or shape is None:
+    if fed is not None and gives is not None:
+        return tuple(n / w for n, w in zip(fed[2:], gives[2:], strict=True))
+    scale = given.get("scale_factor")
+    if scale is None or not are_known(scale):
         return None
-    spatial = shape[2:]
-    sizes = tuple(size) if isinstance(size, (tuple, list)) else (size,) * len(spatial)
-    return tuple(n / w for n, w in zip(spatial, sizes, strict=True))
+    return tuple(1 / float(s) for s in scale) if isinstance(scale, (tuple, list)) else (1 / float(scale),) * 2
 
 
 def replace(node: fx.Node, module: Any, site: Site, filt_size: tuple[int, ...], pad_type: str) -> Parts:

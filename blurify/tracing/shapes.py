@@ -16,6 +16,7 @@ from blurify.tracing.inputs import Inputs
 from blurify.tracing.modes import evaluating
 
 Shape = tuple[int, ...]
+Shapes = tuple["Shape | None", "Shape | None"]
 
 
 class ShapeRecorder(fx.Interpreter):
@@ -68,12 +69,11 @@ def output_shapes(traced: TracedModule, inputs: Inputs) -> dict[str, Shape]:
     return {node.meta["path"]: shape for node, shape in recorder.shapes.items()}
 
 
-def input_shapes(traced: TracedModule, inputs: Inputs) -> dict[str, Shape]:
-    """The shape of the first tensor fed to every node of the eval graph, by path."""
+def node_shapes(traced: TracedModule, inputs: Inputs) -> dict[str, Shapes]:
+    """The shapes of the first tensor fed to every node of the eval graph and of its output, by path."""
     outputs = output_shapes(traced, inputs)
     shapes = {}
     for node in traced.eval_graph.nodes:
         sources = [outputs.get(source.meta["path"]) for source in node.all_input_nodes]
-        if sources and sources[0] is not None:
-            shapes[node.meta["path"]] = sources[0]
+        shapes[node.meta["path"]] = (sources[0] if sources else None, outputs.get(node.meta["path"]))
     return shapes

@@ -87,6 +87,7 @@ SHRINKING: dict[str, Function] = {
     "bilinear": lambda x, c: F.interpolate(x, scale_factor=0.5, mode="bilinear", align_corners=False),
     "bicubic size": lambda x, c: F.interpolate(x, (9, 8), mode="bicubic"),
     "nearest": lambda x, c: F.interpolate(x, scale_factor=0.25),
+    "to a size that is computed": lambda x, c: F.interpolate(x, x.shape[-1] // 2),
     "positional": lambda x, c: F.interpolate(x, None, 0.5),
     "one axis": lambda x, c: F.interpolate(x, size=(18, 6)),
 }
@@ -113,7 +114,7 @@ RESIZES_KEPT: dict[str, tuple[Function, Reason]] = {
         Reason.ALREADY_ANTIALIASED,
     ),
     "area": (lambda x, c: F.interpolate(x, scale_factor=0.5, mode="area"), Reason.ALREADY_ANTIALIASED),
-    "to a size that is computed": (lambda x, c: F.interpolate(x, x.shape[-1] // 2), Reason.UNKNOWN_SIZE),
+    "to an unknown size": (lambda x, c: F.interpolate(x, x.shape[-1] // 2)[:, 99], Reason.UNKNOWN_SIZE),
 }
 
 
@@ -124,7 +125,11 @@ def test_kept_resizes(name: str) -> None:
 
 
 def test_enlarging_bilinear_is_no_site() -> None:
-    assert not plan(Calls(lambda x, c: F.interpolate(x, scale_factor=2.0, mode="bilinear"))).decisions
+    for function in (
+        lambda x, c: F.interpolate(x, scale_factor=2.0, mode="bilinear"),
+        lambda x, c: F.interpolate(x.relu(), x.shape[-1] * 2, mode="bilinear"),
+    ):
+        assert not plan(Calls(function)).decisions
     assert not plan(
         Calls(lambda x, c: F.interpolate(x, 32, mode="bilinear")), example_inputs=torch.zeros(1, 3, 8, 8)
     ).decisions
