@@ -38,3 +38,8 @@ def run(model: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
         out = model(x)
     return out if isinstance(out, Tensor) else out[0]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--regenerate` rewrites the golden plans instead of comparing with them."""
+    parser.addoption("--regenerate", action="store_true", help="rewrite the golden plans")
