@@ -63,7 +63,8 @@ def is_stem(site: fx.Node, traced: TracedModule, axes: int) -> bool:
     return reached_input
 
 
-TOKEN_RESHAPES = frozenset({"view", "reshape", "transpose", "permute", "unflatten", "movedim"})
+TOKEN_RESHAPES = frozenset({"view", "reshape", "unflatten"})
+TRANSPOSITIONS = frozenset({"transpose", "permute", "movedim"})
 
 
 def is_fed_by_tokens(site: fx.Node, traced: TracedModule, axes: int) -> bool:
@@ -73,7 +74,9 @@ def is_fed_by_tokens(site: fx.Node, traced: TracedModule, axes: int) -> bool:
         if node.op == "call_method" and node.target in TOKEN_RESHAPES:
             return True
         sources = node.all_input_nodes
-        if len(sources) != 1 or crossing(node, sources[0], traced, axes) is Crossing.NEVER:
+        # Transposing alone makes no map: channels-last networks do it around every norm.
+        transposed = node.op == "call_method" and node.target in TRANSPOSITIONS
+        if len(sources) != 1 or (not transposed and crossing(node, sources[0], traced, axes) is Crossing.NEVER):
             return False
         node = sources[0]
     return False

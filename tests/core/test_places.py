@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor, nn
 
 from blurify import antialias, plan, verify
@@ -211,8 +212,14 @@ def test_patch_embeddings() -> None:
             return self.reduce(x.transpose(1, 2).reshape(1, 8, 4, 4)).flatten(2)
 
     assert [d.reason for d in plan(Tokens()).decisions] == [Reason.PATCH_EMBED]
-    # ConvNeXt's downsampling is such a conv too, and reads a map.
-    convnext = plan(timm.create_model("convnext_atto"))
-    assert [d.site for d in convnext.kept] == ["stem.0"]
-    assert convnext.kept[0].reason is Reason.PATCH_EMBED
-    assert len(convnext.rewritten) == 3
+
+
+def test_downsampling_convs_that_cut_a_map_are_rewritten() -> None:
+    """ConvNeXt's, after a norm that timm has in one node and torchvision between two permutes."""
+    for model, stem in (
+        (timm.create_model("convnext_atto"), "stem.0"),
+        (torchvision.models.convnext_tiny(), "features.0.0"),
+    ):
+        made = plan(model)
+        assert [(d.site, d.reason) for d in made.kept] == [(stem, Reason.PATCH_EMBED)]
+        assert len(made.rewritten) == 3
