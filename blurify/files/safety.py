@@ -61,6 +61,9 @@ PLAIN = frozenset(
 # Classes that compile text out of the file when they are unpickled.
 _RUNS_CODE = (torch.fx.GraphModule, torch.jit.ScriptModule)
 
+# Classes here trace a model when they are made, and so turn names out of the file into code.
+_TRACES = ("timm.models._features_fx", "torchvision.models.feature_extraction")
+
 # torch's unpickler refuses these modules whatever it is told, so offering a flag would be a lie.
 _NEVER = ("os", "posix", "nt", "sys")
 
@@ -100,7 +103,7 @@ def _allowed_by_default(name: str) -> Any | None:
 def _is_plain_module_class(value: object) -> bool:
     if not (isinstance(value, type) and issubclass(value, nn.Module)):
         return False
-    return _trusted(value.__module__) and not issubclass(value, _RUNS_CODE)
+    return _trusted(value.__module__) and value.__module__ not in _TRACES and not issubclass(value, _RUNS_CODE)
 
 
 def _allowed_by_user(path: Path, name: str) -> Callable[..., Any]:

@@ -38,6 +38,7 @@ def trace(model: nn.Module, inputs: Inputs | None = None) -> TracedModule:
     Raises:
         TraceError: no front-end can record `forward`; the message says where and why.
     """
+    check_names(model)
     if isinstance(model, TracedModule):
         return model.shallow_copy()
     if isinstance(model, fx.GraphModule):
@@ -57,6 +58,17 @@ def trace(model: nn.Module, inputs: Inputs | None = None) -> TracedModule:
         f"{'; '.join(refusals)}. Move that decision out of forward, or convert the part of the model without it "
         "(its backbone, say)."
     )
+
+
+def check_names(model: nn.Module) -> None:
+    """Refuse names that would end the string they are quoted in: `torch.fx` writes them into code and runs it."""
+    for path, module in model.named_modules():
+        for name in (*module._modules, *module._parameters, *module._buffers):
+            if not name.isprintable() or set(name) & set("\"'\\"):
+                raise TraceError(
+                    f"{type(model).__name__} cannot be traced: {f'{path}.' if path else ''}{name!r} is no name for a "
+                    "module or parameter, because it holds a quote, a backslash or a control character; rename it."
+                )
 
 
 def _both_modes(model: nn.Module, front: Front, meta: dict[str, object]) -> TracedModule:

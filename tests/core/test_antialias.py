@@ -447,3 +447,13 @@ def test_state_dict_metadata_keeps_the_versions() -> None:
     converted = antialias(model)
     assert converted.state_dict()._metadata[""] == model.state_dict()._metadata[""]
     assert converted.state_dict()._metadata.keys() >= model.state_dict()._metadata.keys()
+
+
+@pytest.mark.parametrize("name", ['a") or print("b', "a'b", "a\nb", "a\\", "a\x00"])
+def test_names_that_would_become_code_are_refused(name: str) -> None:
+    """A pickle may name a child as it likes, and the name goes into generated code."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, 2))
+    model._modules = {"0": model[0], name: model[1]}
+    with pytest.raises(TraceError, match="is no name for a module or parameter"):
+        antialias(model)
+    assert antialias(nn.ModuleDict({"a-b c": nn.Conv2d(4, 4, 3, 2)})["a-b c"], stem=True)

@@ -145,6 +145,7 @@ def test_an_allowed_name_that_cannot_be_imported_says_so(tmp_path: Path, monkeyp
         *("timm.models._factory.create_model", "timm.models._helpers.load_checkpoint", "timm.layers.not_there.Thing"),
         *("torch.nn.modules.module.Module.load_state_dict", "blurify.graph_module.rebuild", "timm.models.timm"),
         *("torch.nn.modules.module.torch.load", "blurify.graph_module.TracedModule"),
+        *("timm.models._features_fx.GraphExtractNet", "timm.models._features_fx.FeatureGraphNet"),
     ],
 )
 def test_refused_names(name: str) -> None:
