@@ -36,8 +36,8 @@ def decide(traced: TracedModule, spec: Spec, shapes_of: ShapesOf) -> tuple[Decis
     `shapes_of` tells the shapes of what the node at a path is fed and of what it gives, None where they are not known.
     """
     context = Context(traced, lambda node: shapes_of(node.meta["path"]))
-    eval_sites = {found.path: found for found in find_sites(traced, traced.eval_graph, context)}
-    train_sites = {found.path: found for found in find_sites(traced, traced.graphs[-1], context)}
+    by_graph = [{found.path: found for found in find_sites(traced, graph, context)} for graph in traced.graphs]
+    eval_sites, train_sites = by_graph[0], by_graph[-1]
     sites = eval_sites | {path: found for path, found in train_sites.items() if path not in eval_sites}
     spec.check_patterns_match(list(sites))
     decisions = []
@@ -156,7 +156,7 @@ def opaque_sites(traced: TracedModule) -> Iterator[Decision]:
                 continue
             seen.add(str(node.target))
             leaf = traced.get_submodule(str(node.target))
-            if recognise(node, leaf, Context(traced)) is None:
+            if leaf._modules and recognise(node, leaf, Context(traced)) is None:
                 yield from _inside(leaf, str(node.target), node, traced)
 
 
