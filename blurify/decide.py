@@ -10,7 +10,9 @@ from typing import Any
 from torch import fx, nn
 
 from blurify.decision import Decision
+from blurify.errors import PlanError
 from blurify.graph_module import TracedModule
+from blurify.layers import Blur
 from blurify.placement import Landing, is_fed_by_tokens, is_stem, landing
 from blurify.rules import Context, recognise
 from blurify.rules.conv import can_be_a_function
@@ -38,6 +40,12 @@ def decide(traced: TracedModule, spec: Spec, shapes_of: ShapesOf) -> tuple[Decis
     context = Context(traced, lambda node: shapes_of(node.meta["path"]))
     by_graph = [{found.path: found for found in find_sites(traced, graph, context)} for graph in traced.graphs]
     eval_sites, train_sites = by_graph[0], by_graph[-1]
+    for path in eval_sites.keys() & train_sites.keys():
+        if eval_sites[path].site != train_sites[path].site:
+            raise PlanError(
+                f"{path!r} names different ops in the graphs of .train() and .eval(), which cannot be told apart; give "
+                "the model in one mode only, as torch.fx.symbolic_trace(model)."
+            )
     sites = eval_sites | {path: found for path, found in train_sites.items() if path not in eval_sites}
     spec.check_patterns_match(list(sites))
     decisions = []
@@ -72,7 +80,7 @@ def reason_to_keep(found: Found, traced: TracedModule, spec: Spec, shapes_of: Sh
         return None if spec.upsample else Reason.UPSAMPLING
     if site.kind is Kind.CONV:
         return reason_to_keep_conv(found, traced, spec)
-    if site.kind is Kind.AVG and max(site.kernel_size) > spec.filt_size_at(path):
+    if site.kind is Kind.AVG and max(site.kernel_size) > 2:
         shape, _ = shapes_of(path)
         if shape is not None and covers(site, shape[-site.axes :]):
             return Reason.GLOBAL_POOL
@@ -82,11 +90,21 @@ def reason_to_keep(found: Found, traced: TracedModule, spec: Spec, shapes_of: Sh
 def reason_to_keep_conv(found: Found, traced: TracedModule, spec: Spec) -> Reason | None:
     """Convs that the published networks keep: stems, and the patch embeddings of transformers."""
     path, site = found.path, found.site
+    if is_blurred_at_landing(found, traced):
+        return Reason.ALREADY_ANTIALIASED
     stem = is_stem(found.node, traced, site.axes)
     cuts = bool(site.kernel_size) and all(1 < k <= s for k, s in zip(site.kernel_size, site.stride, strict=True))
     if cuts and (stem or is_fed_by_tokens(found.node, traced, site.axes)):
         return None if spec.patch_embed or path in spec.include else Reason.PATCH_EMBED
     return Reason.STEM if stem and not spec.wants_stem(path) else None
+
+
+def is_blurred_at_landing(found: Found, traced: TracedModule) -> bool:
+    """Whether a blur of ours follows already, as after a conv of stride 4, which keeps a stride of 2."""
+    readers = list(land(found, traced).node.users)
+    if len(readers) != 1 or readers[0].op != "call_module":
+        return False
+    return isinstance(traced.get_submodule(str(readers[0].target)), Blur)
 
 
 def covers(site: Site, spatial: Shape) -> bool:

@@ -95,9 +95,13 @@ class TracedModule(fx.GraphModule):
         super().train(mode)
         for path in self._modes.exceptions(mode):
             self.get_submodule(path).training = not mode
-        if self._by_mode[mode] is not self._graph:
-            self.graph = self._by_mode[mode]
+        self.follow_mode()
         return self
+
+    def follow_mode(self) -> None:
+        """Make the graph of the present mode the active one, after the flag was set by hand."""
+        if self._by_mode[self.training] is not self._graph:
+            self.graph = self._by_mode[self.training]
 
     def recompile_all(self) -> None:
         """Check every graph and regenerate the code of the active one, after an edit."""

@@ -215,4 +215,4 @@ def _is_per_channel(value: Any, traced: TracedModule, axes: int) -> bool:
     if not isinstance(value, fx.Node):
         return not isinstance(value, torch.Tensor) or value.numel() == 1
     shape = constant_shape(value, traced)
-    return shape is not None and all(extent == 1 for extent in shape[-axes:])
+    return shape is not None and len(shape) <= axes + 2 and all(extent == 1 for extent in shape[-axes:])

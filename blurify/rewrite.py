@@ -97,6 +97,8 @@ def apply_edit(traced: TracedModule, edit: Edit, free: bool) -> None:
     settle(parts, edit.module, traced)
     if parts.dense is not None and (free or not parts.has_parameters):
         path = dense_path(decision, node, free)
+        if not free or node.op != "call_module":
+            check_free(traced, path)
         set_module(traced, path, parts.dense)
         if node.op != "call_module" and not parts.all_arguments:
             source = node.args[0] if node.args else node.kwargs["input"]
@@ -106,8 +108,26 @@ def apply_edit(traced: TracedModule, edit: Edit, free: bool) -> None:
         as_function(node, edit.module, edit.site)
     if parts.blur is not None:
         path = f"{decision.site}_blur"
+        check_free(traced, path)
         set_module(traced, path, parts.blur)
         insert_after(graph, landing, path, only=node if parts.before else None)
+
+
+def check_free(traced: TracedModule, path: str) -> None:
+    """Refuse to put a layer where the model has something of its own that it uses."""
+    parent, _, name = path.rpartition(".")
+    owner: nn.Module = traced
+    for part in parent.split(".") if parent else ():
+        if part not in owner._modules:
+            return
+        owner = owner.get_submodule(part)
+    existing = owner._modules.get(name)
+    tensor = name in owner._parameters or name in owner._buffers
+    used = existing is not None and (path in traced.leaf_paths() or next(existing.parameters(), None) is not None)
+    if tensor or (used and not type(existing).__module__.startswith("blurify.")):
+        raise PlanError(
+            f"the model has its own {path!r}, where a layer of the rewrite would go; rename it or exclude the site."
+        )
 
 
 def settle(parts: Parts, module: nn.Module | None, traced: TracedModule) -> None:

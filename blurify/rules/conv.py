@@ -123,7 +123,8 @@ def replace(node: fx.Node, module: nn.Module | None, site: Site, filt_size: tupl
 
 def can_be_a_function(module: Any) -> bool:
     """Whether `F.conv*d` with the module's parameters computes what the module does."""
-    return type(module) in MODULES and module.padding_mode == "zeros" and not module._forward_pre_hooks
+    hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return type(module) in MODULES and module.padding_mode == "zeros" and not any(hooks)
 
 
 def as_function(node: fx.Node, module: Any, site: Site) -> None:

@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 import torch
 from torch import nn
 
+from blurify.graph_module import TracedModule
+
 
 @contextmanager
 def as_found(model: nn.Module) -> Iterator[None]:
@@ -20,6 +22,8 @@ def as_found(model: nn.Module) -> Iterator[None]:
     finally:
         for module, flag in flags:
             module.training = flag
+            if isinstance(module, TracedModule):
+                module.follow_mode()
 
 
 @contextmanager

@@ -457,3 +457,70 @@ def test_names_that_would_become_code_are_refused(name: str) -> None:
     with pytest.raises(TraceError, match="is no name for a module or parameter"):
         antialias(model)
     assert antialias(nn.ModuleDict({"a-b c": nn.Conv2d(4, 4, 3, 2)})["a-b c"], stem=True)
+
+
+def test_verify_leaves_a_converted_model_in_train_mode() -> None:
+    class Drops(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = stage()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.dropout(self.body(x), 0.5, self.training)
+
+    model = Drops().train()
+    converted = antialias(model)
+    verify(model, converted, torch.randn(2, 3, 16, 16))
+    x = torch.randn(2, 3, 16, 16)
+    assert converted.training
+    assert not torch.equal(converted(x), converted(x))
+
+
+def test_a_conv_of_stride_4_is_not_rewritten_twice() -> None:
+    once = antialias(torchvision.models.alexnet(), stem=True)
+    assert not plan(once, stem=True).rewritten
+
+
+def test_a_global_average_no_wider_than_the_filter_is_kept() -> None:
+    model = stage(nn.AvgPool2d(4))
+    assert plan(model, 4, example_inputs=torch.zeros(1, 3, 8, 8)).kept[0].reason is Reason.GLOBAL_POOL
+
+
+def test_a_hooked_conv_is_not_split() -> None:
+    model = TwoCalls()
+    model.conv.register_forward_hook(lambda module, args, output: output * 3)
+    assert verify(model, antialias(model, exclude="conv_1"), torch.randn(1, 3, 40, 40)).ok
+
+
+class OwnNames(nn.Module):
+    """Has a module where a blur would go, or a pool of the name of a function."""
+
+    def __init__(self, functional: bool) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.conv = nn.Conv2d(4, 4, 3, 2, 1)
+        self.add_module("max_pool2d" if functional else "conv_blur", nn.Conv2d(4, 4, 1))
+        self.functional = functional
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.functional:
+            return self.max_pool2d(F.max_pool2d(self.stem(x), 2))
+        return self.conv_blur(self.conv(self.stem(x)))
+
+
+@pytest.mark.parametrize("functional", [False, True])
+def test_names_that_the_rewrite_wants_are_not_overwritten(functional: bool) -> None:
+    with pytest.raises(PlanError, match=r"the model has its own '(conv_blur|max_pool2d)'"):
+        antialias(OwnNames(functional))
+
+
+def test_one_path_of_two_ops_is_refused() -> None:
+    class Differs(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            if self.training:
+                extra = F.max_pool2d(x, 4, 4).mean()
+                return F.max_pool2d(x, 2, 2), extra
+            return F.max_pool2d(x, 2, 2)
+
+    with pytest.raises(PlanError, match="names different ops in the graphs"):
+        antialias(Differs())
