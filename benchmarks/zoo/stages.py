@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import traceback
 import warnings
@@ -82,13 +83,18 @@ def plan(subject: Subject) -> Outcome:
         "family": models.family(subject.name),
         "parameters": models.parameter_count(model),
         "front_end": traced.meta["front_end"],
-        "refusals": list(traced.meta["refusals"]),
+        "refusals": [without_home(refusal) for refusal in traced.meta["refusals"]],
         "eval_only": bool(traced.meta.get("eval_only")),
         "nodes": len(traced.eval_graph.nodes),
         "trace_seconds": round(traced_at - begin, 3),
         "decide_seconds": round(ended - traced_at, 3),
         "sites": dict(sorted(Counter(_label(d) for d in made.decisions).items())),
     }
+
+
+def without_home(text: str) -> str:
+    """The text with paths that begin at the library, not where it is installed."""
+    return re.sub(r"[^ ]*site-packages/", "", text)
 
 
 def _label(decision: Any) -> str:
