@@ -54,8 +54,7 @@ def plan(
         include=include,
         exclude=exclude,
     )
-    inputs = as_inputs(example_inputs, example_kwargs)
-    return make_plan(model, trace(check_model(model), inputs), spec, inputs)
+    return trace_and_plan(model, spec, as_inputs(example_inputs, example_kwargs))[1]
 
 
 def antialias(
@@ -106,6 +105,7 @@ def antialias(
 
     Warns:
         NoEffectWarning: there was nothing to rewrite.
+        HooksWarning: hooks of modules that are no nodes of the graph are lost.
     """
     spec = Spec.of(
         filt_size,
@@ -116,12 +116,16 @@ def antialias(
         include=include,
         exclude=exclude,
     )
-    inputs = as_inputs(example_inputs, example_kwargs)
-    traced = trace(check_model(model), inputs)
-    made = make_plan(model, traced, spec, inputs)
+    traced, made = trace_and_plan(model, spec, as_inputs(example_inputs, example_kwargs))
     if not made.rewritten:
         warnings.warn(no_effect(model, made), NoEffectWarning, stacklevel=2)
     return made.apply_traced(traced, inplace)
+
+
+def trace_and_plan(model: nn.Module, spec: Spec, inputs: Inputs | None) -> tuple[TracedModule, Plan]:
+    """The first two steps: the traced model, and what becomes of it."""
+    traced = trace(check_model(model), inputs)
+    return traced, make_plan(model, traced, spec, inputs)
 
 
 def check_model(model: object) -> nn.Module:
@@ -187,4 +191,4 @@ def no_effect(model: nn.Module, made: Plan) -> str:
         d.reason is Reason.ALREADY_ANTIALIASED for d in made.kept
     ):
         return f"nothing to do: {name} is already antialiased."
-    return f"nothing to do: each of the {len(made.kept)} sites of {name} is kept ({'; '.join(reasons)})."
+    return f"nothing to do: each of the {len(made.kept)} sites of {name} is kept, as each {'; or '.join(reasons)}."

@@ -14,8 +14,7 @@ from blurify.errors import PlanError
 from blurify.graph_module import TracedModule
 from blurify.layers import Blur
 from blurify.placement import Landing, is_fed_by_tokens, is_stem, landing
-from blurify.rules import Context, recognise
-from blurify.rules.conv import can_be_a_function
+from blurify.rules import Context, Rule, recognise
 from blurify.sites import Action, Kind, Reason, Site
 from blurify.spec import Spec
 from blurify.tracing.shapes import Shape, Shapes
@@ -30,6 +29,7 @@ class Found:
     path: str
     node: fx.Node
     site: Site
+    rule: Rule
 
 
 def decide(traced: TracedModule, spec: Spec, shapes_of: ShapesOf) -> tuple[Decision, ...]:
@@ -64,7 +64,7 @@ def find_sites(traced: TracedModule, graph: fx.Graph, context: Context) -> Itera
         module = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
         known = recognise(node, module, context)
         if known is not None:
-            yield Found(node.meta["path"], node, known[1])
+            yield Found(node.meta["path"], node, known[1], known[0])
 
 
 def reason_to_keep(found: Found, traced: TracedModule, spec: Spec, shapes_of: ShapesOf) -> Reason | None:
@@ -159,10 +159,17 @@ def without_split_modules(
     for decision in decisions:
         target = sites[decision.site].node.target
         split = decision.action is Action.REWRITE and not calls[target] <= rewritten_paths
-        if split and decision.kind is Kind.CONV and not can_be_a_function(traced.get_submodule(str(target))):
-            yield kept(sites[decision.site], Reason.SHARED_MODULE)
+        found = sites[decision.site]
+        module = traced.get_submodule(str(target)) if split else None
+        if module is not None and has_parameters(module) and not found.rule.can_be_function(module):
+            yield kept(found, Reason.SHARED_MODULE)
         else:
             yield decision
+
+
+def has_parameters(module: nn.Module) -> bool:
+    """Whether the module has names in the state_dict, so that it can stand at one place only."""
+    return next(module.parameters(), None) is not None
 
 
 def opaque_sites(traced: TracedModule) -> Iterator[Decision]:
@@ -183,5 +190,5 @@ def _inside(leaf: nn.Module, path: str, node: fx.Node, traced: TracedModule) -> 
         known = recognise(node, module, Context(traced)) if name else None
         if known is not None:
             hidden = replace(known[1], kind=Kind.OPAQUE)
-            decision = kept(Found(f"{path}.{name}", node, hidden), Reason.OPAQUE)
+            decision = kept(Found(f"{path}.{name}", node, hidden, known[0]), Reason.OPAQUE)
             yield replace(decision, detail=f"{type(leaf).__name__} holds this strided {type(module).__name__}")

@@ -37,3 +37,7 @@ class ArchitectureError(BlurifyError, ValueError):
 
 class NoEffectWarning(UserWarning):
     """Nothing in the model was rewritten."""
+
+
+class HooksWarning(UserWarning):
+    """The model has hooks that its converted form does not run."""

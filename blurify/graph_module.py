@@ -4,8 +4,7 @@ A stable, public path: pickled converted models name `rebuild`.
 
 A plain `GraphModule` keeps only what its graph names, in the graph's order, and pickles itself by being traced again.
 This one keeps every parameter and buffer of the original under its name and in its order, switches graphs with the
-mode,
-and pickles its nodes as they are.
+mode, and pickles its nodes as they are.
 """
 
 from __future__ import annotations
@@ -13,16 +12,33 @@ from __future__ import annotations
 import copy
 import importlib
 import pickle
+from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.fx.node import Node, map_arg
 
 # What a tree node is, apart from its class. `_version` goes into a state_dict's metadata: some models rebuild
 # themselves when they load one of an older version.
 REGISTRIES = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set", "_version")
+# What the root has beside: hooks that calling the model runs.
+HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+    "_is_full_backward_hook",
+)
+
+
+# Of a node: its path, and of one that the rewrite made the path of the site that it blurs.
+KEPT_META = ("path", "blurs")
 
 
 @dataclass(frozen=True)
@@ -111,16 +127,35 @@ class TracedModule(fx.GraphModule):
         self.recompile()
 
     def detached_tree(self) -> nn.Module:
-        """A bare root with this module's children, parameters, buffers and mode."""
-        return bare_copy(self)
+        """A bare root with this module's children, parameters, buffers, hooks and mode."""
+        return bare_copy(self, HOOKS)
+
+    def forget_hooks(self, of: str) -> None:
+        """Take from the root the hooks that a module of the given name, or one below it, has defined."""
+        for registry in HOOKS:
+            hooks = getattr(self, registry)
+            if isinstance(hooks, dict):
+                kept = [(key, hook) for key, hook in hooks.items() if not _home(hook).startswith(of)]
+                self.__dict__[registry] = OrderedDict(kept)
+
+    def attributes(self) -> dict[str, Any]:
+        """What was put on this module beside children, parameters and buffers."""
+        internal = ("training", "meta", "extra_state")
+        return {k: v for k, v in self.__dict__.items() if not k.startswith("_") and k not in internal}
 
     def _adopt(self, tree: nn.Module) -> None:
-        for registry in REGISTRIES:
+        for registry in REGISTRIES + HOOKS:
             self.__dict__[registry] = getattr(tree, registry)
+        if isinstance(tree, KeepsExtraState):
+            self.__dict__["extra_state"] = tree.extra_state
+            # `torch.fx` makes a class for every instance, and a state_dict asks the class.
+            kind: Any = type(self)
+            kind.get_extra_state, kind.set_extra_state = tree.__class__.get_extra_state, tree.__class__.set_extra_state
 
     def own_tree(self) -> None:
         """Replace every module, parameter and buffer by a copy of this module's own, ties kept."""
-        self._adopt(copy.deepcopy(self.detached_tree()))
+        tree = self.detached_tree()
+        self._adopt(copy.deepcopy(tree, dict(computed_copies(tree))))
 
     def shallow_copy(self) -> TracedModule:
         """A traced module with graphs and tree of its own that shares every leaf module and parameter with this one."""
@@ -140,6 +175,7 @@ class TracedModule(fx.GraphModule):
             "modes": self._modes,
             "name": type(self).__name__,
             "meta": dict(self.meta),
+            "attributes": self.attributes(),
         }
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -151,13 +187,42 @@ class TracedModule(fx.GraphModule):
         return twin
 
 
-def bare_copy(module: nn.Module) -> nn.Module:
+def _home(function: object) -> str:
+    return str(getattr(function, "__module__", ""))
+
+
+class KeepsExtraState(nn.Module):
+    """A container whose original had a `get_extra_state` of its own: what that gave stays in the state_dict."""
+
+    extra_state: Any
+
+    def get_extra_state(self) -> Any:
+        """What the original's gave when it was traced, or what was loaded since."""
+        return self.extra_state
+
+    def set_extra_state(self, state: Any) -> None:
+        """Keep what a state_dict holds."""
+        self.extra_state = state
+
+
+def bare_copy(module: nn.Module, beside: tuple[str, ...] = ()) -> nn.Module:
     """A plain module with the children, parameters, buffers and mode of `module`, in registries of its own."""
     bare = nn.Module()
-    for registry in REGISTRIES:
+    if type(module).get_extra_state is not nn.Module.get_extra_state:
+        bare = KeepsExtraState()
+        bare.extra_state = module.get_extra_state()
+    for registry in REGISTRIES + beside:
         bare.__dict__[registry] = copy.copy(getattr(module, registry))
     bare.training = module.training
     return bare
+
+
+def computed_copies(tree: nn.Module) -> Iterator[tuple[int, Tensor]]:
+    """Copies, by identity, of the tensors that hooks compute (old weight norms, pruning), which deepcopy refuses."""
+    for module in tree.modules():
+        for value in module.__dict__.values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                yield id(value), value.detach().clone()
 
 
 def is_plain_layer(module: nn.Module) -> bool:
@@ -172,7 +237,7 @@ def copy_containers(module: nn.Module, leaves: set[str], prefix: str = "") -> nn
     """
     if prefix.rstrip(".") in leaves or (prefix and is_plain_layer(module)):
         return module
-    bare = bare_copy(module)
+    bare = bare_copy(module, () if prefix else HOOKS)
     for name, child in module._modules.items():
         bare._modules[name] = None if child is None else copy_containers(child, leaves, f"{prefix}{name}.")
     return bare
@@ -183,6 +248,7 @@ def rebuild(state: dict[str, Any]) -> TracedModule:
     graphs = [decode_graph(encoded) for encoded in state["graphs"]]
     traced = TracedModule(state["tree"], graphs[0], graphs[-1], state["modes"], state["name"])
     traced.meta.update(state["meta"])
+    traced.__dict__.update(state["attributes"])
     return traced
 
 
@@ -196,7 +262,7 @@ def encode_graph(graph: fx.Graph) -> dict[str, Any]:
             _encode_args(node.args),
             _encode_args(node.kwargs),
             node.type,
-            {"path": node.meta["path"]},
+            {key: node.meta[key] for key in KEPT_META if key in node.meta},
         )
         for node in graph.nodes
     ]

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from torch import nn
 
 from blurify.decision import Decision, explanation, sizes
-from blurify.errors import PlanError
+from blurify.errors import HooksWarning, PlanError
 from blurify.graph_module import TracedModule
 from blurify.rewrite import rewrite
 from blurify.sites import Action, Kind, Reason
 from blurify.tracing import trace
+from blurify.tracing.inputs import as_inputs
 
 PLAN_VERSION = 1
 
@@ -40,19 +43,30 @@ class Plan:
         """The decisions to keep."""
         return tuple(d for d in self.decisions if d.action is Action.KEEP)
 
-    def apply(self, model: nn.Module, inplace: bool = False) -> TracedModule:
+    def apply(
+        self,
+        model: nn.Module,
+        inplace: bool = False,
+        *,
+        example_inputs: Any = None,
+        example_kwargs: Mapping[str, Any] | None = None,
+    ) -> TracedModule:
         """Rewrite `model` as the plan says, and let the result's `meta["blurify"]` be this plan.
 
-        See `blurify.antialias` for `inplace`.
+        See `blurify.antialias` for the arguments. The inputs matter to a model that is not traced without.
 
         Raises:
             PlanError: the plan names a site or landing that the model does not have.
             TraceError: the model cannot be traced.
         """
-        return self.apply_traced(trace(model), inplace)
+        return self.apply_traced(trace(model, as_inputs(example_inputs, example_kwargs)), inplace)
 
     def apply_traced(self, traced: TracedModule, inplace: bool = False) -> TracedModule:
         """Rewrite a traced model, itself, over parameters of its own unless `inplace`."""
+        unhooked = traced.meta.get("unhooked")
+        if unhooked:
+            warnings.warn(lost_hooks(type(traced).__name__, unhooked), HooksWarning, stacklevel=3)
+            traced.meta["unhooked"] = ()
         if not inplace:
             traced.own_tree()
         rewrite(traced, self.rewritten)
@@ -98,6 +112,14 @@ class Plan:
         padding = "".join(f", padding {pad}" for pad in sorted({d.pad_type for d in self.rewritten}))
         lines.append(f"{len(self.rewritten)} rewritten, {len(self.kept)} kept{padding}")
         return "\n".join(lines)
+
+
+def lost_hooks(name: str, paths: tuple[str, ...]) -> str:
+    """Say which hooks the converted model does not run."""
+    return (
+        f"hooks of {', '.join(map(repr, paths))} in {name} are not carried over, since a graph does not call these "
+        "modules; put them on layers, or on the converted model."
+    )
 
 
 def _trimmed(decision: dict[str, Any]) -> dict[str, Any]:

@@ -7,12 +7,14 @@ subsampling commutes with all that it was moved across. *Shapes*: every site's o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from blurify.errors import ArgumentError, ArgumentTypeError
@@ -20,11 +22,12 @@ from blurify.graph_module import TracedModule
 from blurify.layers import Blur
 from blurify.planning import Plan
 from blurify.rewrite import insert_after
+from blurify.rules import set_module
 from blurify.sites import Kind
 from blurify.tracing import trace
 from blurify.tracing.inputs import Inputs, as_inputs, example_for
 from blurify.tracing.modes import evaluating
-from blurify.tracing.paths import node_paths
+from blurify.tracing.paths import function_name, node_paths
 from blurify.tracing.shapes import output_shapes
 
 Shape = tuple[int, ...]
@@ -65,8 +68,8 @@ class Verdict:
     """The outcome of the three proofs.
 
     `identity_error` is the largest absolute difference of any output, relative to the largest absolute value of that
-    output; `tolerance` is what rounding may do in the model's dtype. `statistics` names the norms whose statistics the
-    plan moves a subsampling across: for the proof their subsampling was put back before them.
+    output, in each of `modes`; `tolerance` is what rounding may do in the model's dtype. `statistics` names the norms
+    whose statistics the plan moves a subsampling across: for the proof their subsampling was put back before them.
     """
 
     identity_error: float
@@ -74,6 +77,7 @@ class Verdict:
     shapes: tuple[SiteShape, ...]
     weights: Weights
     statistics: tuple[str, ...] = ()
+    modes: tuple[str, ...] = ("eval",)
 
     @property
     def ok(self) -> bool:
@@ -84,9 +88,10 @@ class Verdict:
         """Three lines, one a proof."""
         holds = self.identity_error <= self.tolerance
         wrong = [s for s in self.shapes if not s.ok]
+        modes = ", after .eval() and .train()" if "train" in self.modes else ""
         lines = [
             f"identity  {_mark(holds)}  with one-tap filters the outputs differ by {self.identity_error:.1e} "
-            f"(relative; {self.tolerance:.0e} allowed)",
+            f"(relative; {self.tolerance:.0e} allowed){modes}",
             f"shapes    {_mark(not wrong)}  {len(self.shapes) - len(wrong)} of {len(self.shapes)} rewritten sites keep "
             "their output size",
             f"weights   {_mark(self.weights.ok)}  {self.weights.count} parameters and buffers compared"
@@ -134,20 +139,50 @@ def verify(
     given = as_inputs(example_inputs, example_kwargs)
     inputs = example_for(original) if given is None else given
     expected = _run(original, inputs, given is not None)
-    actual = _run(one_tap(converted, plan), inputs, True)
-    error = relative_error(expected, actual)
+    twin = one_tap(converted, plan)
+    errors = {"eval": relative_error(expected, _run(twin, inputs, True))}
+    in_training = outputs_in_training(original, converted, inputs)
+    if in_training is not None:
+        errors["train"] = relative_error(in_training, _run(twin, inputs, True, converted.leaf_paths()))
     dtype = next((t.dtype for t in expected if t.is_floating_point()), torch.float32)
     return Verdict(
-        identity_error=error,
+        identity_error=max(errors.values()),
         tolerance=TOLERANCES.get(dtype, 1e-4),
-        shapes=site_shapes(original, converted, plan, inputs),
+        shapes=site_shapes(original, converted, plan, inputs, "train" in errors),
         weights=compare_weights(original, converted),
         statistics=tuple(norm for decision in plan.rewritten for norm in decision.statistics),
+        modes=tuple(errors),
     )
 
 
-def _run(model: nn.Module, inputs: Inputs, given: bool) -> list[Tensor]:
+def outputs_in_training(original: nn.Module, converted: TracedModule, inputs: Inputs) -> list[Tensor] | None:
+    """What the original gives after `.train()` but for its layers, where that tells more than `.eval()` does."""
+    if not has_provable_training(converted):
+        return None
+    try:
+        return _run(original, inputs, True, converted.leaf_paths())
+    except ArgumentError:  # some heads that there are in training alone take larger inputs only
+        return None
+
+
+# What differs from run to run, or with what it is given beside: after `.train()` these compare with nothing.
+CHANCE = re.compile(r"drop|rand|bernoulli|rrelu|normal|uniform|batch_norm|stochastic|instance_norm")
+
+
+def has_provable_training(converted: TracedModule) -> bool:
+    """Whether `.train()` computes something else, that its layers in evaluation mode make certain."""
+    train = converted.graphs[-1]
+    functions = (function_name(n.target) for n in train.nodes if n.op not in ("call_module", "get_attr", "placeholder"))
+    return train is not converted.eval_graph and not any(map(CHANCE.search, functions))
+
+
+def _run(model: nn.Module, inputs: Inputs, given: bool, training_but_for: Iterable[str] = ()) -> list[Tensor]:
     with evaluating(model):
+        if training_but_for:
+            model.train()
+            for path in training_but_for:
+                with suppress(AttributeError):
+                    model.get_submodule(path).eval()
         try:
             own = inputs.copied()
             output = model(*own.args, **own.kwargs)
@@ -166,37 +201,28 @@ def one_tap(converted: TracedModule, plan: Plan) -> TracedModule:
     Where the plan crossed a norm's statistics, the subsampling goes back to the site: there it is exact.
     """
     twin = converted.shallow_copy()
-    for decision in plan.rewritten:
-        path = blur_path(twin, decision.site)
-        layer = twin.get_submodule(path)
-        if isinstance(layer, Blur):
-            parent, _, name = path.rpartition(".")
-            twin.get_submodule(parent)._modules[name] = layer.with_filt_size(1)
-        if decision.statistics:
-            _blur_at_site(twin, decision.site, path)
+    statistics = {decision.site for decision in plan.rewritten if decision.statistics}
+    for graph in twin.graphs:
+        paths = node_paths(graph)
+        for site, node in blurs(graph).items():
+            layer = twin.get_submodule(str(node.target))
+            if isinstance(layer, Blur):
+                set_module(twin, str(node.target), layer.with_filt_size(1))
+            if site in statistics:
+                _blur_at_site(node, paths[site])
     twin.recompile_all()
     return twin
 
 
-def blur_path(converted: TracedModule, site: str) -> str:
-    """The path of the module that subsamples a rewritten site."""
-    path = f"{site}_blur"
-    for graph in converted.graphs:
-        if path in node_paths(graph):
-            return path
-    node = next(paths[site] for paths in map(node_paths, converted.graphs) if site in paths)
-    return str(node.target)
+def blurs(graph: fx.Graph) -> dict[str, fx.Node]:
+    """The node that blurs, of every rewritten site of the graph."""
+    return {node.meta["blurs"]: node for node in graph.nodes if "blurs" in node.meta}
 
 
-def _blur_at_site(twin: TracedModule, site: str, path: str) -> None:
-    for graph in twin.graphs:
-        paths = node_paths(graph)
-        if path not in paths:
-            continue
-        blur, dense = paths[path], paths[site]
-        blur.replace_all_uses_with(blur.all_input_nodes[0])
-        graph.erase_node(blur)
-        insert_after(graph, dense, path)
+def _blur_at_site(blur: fx.Node, dense: fx.Node) -> None:
+    blur.replace_all_uses_with(blur.all_input_nodes[0])
+    blur.graph.erase_node(blur)
+    insert_after(dense, str(blur.target)).meta.update(blur.meta)
 
 
 def relative_error(expected: list[Tensor], actual: list[Tensor]) -> float:
@@ -217,14 +243,25 @@ def _difference(expected: Tensor, actual: Tensor) -> float:
     return float(difference / scale) if scale > 0 else float(difference)
 
 
-def site_shapes(original: nn.Module, converted: TracedModule, plan: Plan, inputs: Inputs) -> tuple[SiteShape, ...]:
+def site_shapes(
+    original: nn.Module, converted: TracedModule, plan: Plan, inputs: Inputs, in_training: bool
+) -> tuple[SiteShape, ...]:
     """Every rewritten site's output shape, in the original and where the converted model has subsampled it."""
-    before = output_shapes(trace(original, inputs), inputs)
-    after = output_shapes(converted, inputs)
+    traced = trace(original, inputs)
+    shapes: dict[str, SiteShape] = {}
+    for training in (True, False) if in_training else (False,):
+        before, after = output_shapes(traced, inputs, training), output_shapes(converted, inputs, training)
+        graph = converted.graphs[-1] if training else converted.eval_graph
+        for site, path in subsampling_paths(graph, plan).items():
+            shapes[site] = SiteShape(site, before.get(site), after.get(path))
+    return tuple(shapes[decision.site] for decision in plan.rewritten if decision.site in shapes)
+
+
+def subsampling_paths(graph: fx.Graph, plan: Plan) -> dict[str, str]:
+    """Of every rewritten site of the graph, the path of the node that has the site's output size."""
     # A slice is blurred before, so its own output is what counts.
-    subsampled = {d.site: d.site if d.kind is Kind.SLICE else blur_path(converted, d.site) for d in plan.rewritten}
-    used = [site for site, path in subsampled.items() if site in before or path in after]
-    return tuple(SiteShape(site, before.get(site), after.get(subsampled[site])) for site in used)
+    slices = {decision.site for decision in plan.rewritten if decision.kind is Kind.SLICE}
+    return {site: site if site in slices else node.meta["path"] for site, node in blurs(graph).items()}
 
 
 def compare_weights(original: nn.Module, converted: nn.Module) -> Weights:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, count
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from blurify.decision import Decision
 from blurify.errors import PlanError
 from blurify.graph_module import TracedModule
 from blurify.layers import Blur
 from blurify.rules import Context, Parts, Rule, recognise, set_module
-from blurify.rules.conv import as_function
 from blurify.sites import Site
+from blurify.tracing.constants import constant_tensor
 from blurify.tracing.paths import node_paths
 
 
@@ -33,17 +34,50 @@ class Edit:
 def rewrite(traced: TracedModule, decisions: Iterable[Decision]) -> None:
     """Rewrite the sites of `decisions` in every graph of `traced`, in place.
 
+    The node that blurs says in `meta["blurs"]` for which site it does.
+
     Raises:
         PlanError: a site or landing is not in the model.
     """
     edits = locate(traced, tuple(decisions))
     calls = callers(traced)
     edited = {edit.node for edit in edits}
+    names = Names(traced)
     for edit in edits:
         # A module that a kept call still needs keeps its stride, so this call gets a dense op elsewhere.
         free = calls.get(str(edit.node.target), set()) <= edited
-        apply_edit(traced, edit, free)
+        apply_edit(traced, edit, free, names)
     traced.recompile_all()
+
+
+class Names:
+    """Chooses paths for new modules that nothing of the model's own has, the same ones in both graphs."""
+
+    def __init__(self, traced: TracedModule) -> None:
+        self.traced = traced
+        self.given: dict[str, str] = {}
+        self.called = traced.leaf_paths()
+
+    def new(self, wanted: str) -> str:
+        """The wanted path, or the first free one of `wanted_1`, `wanted_2`, ..."""
+        if wanted not in self.given:
+            free = (path for path in chain([wanted], (f"{wanted}_{n}" for n in count(1))) if self._is_free(path))
+            self.given[wanted] = next(free)
+        return self.given[wanted]
+
+    def _is_free(self, path: str) -> bool:
+        parent, _, name = path.rpartition(".")
+        owner: nn.Module = self.traced
+        for part in parent.split(".") if parent else ():
+            if part not in owner._modules:
+                return not hasattr(owner, part)
+            owner = owner.get_submodule(part)
+        existing = owner._modules.get(name)
+        if existing is None:
+            return not hasattr(owner, name)
+        # In an exported graph the layers are there and never called.
+        called = any(other == path or other.startswith(f"{path}.") for other in self.called)
+        return not called and next(chain(existing.parameters(), existing.buffers()), None) is None
 
 
 def callers(traced: TracedModule) -> dict[str, set[fx.Node]]:
@@ -89,67 +123,70 @@ def _locate(traced: TracedModule, graph: fx.Graph, paths: dict[str, fx.Node], de
     return Edit(decision, known[0], known[1], node, paths[landing], module)
 
 
-def apply_edit(traced: TracedModule, edit: Edit, free: bool) -> None:
+def apply_edit(traced: TracedModule, edit: Edit, free: bool, names: Names) -> None:
     """Rewrite one site in one graph."""
-    decision, node, graph = edit.decision, edit.node, edit.node.graph
+    decision, node = edit.decision, edit.node
     parts = edit.rule.replace(node, edit.module, edit.site, decision.filt_size, decision.pad_type)
-    landing = edit.landing
-    settle(parts, edit.module, traced)
+    settle(parts, node, traced)
     if parts.dense is not None and (free or not parts.has_parameters):
-        path = dense_path(decision, node, free)
-        if not free or node.op != "call_module":
-            check_free(traced, path)
+        call_instead(traced, node, parts, dense_path(decision, node, free, names))
+    elif parts.dense is not None and edit.module is not None and edit.rule.as_function is not None:
+        edit.rule.as_function(node, edit.module, edit.site)
+    if parts.blur is None:
+        node.meta["blurs"] = decision.site
+        return
+    path = names.new(f"{decision.site}_blur")
+    set_module(traced, path, parts.blur)
+    insert_after(edit.landing, path, only=node if parts.before else None).meta["blurs"] = decision.site
+
+
+def call_instead(traced: TracedModule, node: fx.Node, parts: Parts, path: str) -> None:
+    """Let the node call the dense module, put at `path`."""
+    if parts.dense is not None:
         set_module(traced, path, parts.dense)
-        if node.op != "call_module" and not parts.all_arguments:
-            source = node.args[0] if node.args else node.kwargs["input"]
-            node.args, node.kwargs = (source,), {}
-        node.op, node.target = "call_module", path
-    elif parts.dense is not None and edit.module is not None:
-        as_function(node, edit.module, edit.site)
-    if parts.blur is not None:
-        path = f"{decision.site}_blur"
-        check_free(traced, path)
-        set_module(traced, path, parts.blur)
-        insert_after(graph, landing, path, only=node if parts.before else None)
+    if node.op != "call_module" and not parts.all_arguments:
+        source = node.args[0] if node.args else node.kwargs["input"]
+        node.args, node.kwargs = (source,), {}
+    node.op, node.target = "call_module", path
 
 
-def check_free(traced: TracedModule, path: str) -> None:
-    """Refuse to put a layer where the model has something of its own that it uses."""
-    parent, _, name = path.rpartition(".")
-    owner: nn.Module = traced
-    for part in parent.split(".") if parent else ():
-        if part not in owner._modules:
-            return
-        owner = owner.get_submodule(part)
-    existing = owner._modules.get(name)
-    tensor = name in owner._parameters or name in owner._buffers
-    used = existing is not None and (path in traced.leaf_paths() or next(existing.parameters(), None) is not None)
-    if tensor or (used and not type(existing).__module__.startswith("blurify.")):
-        raise PlanError(
-            f"the model has its own {path!r}, where a layer of the rewrite would go; rename it or exclude the site."
-        )
-
-
-def settle(parts: Parts, module: nn.Module | None, traced: TracedModule) -> None:
-    """Put the new layers, whose only tensors are filters, on the device of the site's weights, else of the model's."""
-    owners = [owner for owner in (module, traced) if owner is not None]
-    tensors = (tensor for owner in owners for tensor in chain(owner.parameters(), owner.buffers()))
-    known = next(tensors, None)
+def settle(parts: Parts, node: fx.Node, traced: TracedModule) -> None:
+    """Put the new layers, whose only tensors are filters, on the device of the weights nearest before the site."""
+    known = nearest_tensor(node, traced)
     for layer in (parts.dense, parts.blur):
         if isinstance(layer, Blur) and known is not None:
             layer.to(known.device)
 
 
-def dense_path(decision: Decision, node: fx.Node, free: bool) -> str:
+def nearest_tensor(node: fx.Node, traced: TracedModule) -> Tensor | None:
+    """A parameter or buffer of the node, or of the nearest before it that has any."""
+    seen, waiting = {node}, deque([node])
+    while waiting:
+        current = waiting.popleft()
+        if current.op == "call_module":
+            module = traced.get_submodule(str(current.target))
+            tensor = next(chain(module.parameters(), module.buffers()), None)
+        else:
+            tensor = constant_tensor(current, traced)
+        if tensor is not None:
+            return tensor
+        new = [source for source in current.all_input_nodes if source not in seen]
+        seen.update(new)
+        waiting.extend(new)
+    return next(chain(traced.parameters(), traced.buffers()), None)
+
+
+def dense_path(decision: Decision, node: fx.Node, free: bool, names: Names) -> str:
     """Where the dense module goes: in the original's place, or beside it."""
     if node.op != "call_module":
-        return decision.site
-    return str(node.target) if free else f"{decision.site}_dense"
+        return names.new(decision.site)
+    return str(node.target) if free else names.new(f"{decision.site}_dense")
 
 
-def insert_after(graph: fx.Graph, landing: fx.Node, path: str, only: fx.Node | None = None) -> None:
+def insert_after(landing: fx.Node, path: str, only: fx.Node | None = None) -> fx.Node:
     """Let everything that read `landing`, or `only` one node, read the module at `path` called on it."""
-    with graph.inserting_after(landing):
-        blur = graph.call_module(path, (landing,))
+    with landing.graph.inserting_after(landing):
+        blur = landing.graph.call_module(path, (landing,))
     blur.meta["path"] = path
     landing.replace_all_uses_with(blur, delete_user_cb=lambda user: user is only if only else user is not blur)
+    return blur

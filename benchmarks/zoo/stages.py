@@ -21,7 +21,7 @@ from blurify.decision import Decision
 from blurify.errors import NoEffectWarning
 from blurify.graph_module import TracedModule
 from blurify.planning import Plan
-from blurify.proofs import blur_path, compare_weights, one_tap, relative_error
+from blurify.proofs import compare_weights, one_tap, relative_error, subsampling_paths
 from blurify.spec import Spec
 from blurify.tracing import trace
 from blurify.tracing.inputs import Inputs
@@ -123,6 +123,7 @@ def shapes(subject: Subject) -> Outcome:
 def twins(original: TracedModule, converted: TracedModule, rewritten: tuple[Decision, ...]) -> dict[str, str]:
     """For each node of the original by path, the node of the converted model that has its output's size."""
     nodes = node_paths(original.eval_graph)
+    subsampled = subsampling_paths(converted.eval_graph, Plan(rewritten))
     found = {path: path for path in nodes}
     for decision in rewritten:
         node = nodes.get(decision.site)
@@ -130,7 +131,7 @@ def twins(original: TracedModule, converted: TracedModule, rewritten: tuple[Deci
             found.pop(node.meta["path"], None)
             node = next(iter(node.users), None)
         if node is not None:
-            found[decision.landing] = blur_path(converted, decision.site)
+            found[decision.landing] = subsampled[decision.site]
     return found
 
 

@@ -41,6 +41,7 @@ def convert(output: Path | None, no_verify: bool, force: bool, **options: Any) -
     if source.exists() or files.looks_like_architecture(request.model):
         files.check_output(target, source=source, force=force)
     opened = session.open_model(request)
+    report.print_remarks(session.remarks(opened))
     report.print_plan(opened.plan)
     if not opened.plan.rewritten:
         click.echo(f"{session.nothing_to_do(opened)} Nothing was written.")

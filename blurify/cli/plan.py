@@ -19,6 +19,7 @@ def plan(as_json: bool, **options: Any) -> None:
     from blurify.cli import report, session
 
     opened = session.open_model(request)
+    report.print_remarks(session.remarks(opened))
     if as_json:
         click.echo(opened.plan.to_json())
         return

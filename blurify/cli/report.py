@@ -40,6 +40,15 @@ def stage(name: str) -> Iterator[None]:
         yield
 
 
+def print_remarks(remarks: list[str]) -> None:
+    """Say what is beside the plan, apart from what a program may read.
+
+    >>> print_remarks(["hooks of 'layer1' are not carried over."])
+    """
+    for remark in remarks:
+        click.echo(f"Note: {remark}", err=True)
+
+
 def print_plan(plan: Plan) -> None:
     """Print the table of sites, whole, to a terminal or a pipe.
 

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
 from torch.utils.flop_counter import FlopCounterMode
 
 from blurify import api, files, proofs
 from blurify.cli import report
 from blurify.cli.options import Request
-from blurify.errors import ArgumentError
-from blurify.planning import Plan
-from blurify.tracing.inputs import input_size, random_batch
+from blurify.errors import ArgumentError, HooksWarning
+from blurify.graph_module import TracedModule
+from blurify.planning import Plan, lost_hooks
+from blurify.spec import Spec
+from blurify.tracing.export import quietly
+from blurify.tracing.inputs import Inputs, input_size, random_batch
+from blurify.tracing.modes import evaluating
+
+# Of a model without any of these, a wrong size of input is not what is wrong.
+SHRINKING = (_ConvNd, _MaxPoolNd, _AvgPoolNd, fx.GraphModule)
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,7 @@ class Session:
     loaded: files.LoadedModel
     example: Tensor
     cost: Cost
+    traced: TracedModule
     plan: Plan
 
 
@@ -46,24 +57,28 @@ def open_model(request: Request) -> Session:
         loaded = files.read_model(request.model, arch=request.arch, allow=request.allow, pretrained=request.pretrained)
         example = _example(loaded.model, request)
         price = _first_cost(loaded.model, example, request)
+    spec = Spec.of(
+        request.filt_size,
+        pad_type=request.pad_type,
+        stem=request.stem,
+        patch_embed=request.patch_embed,
+        upsample=request.upsample,
+        include=request.include,
+        exclude=request.exclude,
+    )
     with report.stage("tracing"):
-        plan = api.plan(
-            loaded.model,
-            request.filt_size,
-            pad_type=request.pad_type,
-            stem=request.stem,
-            patch_embed=request.patch_embed,
-            upsample=request.upsample,
-            include=request.include,
-            exclude=request.exclude,
-            example_inputs=(example,),
-        )
+        traced, plan = api.trace_and_plan(loaded.model, spec, Inputs((example,)))
     if not plan.decisions and loaded.form != "native":
-        raise ArgumentError(
-            f"{request.model} has no convolution or pooling that shrinks its maps, so there is nothing to antialias; "
-            "give a convolutional network."
-        )
-    return Session(request, loaded, example, price, plan)
+        raise ArgumentError(nothing_to_shrink(request))
+    return Session(request, loaded, example, price, traced, plan)
+
+
+def nothing_to_shrink(request: Request) -> str:
+    """Say that the model is none for us."""
+    return (
+        f"{request.model} has no convolution or pooling that shrinks its maps, so there is nothing to antialias; "
+        "give a convolutional network."
+    )
 
 
 def nothing_to_do(session: Session) -> str:
@@ -75,13 +90,29 @@ def nothing_to_do(session: Session) -> str:
     return api.no_effect(session.loaded.model, session.plan)
 
 
+def remarks(session: Session) -> list[str]:
+    """What a user should know of the model beside its plan.
+
+    >>> remarks(session)
+    []
+    """
+    unhooked = session.traced.meta["unhooked"]
+    said = [lost_hooks(type(session.loaded.model).__name__, unhooked)] if unhooked else []
+    if session.traced.meta.get("eval_only"):
+        said.append("torch.export records this model after .eval() only, so .train() switches its layers alone.")
+    return said
+
+
 def convert(session: Session) -> nn.Module:
     """Do what the session's plan says, to a copy.
 
     >>> convert(session).meta["blurify"] == session.plan
     True
     """
-    return session.plan.apply(session.loaded.model)
+    with warnings.catch_warnings():
+        # Said already, in one line of ours.
+        warnings.simplefilter("ignore", HooksWarning)
+        return session.plan.apply_traced(session.traced)
 
 
 def verify(session: Session, converted: nn.Module) -> proofs.Verdict:
@@ -99,21 +130,17 @@ def cost(model: nn.Module, example: Tensor) -> Cost:
     >>> cost(resnet18, torch.zeros(1, 3, 224, 224)).macs
     1814073344
     """
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
+    with evaluating(model):
         try:
-            return _count(model, example, FakeTensorMode(allow_non_fake_inputs=True))
+            with quietly():
+                return _count(model, example, FakeTensorMode(allow_non_fake_inputs=True))
         except Exception:  # a model that looks at values (detection, say) cannot run without them
             return _count(model, example, None)
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def _count(model: nn.Module, example: Tensor, fake: FakeTensorMode | None) -> Cost:
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
+    with counter:
         if fake is None:
             model(example)
         else:
@@ -127,6 +154,8 @@ def _first_cost(model: nn.Module, example: Tensor, request: Request) -> Cost:
     try:
         return cost(model, example)
     except Exception as error:
+        if not any(isinstance(module, SHRINKING) for module in model.modules()):
+            raise ArgumentError(nothing_to_shrink(request)) from error
         size = ",".join(str(number) for number in example.shape[1:])
         fact = " ".join(str(error).split()) or type(error).__name__
         hint = "give the size it takes" if request.input_size else "name the size it takes"

@@ -1,7 +1,8 @@
 """Our own format: a recipe and the unchanged-name state_dict, in a `.pt` that `torch.load(weights_only=True)` reads.
 
     {"format": "blurify", "version": 1,
-     "recipe": {"arch": "timm:resnet18", "plan": "{...}", "versions": {"torch": "2.6.0", ...}},
+     "recipe": {"arch": "timm:resnet18", "plan": "{...}", "input_shapes": [[1, 3, 224, 224]],
+                "versions": {"torch": "2.6.0", ...}},
      "state_dict": {...}}
 
 Nothing in it is code. Reading builds the architecture, applies the plan and loads the weights strictly.
@@ -15,12 +16,13 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from torch import nn
+from torch import Tensor, nn
 
 from blurify.errors import ArchitectureError, FileError, PlanError, UnsafeFileError
 from blurify.files.architecture import Architecture, build_architecture
 from blurify.files.state_dict import load_weights
 from blurify.planning import Plan
+from blurify.tracing.inputs import example_for, random_batch
 
 FORMAT = "blurify"
 VERSION = 1
@@ -41,7 +43,10 @@ def to_content(model: nn.Module, plan: Plan, arch: str) -> dict[str, Any]:
     >>> sorted(to_content(converted, plan, "timm:resnet18"))
     ['format', 'recipe', 'state_dict', 'version']
     """
-    recipe = {"arch": arch, "plan": plan.to_json(), "versions": versions()}
+    recipe: dict[str, Any] = {"arch": arch, "plan": plan.to_json(), "versions": versions()}
+    shapes = getattr(model, "meta", {}).get("input_shapes")
+    if shapes is not None:
+        recipe["input_shapes"] = [list(shape) for shape in shapes]
     return {"format": FORMAT, "version": VERSION, "recipe": recipe, "state_dict": model.state_dict()}
 
 
@@ -56,14 +61,19 @@ def from_content(
     named = _permitted(recipe["arch"], path, arch, allow)
     model = build_architecture(named)
     try:
-        converted = Plan.from_json(recipe["plan"]).apply(model, inplace=True)
+        inputs = _inputs(recipe.get("input_shapes"), model)
+        converted = Plan.from_json(recipe["plan"]).apply(model, inplace=True, example_inputs=inputs)
     except PlanError as error:
         raise FileError(f"{path} cannot be rebuilt: {error}; {_compare(recipe.get('versions'))}.") from error
     load_weights(converted, state, arch=named, path=path)
-    # A graph does not tell the size of input that timm made the network for.
-    if hasattr(model, "pretrained_cfg"):
-        converted.pretrained_cfg = model.pretrained_cfg
     return converted.eval(), named
+
+
+def _inputs(shapes: Any, model: nn.Module) -> tuple[Tensor, ...] | None:
+    """What the model was traced on, in shape."""
+    if not shapes:
+        return None
+    return tuple(random_batch(tuple(shape), example_for(model).args[0]) for shape in shapes)
 
 
 def versions() -> dict[str, str]:

@@ -53,10 +53,14 @@ class Rule:
     `recognise(node, module, context)` returns the normalised site if the node is of this family and changes the
     resolution; `module` is what it calls, if it calls one.
     `replace(node, module, site, filt_size, pad_type)` makes what takes its place.
+    `as_function(node, module, site)` turns one call of a module with parameters, whose other calls stay as they are,
+    into a dense function; `can_be_function(module)` tells whether that computes the same.
     """
 
     recognise: Callable[[fx.Node, Any, Context], Site | None]
     replace: Callable[[fx.Node, nn.Module | None, Site, tuple[int, ...], str], Parts]
+    as_function: Callable[[fx.Node, Any, Site], None] | None = None
+    can_be_function: Callable[[Any], bool] = lambda module: False
 
 
 def set_module(root: nn.Module, path: str, module: nn.Module) -> None:

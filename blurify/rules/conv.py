@@ -121,7 +121,7 @@ def replace(node: fx.Node, module: nn.Module | None, site: Site, filt_size: tupl
     return Parts(dense, BLUR_POOLS[site.axes](None, pad_type, filt_size, site.blur_stride))
 
 
-def can_be_a_function(module: Any) -> bool:
+def can_be_function(module: Any) -> bool:
     """Whether `F.conv*d` with the module's parameters computes what the module does."""
     hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_hooks, module._backward_pre_hooks)
     return type(module) in MODULES and module.padding_mode == "zeros" and not any(hooks)
@@ -146,4 +146,4 @@ def as_function(node: fx.Node, module: Any, site: Site) -> None:
     }
 
 
-RULE = Rule(recognise, replace)
+RULE = Rule(recognise, replace, as_function, can_be_function)

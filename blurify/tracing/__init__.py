@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from torch import Tensor, fx, nn
 
@@ -15,13 +16,13 @@ from blurify.errors import TraceError
 from blurify.graph_module import Modes, TracedModule, copy_containers
 from blurify.tracing.export import export_once
 from blurify.tracing.inputs import Inputs, example_for
-from blurify.tracing.modes import as_found, flags_against
-from blurify.tracing.paths import assign_paths, exported_scopes
-from blurify.tracing.tracer import first_line, trace_once
+from blurify.tracing.modes import as_found, check_weights_stay, flags_against
+from blurify.tracing.paths import align_paths, assign_paths, exported_scopes
+from blurify.tracing.tracer import Recorded, first_line, read_values, trace_once
 
 __all__ = ["trace"]
 
-Front = Callable[[nn.Module], tuple[fx.Graph, nn.Module]]
+Front = Callable[[nn.Module], Recorded]
 
 
 def trace(model: nn.Module, inputs: Inputs | None = None) -> TracedModule:
@@ -32,8 +33,9 @@ def trace(model: nn.Module, inputs: Inputs | None = None) -> TracedModule:
     'torch.fx'
 
     Nothing is copied but the containers: leaf modules and parameters are the caller's. The arguments of `forward` that
-    `inputs` does not give take their defaults. `meta["front_end"]` names what recorded the graphs and
-    `meta["refusals"]` what the front-ends before it said.
+    `inputs` does not give take their defaults. `meta["front_end"]` names what recorded the graphs, `meta["refusals"]`
+    what the front-ends before it said, `meta["input_shapes"]` the shapes of positional inputs, and `meta["unhooked"]`
+    the modules whose forward and backward hooks are lost.
 
     Raises:
         TraceError: no front-end can record `forward`; the message says where and why.
@@ -42,16 +44,20 @@ def trace(model: nn.Module, inputs: Inputs | None = None) -> TracedModule:
     if isinstance(model, TracedModule):
         return model.shallow_copy()
     if isinstance(model, fx.GraphModule):
-        return _assemble(model, *_adopted(model), Modes(), {"front_end": "the model's own graph", "refusals": ()})
+        recorded = _adopted(model)
+        return _assemble(model, recorded, recorded, Modes(), {"front_end": "the model's own graph", "refusals": ()})
+    check_weights_stay(model)
+    shapes = None if inputs is None else inputs.shapes()
     fronts: dict[str, Front] = {
-        "torch.fx": lambda m: (trace_once(m, inputs), m),
+        "torch.fx": partial(trace_once, inputs=inputs),
         "torch.export": partial(_export, inputs=inputs, strict=False),
         "torch.export, strict": partial(_export, inputs=inputs, strict=True),
     }
     refusals: list[str] = []
     for name, front in fronts.items():
         try:
-            return _both_modes(model, front, {"front_end": name, "refusals": tuple(refusals)})
+            meta = {"front_end": name, "refusals": tuple(refusals), "input_shapes": shapes}
+            return _both_modes(model, front, meta)
         except Exception as error:
             refusals.append(str(error) if isinstance(error, TraceError) else f"{name} says: {first_line(error)}")
     raise TraceError(
@@ -71,77 +77,70 @@ def check_names(model: nn.Module) -> None:
                 )
 
 
-def _both_modes(model: nn.Module, front: Front, meta: dict[str, object]) -> TracedModule:
+def _both_modes(model: nn.Module, front: Front, meta: dict[str, Any]) -> TracedModule:
+    in_training: Recorded | None = None
     with as_found(model):
         model.train()
         train_flags = flags_against(model, True)
         try:
-            train_graph, train_source = front(model)
+            in_training = front(model)
         except Exception:
             if meta["front_end"] == "torch.fx":
                 raise
             # Some models can be exported for inference only; then `.train()` switches their layers alone.
-            train_graph, train_source = None, None
             meta["eval_only"] = True
         model.eval()
         eval_flags = flags_against(model, False)
-        eval_graph, eval_source = front(model)
-    if train_graph is None or train_source is None or same_graph(eval_graph, train_graph):
-        train_graph, train_source = eval_graph, eval_source
-    return _assemble(model, eval_graph, eval_source, Modes(train_flags, eval_flags), meta, train_graph, train_source)
+        evaluated = front(model)
+    if in_training is None or same_graph(evaluated.graph, in_training.graph):
+        in_training = evaluated
+    else:
+        align_paths(in_training.graph, evaluated.graph, {name for name, _ in model.named_modules()})
+    return _assemble(model, evaluated, in_training, Modes(train_flags, eval_flags), meta)
 
 
-def _export(model: nn.Module, inputs: Inputs | None, strict: bool) -> tuple[fx.Graph, nn.Module]:
+def _export(model: nn.Module, inputs: Inputs | None, strict: bool) -> Recorded:
     return _adopted(export_once(model, example_for(model) if inputs is None else inputs, strict))
 
 
-def _adopted(model: fx.GraphModule) -> tuple[fx.Graph, nn.Module]:
-    """A copy of the graph of a graph module, with paths, and the module that holds what it names."""
+def _adopted(model: fx.GraphModule) -> Recorded:
+    """A copy of the graph of a graph module, with paths."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     graph.output(graph.graph_copy(model.graph, copies))
     graph.set_codegen(model.graph._codegen)
     scopes = {copies[old]: scope for old, scope in exported_scopes(model.graph).items() if old in copies}
     assign_paths(graph, scopes, {name for name, _ in model.named_modules()})
-    return graph, model
+    return Recorded(graph, read_values(graph, model))
 
 
 def _assemble(
-    model: nn.Module,
-    eval_graph: fx.Graph,
-    eval_source: nn.Module,
-    modes: Modes,
-    meta: dict[str, object],
-    train_graph: fx.Graph | None = None,
-    train_source: nn.Module | None = None,
+    model: nn.Module, evaluated: Recorded, in_training: Recorded, modes: Modes, meta: dict[str, Any]
 ) -> TracedModule:
-    graphs = [(eval_graph, eval_source)]
-    if train_graph is not None and train_source is not None and train_graph is not eval_graph:
-        graphs.append((train_graph, train_source))
-    called = {str(n.target) for graph, _ in graphs for n in graph.nodes if n.op == "call_module"}
-    tree = copy_containers(model, called)
-    for graph, source in graphs:
-        _bring(graph, source, tree)
-    traced = TracedModule(tree, eval_graph, graphs[-1][0], modes, type(model).__name__)
-    traced.meta.update(meta)
+    recorded = (evaluated, in_training)
+    tree = copy_containers(model, {str(n.target) for r in recorded for n in r.graph.nodes if n.op == "call_module"})
+    for each in recorded:
+        for path, value in each.values.items():
+            if not _has(tree, path):
+                _bring(tree, path, value)
+    traced = TracedModule(tree, evaluated.graph, in_training.graph, modes, type(model).__name__)
+    # An exported graph holds what the model's hooks did; what exported it adds checks of the original's inputs.
+    traced.forget_hooks(of="" if str(meta["front_end"]).startswith("torch.export") else "torch.export")
+    traced.meta.update(meta | {"unhooked": tuple(sorted(evaluated.unhooked | in_training.unhooked))})
+    if "pretrained_cfg" in model.__dict__:
+        # timm's own word on the size of the input, which a graph does not tell.
+        traced.pretrained_cfg = model.pretrained_cfg
     return traced
 
 
-def _bring(graph: fx.Graph, source: nn.Module, tree: nn.Module) -> None:
-    """Give the tree what an exported graph names and the model does not have: lifted constants, guards."""
-    for node in graph.nodes:
-        if node.op in ("get_attr", "call_module") and not _has(tree, str(node.target)):
-            *parents, name = str(node.target).split(".")
-            owner, holder = source, tree
-            for parent in parents:
-                owner = getattr(owner, parent)
-                if parent not in holder._modules:
-                    holder.add_module(parent, nn.Module())
-                holder = holder.get_submodule(parent)
-            _attach(holder, name, getattr(owner, name))
-
-
-def _attach(holder: nn.Module, name: str, value: object) -> None:
+def _bring(tree: nn.Module, path: str, value: object) -> None:
+    """Give the tree what a graph names and the model did not have: lifted constants, guards."""
+    *parents, name = path.split(".")
+    holder = tree
+    for parent in parents:
+        if parent not in holder._modules:
+            holder.add_module(parent, nn.Module())
+        holder = holder.get_submodule(parent)
     if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
         holder.register_buffer(name, value, persistent=False)
     else:

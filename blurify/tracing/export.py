@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from blurify.tracing.inputs import Inputs
@@ -23,12 +24,32 @@ from blurify.tracing.inputs import Inputs
 
 def export_once(model: nn.Module, inputs: Inputs, strict: bool) -> fx.GraphModule:
     """Export the model as it stands (mode included). Whatever it raises is let through."""
-    inputs = doubled(inputs)
+    twice = doubled(inputs)
+    program = _export(model, twice or inputs, strict)
+    if twice is not None and not accepts(program, inputs):
+        # The model does otherwise with other batches, so it is better shown the user's.
+        program = _export(model, inputs, strict)
+    return program
+
+
+def _export(model: nn.Module, inputs: Inputs, strict: bool) -> fx.GraphModule:
+    inputs = inputs.copied()
     with quietly():
         program = torch.export.export(
             model, inputs.args, inputs.kwargs, dynamic_shapes=open_sizes(model, inputs), strict=strict
         )
         return program.module()
+
+
+def accepts(program: fx.GraphModule, inputs: Inputs) -> bool:
+    """Whether an exported model runs on inputs of these sizes."""
+    with quietly(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        try:
+            args, kwargs = tree_map_only(Tensor, mode.from_tensor, (inputs.args, inputs.kwargs))
+            program(*args, **kwargs)
+        except Exception:
+            return False
+        return True
 
 
 @contextmanager
@@ -44,11 +65,11 @@ def quietly() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def doubled(inputs: Inputs) -> Inputs:
-    """The same with a batch of two, since export takes a batch of one for a constant."""
+def doubled(inputs: Inputs) -> Inputs | None:
+    """The same with a batch of two, since export takes a batch of one for a constant; None if it is no batch of one."""
     tensors = [leaf for leaf in tree_leaves((inputs.args, inputs.kwargs)) if isinstance(leaf, Tensor)]
     if not tensors or not all(t.dim() > 0 and t.shape[0] == 1 for t in tensors):
-        return inputs.copied()
+        return None
     args, kwargs = tree_map_only(Tensor, lambda t: t.repeat(2, *(1 for _ in t.shape[1:])), (inputs.args, inputs.kwargs))
     return Inputs(args, kwargs)
 

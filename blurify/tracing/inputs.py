@@ -29,6 +29,12 @@ class Inputs:
         args, kwargs = tree_map_only(Tensor, torch.clone, (self.args, self.kwargs))
         return Inputs(args, kwargs)
 
+    def shapes(self) -> tuple[tuple[int, ...], ...] | None:
+        """The shapes of the arguments where all are positional tensors, which is all that a file keeps of them."""
+        if self.kwargs or not all(isinstance(arg, Tensor) for arg in self.args):
+            return None
+        return tuple(tuple(arg.shape) for arg in self.args)
+
     def sizes(self) -> str:
         """The tensors' sizes, for a message."""
         tensors = [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]

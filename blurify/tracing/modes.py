@@ -1,29 +1,80 @@
-"""Leave the caller's model and random state as found."""
+"""Leave the caller's model and random state as found, whatever its `forward` and `train` do to it meanwhile."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from blurify.errors import TraceError
 from blurify.graph_module import TracedModule
+
+# What a model may keep things in, of those that can be emptied and filled again as they were.
+KEEPERS = (dict, OrderedDict, list, set)
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """The attributes of one module, and what is in each container among them."""
+
+    module: nn.Module
+    values: dict[str, Any]
+    contents: tuple[tuple[Any, Any], ...]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Attributes:
+        """The attributes as they are."""
+        return cls(module, dict(module.__dict__), tuple(_contents(module.__dict__.values())))
+
+    def restore(self) -> None:
+        """Make them so again."""
+        if isinstance(self.module, TracedModule):
+            self.module.training = self.values["training"]
+            self.module.follow_mode()
+        self.module.__dict__.clear()
+        self.module.__dict__.update(self.values)
+        for container, content in self.contents:
+            container.clear()
+            if isinstance(container, list):
+                container.extend(content)
+            else:
+                container.update(content)
+
+
+def _contents(values: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    waiting = [value for value in values if type(value) in KEEPERS]
+    seen: set[int] = set()
+    while waiting:
+        container = waiting.pop()
+        if id(container) not in seen:
+            seen.add(id(container))
+            yield container, container.copy()
+            inside = container.values() if isinstance(container, dict) else container
+            waiting.extend(value for value in inside if type(value) in KEEPERS)
 
 
 @contextmanager
 def as_found(model: nn.Module) -> Iterator[None]:
-    """Restore every module's `training` flag and the random state, whatever happens inside."""
-    flags = [(module, module.training) for module in model.modules()]
+    """Restore every module's attributes and mode and the random state, whatever happens inside."""
+    found = [Attributes.of(module) for module in model.modules()]
+    values = switched_values(model)
     devices = list({p.device.index or 0 for p in model.parameters() if p.is_cuda})
     try:
         with torch.random.fork_rng(devices=devices):
             yield
     finally:
-        for module, flag in flags:
-            module.training = flag
-            if isinstance(module, TracedModule):
-                module.follow_mode()
+        for attributes in found:
+            attributes.restore()
+        with torch.no_grad():
+            for tensor, value in values.values():
+                if not torch.equal(tensor, value):
+                    tensor.data.copy_(value)
 
 
 @contextmanager
@@ -34,6 +85,41 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         with suppress(NotImplementedError):
             model.eval()
         yield
+
+
+def switched_values(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """Every parameter and buffer that a module's own `train` or `eval` might change, by name, with a copy of it."""
+    return {
+        f"{path}.{name}".lstrip("."): (tensor, tensor.detach().clone())
+        for path, module in model.named_modules()
+        if _switches_by_itself(module)
+        for name, tensor in chain(module.named_parameters(), module.named_buffers())
+        if not tensor.is_meta
+    }
+
+
+def _switches_by_itself(module: nn.Module) -> bool:
+    kind = type(module)
+    own = kind.train is not nn.Module.train or kind.eval is not nn.Module.eval
+    return own and not isinstance(module, TracedModule)
+
+
+def check_weights_stay(model: nn.Module) -> None:
+    """Refuse a model whose `.train()` and `.eval()` change its weights: a graph cannot do that after it is recorded."""
+    if not any(map(_switches_by_itself, model.modules())):
+        return
+    with as_found(model):
+        model.train()
+        training = switched_values(model)
+        model.eval()
+        evaluating = switched_values(model)
+    for name, (_, value) in training.items():
+        other = evaluating.get(name, (None, value))[1]
+        if not torch.equal(value.nan_to_num(), other.nan_to_num()):
+            raise TraceError(
+                f"{type(model).__name__} cannot be traced: its .train() and .eval() change the weight {name!r} itself, "
+                "as layers with adapters do, which a graph cannot; merge the adapters for good, then convert."
+            )
 
 
 def flags_against(model: nn.Module, mode: bool) -> frozenset[str]:

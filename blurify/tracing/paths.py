@@ -6,25 +6,60 @@ A module's call is named by the module, a function's by the module that calls it
 
 from __future__ import annotations
 
+from difflib import SequenceMatcher
+from itertools import count
+
 from torch import fx
-from torch.fx.node import Node
+from torch.fx.node import Node, map_aggregate
+
+Scopes = dict[Node, tuple[str, bool]]
 
 
-def assign_paths(graph: fx.Graph, scopes: dict[Node, tuple[str, bool]], taken: set[str]) -> None:
-    """Give every node its `meta["path"]`; `taken` are the paths of real modules, which no suffix may imitate.
+def assign_paths(graph: fx.Graph, scopes: Scopes, taken: set[str]) -> None:
+    """Give every node its `meta["path"]`; `taken` are the paths of real modules, which no function may imitate.
 
     `scopes` tells the module that each node arose in, and whether the node is that module's whole call.
     """
-    used: set[str] = set()
     for node in graph.nodes:
         scope, is_call = scopes.get(node, ("", False))
-        base = scope if is_call else node_base(node, scope)
-        path, count = base, 0
-        while path in used or (count and path in taken):
-            count += 1
-            path = f"{base}_{count}"
+        node.meta["base"] = scope if is_call else node_base(node, scope)
+        node.meta["is_modules"] = is_call or node.op in ("call_module", "get_attr")
+    _make_unique(graph, {}, set(), taken)
+
+
+def align_paths(graph: fx.Graph, reference: fx.Graph, taken: set[str]) -> None:
+    """Give the nodes of `graph` the paths of the nodes of `reference` that they correspond to, and new ones to others.
+
+    Two graphs of one model agree in most nodes, and yet a node more in one would shift every number after it.
+    """
+    nodes, others = list(graph.nodes), list(reference.nodes)
+    matcher = SequenceMatcher(None, [_token(n) for n in others], [_token(n) for n in nodes], autojunk=False)
+    known: dict[Node, str] = {}
+    for start, twin_start, length in matcher.get_matching_blocks():
+        for offset in range(length):
+            known[nodes[twin_start + offset]] = others[start + offset].meta["path"]
+    _make_unique(graph, known, {node.meta["path"] for node in others}, taken)
+
+
+def _token(node: Node) -> str:
+    """What a node does, but for flags: those of dropouts and norms differ between the modes."""
+    plain = map_aggregate((node.args, node.kwargs), lambda a: "" if isinstance(a, (Node, bool)) else repr(a))
+    return f"{node.meta['base']} {plain}"
+
+
+def _make_unique(graph: fx.Graph, known: dict[Node, str], used: set[str], taken: set[str]) -> None:
+    for node in graph.nodes:
+        path = known.get(node) or _free(node, used, taken)
         used.add(path)
         node.meta["path"] = path
+
+
+def _free(node: Node, used: set[str], taken: set[str]) -> str:
+    base = str(node.meta["base"])
+    if node.op == "output" or (base not in used and (node.meta["is_modules"] or base not in taken)):
+        return base
+    numbered = (f"{base}_{number}" for number in count(1))
+    return next(path for path in numbered if path not in used | taken)
 
 
 def node_base(node: Node, scope: str) -> str:
@@ -41,7 +76,7 @@ def function_name(target: object) -> str:
     return packet if isinstance(packet, str) else getattr(packet, "__name__", str(packet))
 
 
-def exported_scopes(graph: fx.Graph) -> dict[Node, tuple[str, bool]]:
+def exported_scopes(graph: fx.Graph) -> Scopes:
     """Of each node of an exported graph: the innermost module it arose in, and whether it is that module's whole call.
 
     The last node that arose in a module of `torch.nn` gives what calling the module gave, and bears its path alone.

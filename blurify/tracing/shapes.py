@@ -60,12 +60,13 @@ def placeholder_values(graph: fx.Graph, inputs: Inputs) -> list[Any]:
     return list(tree_flatten((inputs.args, reorder_kwargs(inputs.kwargs, info.in_spec)))[0])
 
 
-def output_shapes(traced: TracedModule, inputs: Inputs) -> dict[str, Shape]:
-    """The output shape of every node of the eval graph, by path. Whatever the model raises is let through."""
-    recorder = ShapeRecorder(traced, traced.eval_graph)
+def output_shapes(traced: TracedModule, inputs: Inputs, training: bool = False) -> dict[str, Shape]:
+    """The output shape of every node of one mode's graph, by path. Whatever the model raises is let through."""
+    graph = traced.graphs[-1] if training else traced.eval_graph
+    recorder = ShapeRecorder(traced, graph)
     with evaluating(traced), FakeTensorMode(allow_non_fake_inputs=True) as mode:
         fake = tree_map_only(Tensor, lambda t: mode.from_tensor(t, static_shapes=True), (inputs.args, inputs.kwargs))
-        recorder.run(*placeholder_values(traced.eval_graph, Inputs(*fake)), enable_io_processing=False)
+        recorder.run(*placeholder_values(graph, Inputs(*fake)), enable_io_processing=False)
     return {node.meta["path"]: shape for node, shape in recorder.shapes.items()}
 
 

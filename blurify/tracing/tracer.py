@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import operator
 import traceback
-from collections.abc import Container
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from torch import fx, nn
 from torch.fx.node import Node
 
 from blurify.errors import TraceError
+from blurify.graph_module import HOOKS
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.leaves import is_foreign_blur, leaf_classes, leaf_functions, strided_leaves
 from blurify.tracing.paths import assign_paths
@@ -26,6 +29,7 @@ class LeafAwareTracer(fx.Tracer):
         self.opened = opened
         self.scopes: dict[Node, tuple[str, bool]] = {}
         self.failed_in = ""
+        self.unhooked: set[str] = set()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether the call of `m` stays one node."""
@@ -34,11 +38,16 @@ class LeafAwareTracer(fx.Tracer):
         return isinstance(m, self.leaves) or is_foreign_blur(m) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        """Record the module in which a failure arises, the innermost first."""
+        """Record the module in which a failure arises, the innermost first, and the modules whose hooks are lost."""
+        path = self.path_of_module(m)
+        if has_hooks(m) and not self.is_leaf_module(m, path):
+            # Run now, a hook would see no values and act once; a graph has no place for it.
+            self.unhooked.add(path)
+            forward = m.forward
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception:
-            self.failed_in = self.failed_in or self.path_of_module(m)
+            self.failed_in = self.failed_in or path
             raise
 
     def create_node(self, *args: Any, **kwargs: Any) -> Node:
@@ -48,7 +57,22 @@ class LeafAwareTracer(fx.Tracer):
         return node
 
 
-def trace_once(model: nn.Module, inputs: Inputs | None = None) -> fx.Graph:
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling the module runs hooks."""
+    registries = (getattr(module, name) for name in HOOKS)
+    return any(isinstance(registry, dict) and registry for registry in registries)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One graph, the values of the tensors that it reads by path, and the containers whose hooks it leaves out."""
+
+    graph: fx.Graph
+    values: Mapping[str, Any]
+    unhooked: frozenset[str] = frozenset()
+
+
+def trace_once(model: nn.Module, inputs: Inputs | None = None) -> Recorded:
     """Trace the model as it stands (mode included). Arguments that `inputs` does not give take their defaults."""
     opened = strided_leaves(model)
     while True:
@@ -63,7 +87,13 @@ def trace_once(model: nn.Module, inputs: Inputs | None = None) -> fx.Graph:
             opened = opened - {culprit}
             continue
         assign_paths(graph, tracer.scopes, {name for name, _ in model.named_modules()})
-        return graph
+        return Recorded(graph, read_values(graph, model), frozenset(tracer.unhooked))
+
+
+def read_values(graph: fx.Graph, owner: nn.Module) -> dict[str, Any]:
+    """What a graph reads of the module it was recorded from, or calls, by path."""
+    paths = {str(node.target) for node in graph.nodes if node.op in ("get_attr", "call_module")}
+    return {path: operator.attrgetter(path)(owner) for path in paths}
 
 
 def _opened_around(model: nn.Module, path: str, opened: set[type[nn.Module]]) -> type[nn.Module] | None:

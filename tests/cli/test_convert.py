@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,52 @@ def test_a_factory_in_the_current_folder_is_found(run, tmp_path: Path, monkeypat
     assert result.exit_code == 0, result.output
     assert sys.path[-1] == str(tmp_path)  # last: a file here must not stand in for an installed package
     sys.modules.pop("blurify_test_nets")
+
+
+ONE_SIZE = """
+from torch import nn
+
+class OneSize(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1))
+
+    def forward(self, x):
+        if x.shape[-1] != 48:
+            raise ValueError("wrong size")
+        return self.body(x)
+
+def hooked():
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.MaxPool2d(2)))
+    model[0].register_forward_hook(print)
+    return model
+"""
+
+
+@pytest.fixture
+def own_nets(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    (tmp_path / "own_nets.py").write_text(ONE_SIZE)
+    yield
+    sys.modules.pop("own_nets", None)
+
+
+def test_a_model_of_one_size_converts_and_loads(run, own_nets: None, tmp_path: Path) -> None:
+    from_factory = ("--arch", "own_nets:OneSize", "--input-size", "3,48,48")
+    sys.path.append(str(tmp_path))
+    torch.save(__import__("own_nets").OneSize().state_dict(), tmp_path / "w.pt")
+    result = run("w.pt", *from_factory)
+    assert result.exit_code == 0, result.output
+    loaded = blurify.load("w.blur4.pt", allow=["own_nets:OneSize"])
+    assert loaded(torch.zeros(4, 3, 48, 48)).shape == (4, 8, 24, 24)
+
+
+def test_lost_hooks_are_said(run, own_nets: None, tmp_path: Path) -> None:
+    sys.path.append(str(tmp_path))
+    torch.save(__import__("own_nets").hooked().state_dict(), tmp_path / "w.pt")
+    result = run("w.pt", "--arch", "own_nets:hooked")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.startswith("Note: hooks of '0' in Sequential are not carried over")
 
 
 def test_a_pipe_gets_whole_lines_without_colour(tmp_path: Path) -> None:

@@ -490,37 +490,3 @@ def test_a_hooked_conv_is_not_split() -> None:
     model = TwoCalls()
     model.conv.register_forward_hook(lambda module, args, output: output * 3)
     assert verify(model, antialias(model, exclude="conv_1"), torch.randn(1, 3, 40, 40)).ok
-
-
-class OwnNames(nn.Module):
-    """Has a module where a blur would go, or a pool of the name of a function."""
-
-    def __init__(self, functional: bool) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 4, 1)
-        self.conv = nn.Conv2d(4, 4, 3, 2, 1)
-        self.add_module("max_pool2d" if functional else "conv_blur", nn.Conv2d(4, 4, 1))
-        self.functional = functional
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.functional:
-            return self.max_pool2d(F.max_pool2d(self.stem(x), 2))
-        return self.conv_blur(self.conv(self.stem(x)))
-
-
-@pytest.mark.parametrize("functional", [False, True])
-def test_names_that_the_rewrite_wants_are_not_overwritten(functional: bool) -> None:
-    with pytest.raises(PlanError, match=r"the model has its own '(conv_blur|max_pool2d)'"):
-        antialias(OwnNames(functional))
-
-
-def test_one_path_of_two_ops_is_refused() -> None:
-    class Differs(nn.Module):
-        def forward(self, x: Tensor) -> Any:
-            if self.training:
-                extra = F.max_pool2d(x, 4, 4).mean()
-                return F.max_pool2d(x, 2, 2), extra
-            return F.max_pool2d(x, 2, 2)
-
-    with pytest.raises(PlanError, match="names different ops in the graphs"):
-        antialias(Differs())

@@ -245,6 +245,41 @@ def test_size_dependent_control_flow_goes_through_export() -> None:
     assert not torch.equal(converted(x), converted(x))
 
 
+class OneSizeOnly(nn.Module):
+    """A forward that takes one size, which is not what one would assume, and any batch or batches of one."""
+
+    def __init__(self, batch: int | None = None) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU())
+        self.batch = batch
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-2:] != (48, 48):
+            raise ValueError("wrong size")
+        if self.batch is not None and int(x.shape[0]) != self.batch:
+            return self.body(x).mean(0, keepdim=True)
+        return self.body(x)
+
+
+def test_a_plan_is_applied_with_inputs() -> None:
+    model = OneSizeOnly()
+    x = torch.randn(1, 3, 48, 48)
+    made = plan(model, example_inputs=x)
+    with pytest.raises(TraceError, match="wrong size"):
+        made.apply(model)
+    converted = made.apply(model, example_inputs=x)
+    assert converted.meta["input_shapes"] == ((1, 3, 48, 48),)
+    assert verify(model, converted, x).ok
+    run(converted, torch.randn(5, 3, 48, 48))
+
+
+def test_a_batch_that_cannot_vary_is_the_users() -> None:
+    model = OneSizeOnly(batch=1)
+    x = torch.randn(1, 3, 48, 48)
+    converted = antialias(model, example_inputs=x)
+    assert verify(model, converted, x).ok
+
+
 def test_no_front_end() -> None:
     class Values(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
