@@ -8,13 +8,14 @@ from blurify._version import __version__
 
 if TYPE_CHECKING:
     from blurify.api import antialias, plan
-    from blurify.errors import BlurifyError, NoEffectWarning
+    from blurify.errors import BlurifyError, HooksWarning, NoEffectWarning
     from blurify.files import load, save
     from blurify.planning import Plan
     from blurify.proofs import Verdict, verify
 
 __all__ = [
     "BlurifyError",
+    "HooksWarning",
     "NoEffectWarning",
     "Plan",
     "Verdict",
@@ -28,6 +29,7 @@ __all__ = [
 
 _HOMES = {
     "BlurifyError": "errors",
+    "HooksWarning": "errors",
     "NoEffectWarning": "errors",
     "Plan": "planning",
     "Verdict": "proofs",

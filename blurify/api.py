@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from blurify.spec import DEFAULT_FILT_SIZE, Spec
 from blurify.tracing import trace
 from blurify.tracing.inputs import Inputs, as_inputs, example_for
 from blurify.tracing.shapes import Shapes, node_shapes
+from blurify.tree import copying_parameters
 
 QUANTIZED_HOMES = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 
@@ -116,10 +118,12 @@ def antialias(
         include=include,
         exclude=exclude,
     )
-    traced, made = trace_and_plan(model, spec, as_inputs(example_inputs, example_kwargs))
+    inputs = as_inputs(example_inputs, example_kwargs)
+    with nullcontext() if inplace else copying_parameters(check_model(model)) as copied:
+        traced, made = trace_and_plan(model, spec, inputs)
     if not made.rewritten:
         warnings.warn(no_effect(model, made), NoEffectWarning, stacklevel=2)
-    return made.apply_traced(traced, inplace)
+    return made.apply_traced(traced, inplace, None if copied is None else copied())
 
 
 def trace_and_plan(model: nn.Module, spec: Spec, inputs: Inputs | None) -> tuple[TracedModule, Plan]:
@@ -191,4 +195,4 @@ def no_effect(model: nn.Module, made: Plan) -> str:
         d.reason is Reason.ALREADY_ANTIALIASED for d in made.kept
     ):
         return f"nothing to do: {name} is already antialiased."
-    return f"nothing to do: each of the {len(made.kept)} sites of {name} is kept, as each {'; or '.join(reasons)}."
+    return f"nothing to do: each of the {len(made.kept)} sites of {name} is kept: {'; '.join(reasons)}."

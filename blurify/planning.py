@@ -61,14 +61,16 @@ class Plan:
         """
         return self.apply_traced(trace(model, as_inputs(example_inputs, example_kwargs)), inplace)
 
-    def apply_traced(self, traced: TracedModule, inplace: bool = False) -> TracedModule:
-        """Rewrite a traced model, itself, over parameters of its own unless `inplace`."""
+    def apply_traced(
+        self, traced: TracedModule, inplace: bool = False, copied: Mapping[int, Any] | None = None
+    ) -> TracedModule:
+        """Rewrite a traced model, itself, over parameters of its own unless `inplace`; see `own_tree` for `copied`."""
         unhooked = traced.meta.get("unhooked")
         if unhooked:
             warnings.warn(lost_hooks(type(traced).__name__, unhooked), HooksWarning, stacklevel=3)
             traced.meta["unhooked"] = ()
         if not inplace:
-            traced.own_tree()
+            traced.own_tree(copied)
         rewrite(traced, self.rewritten)
         earlier = traced.meta.get("blurify")
         traced.meta["blurify"] = earlier.followed_by(self) if isinstance(earlier, Plan) else self

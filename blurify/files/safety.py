@@ -52,7 +52,12 @@ PLAIN = frozenset(
         # What a pickled converted model holds beside its modules: data all, until `rebuild` looks functions up in it.
         *("blurify.planning.Plan", "blurify.decision.Decision"),
         *("blurify.sites.Kind", "blurify.sites.Action", "blurify.sites.Reason"),
-        *("blurify.graph_module.Modes", "blurify.graph_module.FunctionRef", "blurify.graph_module.NodeRef"),
+        *(
+            "blurify.graph_module.Modes",
+            "blurify.graph_codec.FunctionRef",
+            "blurify.graph_codec.NodeRef",
+            "blurify.tree.KeepsExtraState",
+        ),
         *("torch.fx.immutable_collections.immutable_dict", "torch.fx.immutable_collections.immutable_list"),
         *("builtins.frozenset", "builtins.slice"),
     }

@@ -13,12 +13,13 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from blurify.errors import TraceError
-from blurify.graph_module import Modes, TracedModule, copy_containers
+from blurify.graph_module import Modes, TracedModule
 from blurify.tracing.export import export_once
 from blurify.tracing.inputs import Inputs, example_for
 from blurify.tracing.modes import as_found, check_weights_stay, flags_against
 from blurify.tracing.paths import align_paths, assign_paths, exported_scopes
 from blurify.tracing.tracer import Recorded, first_line, read_values, trace_once
+from blurify.tree import copy_containers
 
 __all__ = ["trace"]
 

@@ -14,10 +14,10 @@ from torch import fx, nn
 from torch.fx.node import Node
 
 from blurify.errors import TraceError
-from blurify.graph_module import HOOKS
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.leaves import is_foreign_blur, leaf_classes, leaf_functions, strided_leaves
 from blurify.tracing.paths import assign_paths
+from blurify.tree import HOOKS
 
 
 class LeafAwareTracer(fx.Tracer):

@@ -109,6 +109,13 @@ CASES: list[tuple[str, Write, list[str], str, str]] = [
         "give a conv",
     ),
     (
+        "no convolution, another size",
+        None,
+        ["torch.nn:Linear?in_features=10&out_features=2"],
+        "has no convolution or pooling that shrinks ",
+        "give a conv",
+    ),
+    (
         "untraceable",
         lambda p, m: torch.save(Forked(), p),
         ["m.pt", "--allow", FORKED],

@@ -250,3 +250,36 @@ def test_filters_are_where_the_map_is() -> None:
     converted = antialias(model)
     devices = {name: b.device.type for name, b in converted.named_buffers()}
     assert devices == {"0.2_blur.filt": "cpu", "1_blur.filt": "cpu", "3_blur.filt": "meta", "4.filt": "meta"}
+
+
+class Containers(nn.Module):
+    """Empty containers, a module that is None, a tied module, a parameter with strides of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = block()
+        self.empty = nn.Sequential()
+        self.nothing = None
+        self.register_module("none", None)
+        self.again = self.body[2]
+        self.body[2].weight = nn.Parameter(self.body[2].weight.detach().to(memory_format=torch.channels_last))
+        self.expanded = nn.Parameter(torch.ones(1).expand(8), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.empty(self.body(x)) * self.expanded[:, None, None]
+
+
+def test_the_copy_shares_nothing_and_is_alike() -> None:
+    model = Containers()
+    converted = antialias(model)
+    assert verify(model, converted).ok
+    theirs = dict(converted.named_modules(remove_duplicate=False))
+    for path, module in model.named_modules(remove_duplicate=False):
+        assert theirs[path] is not module
+    for name, parameter in model.named_parameters():
+        twin = converted.get_parameter(name)
+        assert twin.untyped_storage().data_ptr() != parameter.untyped_storage().data_ptr()
+        # A copy of what is spread out has a place for each element, as `copy.deepcopy` has it.
+        assert twin.stride() == (parameter.stride() if name != "expanded" else (1,))
+    assert converted.get_parameter("again.weight") is converted.get_parameter("body.2.weight")
+    assert converted._modules["none"] is None

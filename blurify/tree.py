@@ -1,0 +1,136 @@
+"""The tree of modules under a graph: containers without code of their own, over the original's layers and tensors.
+
+A stable, public path: pickled converted models name `KeepsExtraState`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# What a tree node is, apart from its class. `_version` goes into a state_dict's metadata: some models rebuild
+# themselves when they load one of an older version.
+REGISTRIES = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set", "_version")
+# What the root has beside: hooks that calling the model runs.
+HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+    "_is_full_backward_hook",
+)
+
+
+class KeepsExtraState(nn.Module):
+    """A container whose original had a `get_extra_state` of its own: what that gave stays in the state_dict."""
+
+    extra_state: Any
+
+    def get_extra_state(self) -> Any:
+        """What the original's gave when it was traced, or what was loaded since."""
+        return self.extra_state
+
+    def set_extra_state(self, state: Any) -> None:
+        """Keep what a state_dict holds."""
+        self.extra_state = state
+
+
+def bare_copy(module: nn.Module, beside: tuple[str, ...] = ()) -> nn.Module:
+    """A plain module with the children, parameters, buffers and mode of `module`, in registries of its own."""
+    bare = nn.Module()
+    if type(module).get_extra_state is not nn.Module.get_extra_state:
+        bare = KeepsExtraState()
+        bare.extra_state = module.get_extra_state()
+    for registry in REGISTRIES + beside:
+        bare.__dict__[registry] = copy.copy(getattr(module, registry))
+    bare.training = module.training
+    return bare
+
+
+def computed_copies(tree: nn.Module) -> Iterator[tuple[int, Tensor]]:
+    """Copies, by identity, of the tensors that hooks compute (old weight norms, pruning), which deepcopy refuses."""
+    for module in tree.modules():
+        for value in module.__dict__.values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                yield id(value), value.detach().clone()
+
+
+def is_plain_layer(module: nn.Module) -> bool:
+    """Whether the module is a layer of `torch.nn` without children: what a tracer never looks into."""
+    return type(module).__module__.startswith("torch.nn.") and not module._modules and type(module) is not nn.Module
+
+
+def copy_containers(module: nn.Module, leaves: set[str], prefix: str = "") -> nn.Module:
+    """Copy the tree of containers, sharing the modules at the `leaves` paths, all parameters and all buffers.
+
+    Layers of `torch.nn` that no graph calls (a head of another mode, all layers of an exported graph) are shared too.
+    """
+    if prefix.rstrip(".") in leaves or (prefix and is_plain_layer(module)):
+        return module
+    bare = bare_copy(module, () if prefix else HOOKS)
+    for name, child in module._modules.items():
+        bare._modules[name] = None if child is None else copy_containers(child, leaves, f"{prefix}{name}.")
+    return bare
+
+
+PLAIN_VALUES = (int, float, bool, str, type(None))
+
+
+def own_copy(module: nn.Module, memo: dict[int, Any]) -> Any:
+    """What `copy.deepcopy` gives, sooner: layers of `torch.nn` consist of plain values and mostly empty registries."""
+    kind = type(module)
+    if id(module) in memo or not kind.__module__.startswith("torch.nn.modules.") or hasattr(kind, "__deepcopy__"):
+        return copy.deepcopy(module, memo)
+    twin = memo[id(module)] = kind.__new__(kind)
+    for key, value in module.__dict__.items():
+        if type(value) in PLAIN_VALUES:
+            twin.__dict__[key] = value
+        elif key == "_modules":
+            twin.__dict__[key] = {
+                name: None if child is None else own_copy(child, memo) for name, child in value.items()
+            }
+        elif type(value) in (dict, OrderedDict) and not value:
+            twin.__dict__[key] = type(value)()
+        else:
+            twin.__dict__[key] = copy.deepcopy(value, memo)
+    return twin
+
+
+@contextmanager
+def copying_parameters(model: nn.Module) -> Iterator[Callable[[], dict[int, Any]]]:
+    """Copy the parameters in a thread, which waits for memory alone, while the caller does something else.
+
+    Gives a function that returns the copies, as a memo for `copy.deepcopy`.
+    """
+    # On other devices a copy is queued, and the queue is the caller's. Subclasses know best how they are copied.
+    plain = [p for p in model.parameters() if type(p) is nn.Parameter and p.device.type == "cpu"]
+
+    def allocate() -> list[tuple[nn.Parameter, Tensor]]:
+        pairs = [(p, torch.empty_like(p, requires_grad=False)) for p in plain if p.layout is torch.strided]
+        return [(p, twin) for p, twin in pairs if twin.stride() == p.stride()]
+
+    def fill() -> None:
+        # One call, which needs the interpreter once: one for each tensor would wait for its turn each time.
+        with torch.no_grad():
+            if pairs:
+                torch._foreach_copy_([twin for _, twin in pairs], [p for p, _ in pairs])
+
+    with ThreadPoolExecutor(1) as pool:
+        pairs = pool.submit(allocate).result()
+        filled: Future[None] = pool.submit(fill)
+
+        def memo() -> dict[int, Any]:
+            filled.result()
+            return {id(p): nn.Parameter(twin, p.requires_grad) for p, twin in pairs}
+
+        yield memo
