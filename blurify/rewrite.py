@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, count
 
@@ -163,17 +163,28 @@ def nearest_tensor(node: fx.Node, traced: TracedModule) -> Tensor | None:
     seen, waiting = {node}, deque([node])
     while waiting:
         current = waiting.popleft()
-        if current.op == "call_module":
-            module = traced.get_submodule(str(current.target))
-            tensor = next(chain(module.parameters(), module.buffers()), None)
-        else:
-            tensor = constant_tensor(current, traced)
+        tensor = next(filter(is_placed, tensors_at(current, traced)), None)
         if tensor is not None:
             return tensor
         new = [source for source in current.all_input_nodes if source not in seen]
         seen.update(new)
         waiting.extend(new)
     return next(chain(traced.parameters(), traced.buffers()), None)
+
+
+def tensors_at(node: fx.Node, traced: TracedModule) -> Iterator[Tensor]:
+    """The parameters and buffers that a node holds or is."""
+    if node.op == "call_module":
+        module = traced.get_submodule(str(node.target))
+        yield from chain(module.parameters(), module.buffers())
+    value = constant_tensor(node, traced)
+    if value is not None:
+        yield value
+
+
+def is_placed(tensor: Tensor) -> bool:
+    """Whether the tensor's device tells where others are: a single number may be anywhere."""
+    return tensor.dim() > 0
 
 
 def dense_path(decision: Decision, node: fx.Node, free: bool, names: Names) -> str:

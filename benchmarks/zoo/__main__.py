@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks.zoo.ledger import STAGES, Ledger
 from benchmarks.zoo.pool import Job, Outcome, run_all
 from benchmarks.zoo.summary import smallest_of_families, summary
+from benchmarks.zoo.support import support
 
 RESULTS = Path(__file__).parent.parent / "results" / "zoo.jsonl"
 
@@ -29,6 +30,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--torchvision-only", action="store_true")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--summary", action="store_true", help="print what the results say, and run nothing")
+    parser.add_argument("--support", type=Path, metavar="PAGE", help="write the page of what is supported, run nothing")
     return parser.parse_args()
 
 
@@ -71,6 +73,9 @@ def run(options: argparse.Namespace, ledger: Ledger) -> None:
 def main() -> None:
     options = parse()
     ledger = Ledger(options.results)
+    if options.support:
+        options.support.write_text(support(ledger))
+        return
     if not options.summary:
         run(options, ledger)
     print(summary(ledger))

@@ -23,8 +23,6 @@ SIDES = (64, 96, 128, 192, 224, 256)
 ODD_SIDES = ((67, 83), (99, 115), (131, 163), (225, 257), (307, 331))
 # Optical flow compares two pictures.
 PICTURES = {"optical_flow": 2}
-# What torch.export recorded of RAFT it guards against a batch of one.
-BATCHES = {"optical_flow": 2}
 OWN_SHAPES = {"video": (3, FRAMES, 224, 224), "detection": (3, 320, 320)}
 
 
@@ -91,8 +89,7 @@ def own_shape(name: str, model: nn.Module) -> Shape:
 def inputs_of(name: str, model: nn.Module, shape: Shape) -> Inputs:
     """A small batch of the given channels and sizes for every argument of the model."""
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    batch = (BATCHES.get(task(name), 1), *shape)
-    return Inputs(tuple(random_batch(batch, like) for _ in range(PICTURES.get(task(name), 1))))
+    return Inputs(tuple(random_batch((1, *shape), like) for _ in range(PICTURES.get(task(name), 1))))
 
 
 def given_inputs(name: str, model: nn.Module) -> Inputs | None:

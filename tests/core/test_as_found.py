@@ -283,3 +283,20 @@ def test_the_copy_shares_nothing_and_is_alike() -> None:
         assert twin.stride() == (parameter.stride() if name != "expanded" else (1,))
     assert converted.get_parameter("again.weight") is converted.get_parameter("body.2.weight")
     assert converted._modules["none"] is None
+
+
+class ScaledByANumber(nn.Module):
+    """A number on another device stands between the weights and the pool."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1, device="meta")
+        self.register_buffer("scale", torch.tensor(2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(self.scale * self.conv(x), 2)
+
+
+def test_a_number_does_not_tell_the_device() -> None:
+    devices = {name: b.device.type for name, b in antialias(ScaledByANumber()).named_buffers()}
+    assert devices == {"scale": "cpu", "avg_pool2d.filt": "meta"}
