@@ -6,6 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+# Small tensors gain nothing from a second thread, and on a busy machine threads that wait for each other cost minutes.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
