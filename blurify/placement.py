@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from blurify.graph_module import TracedModule
-from blurify.positionwise import Crossing, crossing
+from blurify.positionwise import Crossing, crossing, operator_name
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,11 @@ def landing(site: fx.Node, traced: TracedModule, axes: int) -> Landing:
     """Follow the only consumer as long as it acts on every position alone.
 
     So it stops before anything that mixes positions, joins branches, fans out or reads a size: each of those is a
-    second
-    consumer, or no position-wise node.
+    second consumer, or no position-wise node.
     """
     node, statistics = site, []
-    while len(node.users) == 1:
-        consumer = next(iter(node.users))
+    while len(consumers := readers(node)) == 1:
+        (consumer,) = consumers
         way = crossing(consumer, node, traced, axes)
         if way is Crossing.NEVER:
             break
@@ -39,8 +38,24 @@ def landing(site: fx.Node, traced: TracedModule, axes: int) -> Landing:
     return Landing(node, tuple(statistics))
 
 
+def readers(node: fx.Node) -> list[fx.Node]:
+    """What reads more of a node than subsampling leaves as it is: checks of its rank or dtype are no consumers."""
+    return [user for user in node.users if not _only_checks(user)]
+
+
+def _only_checks(user: fx.Node) -> bool:
+    if user.op == "call_function" and user.target is getattr:
+        return user.args[1] in ("ndim", "dtype", "device")
+    if user.op == "call_function" and user.target is torch.ops.aten._assert_tensor_metadata.default:
+        return len(user.args) < 2 or user.args[1] is None
+    return user.op == "call_method" and user.target in ("dim", "ndimension")
+
+
 # What preprocessing inside a model does to channels before its stem: picked apart, scaled, put together again.
-CHANNEL_FUNCTIONS = frozenset({operator.getitem, torch.unsqueeze, torch.cat, torch.stack})
+CHANNEL_OPS = frozenset(
+    "cat chunk concat expand getitem narrow select slice split squeeze stack unbind unsqueeze".split()
+)
+CHANNEL_FUNCTIONS = {operator.getitem} | {getattr(torch, name) for name in CHANNEL_OPS if hasattr(torch, name)}
 
 
 def is_stem(site: fx.Node, traced: TracedModule, axes: int) -> bool:
@@ -83,6 +98,6 @@ def is_fed_by_tokens(site: fx.Node, traced: TracedModule, axes: int) -> bool:
 
 
 def _keeps_positions(node: fx.Node, traced: TracedModule, axes: int) -> bool:
-    if node.op == "call_function" and node.target in CHANNEL_FUNCTIONS:
+    if operator_name(node) in CHANNEL_OPS or (node.op == "call_function" and node.target in CHANNEL_FUNCTIONS):
         return True
     return any(crossing(node, source, traced, axes) is not Crossing.NEVER for source in node.all_input_nodes)

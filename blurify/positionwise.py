@@ -66,6 +66,7 @@ STATISTICS_MODULES: tuple[type[nn.Module], ...] = (nn.GroupNorm, instancenorm._I
 # Functions, tensor methods and aten operators go by the same names.
 UNARY = frozenset(
     [
+        "_to_copy",
         "abs",
         "abs_",
         "alpha_dropout",
@@ -133,6 +134,7 @@ UNARY = frozenset(
         "tanhshrink",
         "threshold",
         "threshold_",
+        "to",
     ]
 )
 BINARY = frozenset(
