@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from blurify.layers import ADAPTIVE_AVG_BLUR_POOLS, ADAPTIVE_MAX_BLUR_POOLS
 from blurify.rules.arguments import Signature, are_known, bind
-from blurify.rules.base import Context, Parts, Rule
+from blurify.rules.base import Context, Parts, Rule, refused_unless_exact
 from blurify.sites import Kind, Reason, Site
 
 MODULES: dict[type[nn.Module], tuple[Kind, int]] = {
@@ -41,16 +41,18 @@ FUNCTIONS: dict[Any, tuple[Kind, int]] = {
 
 def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
     """Normalise an adaptive pool that shrinks and leaves more than one position."""
-    known = MODULES.get(type(module))
+    known = next((known for kind, known in MODULES.items() if isinstance(module, kind)), None)
     if known is not None:
-        size, pair = module.output_size, getattr(module, "return_indices", False)
-    else:
-        known = FUNCTIONS.get(node.target) if node.op == "call_function" else None
-        if known is None:
-            return None
-        given = bind(node, Signature(known[1], NAMES))
-        size, pair = given["output_size"], given.get("return_indices", False)
-    kind, axes = known
+        site = _sized(*known, module.output_size, getattr(module, "return_indices", False), node, context)
+        return refused_unless_exact(site, module, MODULES)
+    known = FUNCTIONS.get(node.target) if node.op == "call_function" else None
+    if known is None:
+        return None
+    given = bind(node, Signature(known[1], NAMES))
+    return _sized(*known, given["output_size"], given.get("return_indices", False), node, context)
+
+
+def _sized(kind: Kind, axes: int, size: Any, pair: Any, node: fx.Node, context: Context) -> Site | None:
     if not are_known(size):
         return Site(kind, (), (1,) * axes, (), (), refusal=Reason.DYNAMIC)
     wanted = tuple(size) * (axes // len(size)) if isinstance(size, (tuple, list)) else (size,) * axes

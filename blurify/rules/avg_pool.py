@@ -14,7 +14,7 @@ from torch import fx, nn
 
 from blurify.layers import AVG_BLUR_POOLS, SAME_BLUR_POOLS
 from blurify.rules.arguments import Signature, are_known, bind
-from blurify.rules.base import Context, Parts, Rule, with_stride
+from blurify.rules.base import Context, Parts, Rule, axes_of, refused_unless_exact, with_stride
 from blurify.rules.same import SAME_AVG_POOLS
 from blurify.sites import Kind, Reason, Site, per_axis
 
@@ -31,9 +31,10 @@ FUNCTIONS: dict[Any, Signature] = {
 def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
     """Normalise a strided average pooling."""
     same = type(module).__name__ in SAME_AVG_POOLS
-    axes = 2 if same else MODULES.get(type(module), 0)
+    axes = 2 if same else axes_of(module, MODULES)
     if axes:
-        return _site(node, axes, {name: getattr(module, name, None) for name in NAMES[1:]}, same)
+        site = _site(node, axes, {name: getattr(module, name, None) for name in NAMES[1:]}, same)
+        return site if same else refused_unless_exact(site, module, MODULES)
     signature = FUNCTIONS.get(node.target) if node.op == "call_function" else None
     return None if signature is None else _site(node, signature.axes, bind(node, signature), False)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from torch import fx, nn
 
-from blurify.sites import Site
+from blurify.sites import Reason, Site
 from blurify.tracing.shapes import Shapes
 
 M = TypeVar("M", bound=nn.Module)
@@ -61,6 +61,18 @@ class Rule:
     replace: Callable[[fx.Node, nn.Module | None, Site, tuple[int, ...], str], Parts]
     as_function: Callable[[fx.Node, Any, Site], None] | None = None
     can_be_function: Callable[[Any], bool] = lambda module: False
+
+
+def axes_of(module: object, modules: Mapping[type[nn.Module], int]) -> int:
+    """The spatial axes of a module of one of the classes or of a subclass; 0 for all else."""
+    return next((axes for kind, axes in modules.items() if isinstance(module, kind)), 0)
+
+
+def refused_unless_exact(site: Site | None, module: object, modules: Mapping[type[nn.Module], object]) -> Site | None:
+    """The site of a module, refused where its class is a subclass, which may do anything with its arguments."""
+    if site is None or type(module) in modules:
+        return site
+    return replace(site, refusal=Reason.UNKNOWN_SUBCLASS)
 
 
 def set_module(root: nn.Module, path: str, module: nn.Module) -> None:

@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from blurify.layers import BLUR_POOLS, DENSE_MAX_POOLS, SAME_BLUR_POOLS
 from blurify.rules.arguments import Signature, are_known, bind, reads_only_the_first, unpack_first
-from blurify.rules.base import Context, Parts, Rule, with_stride
+from blurify.rules.base import Context, Parts, Rule, axes_of, refused_unless_exact, with_stride
 from blurify.rules.same import SAME_MAX_POOLS
 from blurify.sites import Kind, Reason, Site, per_axis
 
@@ -32,9 +32,10 @@ FUNCTIONS_WITH_INDICES: dict[Any, Signature] = {
 def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
     """Normalise a strided max pooling."""
     same = type(module).__name__ in SAME_MAX_POOLS
-    axes = 2 if same else MODULES.get(type(module), 0)
+    axes = 2 if same else axes_of(module, MODULES)
     if axes:
-        return _site(node, axes, {name: getattr(module, name, None) for name in NAMES[1:]}, same)
+        site = _site(node, axes, {name: getattr(module, name, None) for name in NAMES[1:]}, same)
+        return site if same else refused_unless_exact(site, module, MODULES)
     signature = (FUNCTIONS | FUNCTIONS_WITH_INDICES).get(node.target) if node.op == "call_function" else None
     return None if signature is None else _site(node, signature.axes, bind(node, signature), False)
 

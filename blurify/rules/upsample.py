@@ -10,7 +10,7 @@ from typing import Any
 from torch import fx, nn
 
 from blurify.layers import BLUR_POOLS, Blur
-from blurify.rules.base import Context, Parts, Rule
+from blurify.rules.base import Context, Parts, Rule, axes_of, refused_unless_exact
 from blurify.sites import Kind, Reason, Site, per_axis
 
 MODULES: dict[type[nn.Module], int] = {nn.ConvTranspose1d: 1, nn.ConvTranspose2d: 2, nn.ConvTranspose3d: 3}
@@ -18,10 +18,10 @@ MODULES: dict[type[nn.Module], int] = {nn.ConvTranspose1d: 1, nn.ConvTranspose2d
 
 def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
     """Normalise a strided transposed conv."""
-    axes = MODULES.get(type(module), 0)
+    axes = axes_of(module, MODULES)
     if not axes or max(per_axis(module.stride, axes)) == 1:
         return None
-    return Site(
+    site = Site(
         Kind.UPSAMPLE,
         per_axis(module.kernel_size, axes),
         per_axis(module.stride, axes),
@@ -29,6 +29,7 @@ def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
         per_axis(module.dilation, axes),
         refusal=Reason.ALREADY_ANTIALIASED if is_smoothed(node, context) else None,
     )
+    return refused_unless_exact(site, module, MODULES)
 
 
 def is_smoothed(node: fx.Node, context: Context) -> bool:
