@@ -57,8 +57,11 @@ def _builder(architecture: str) -> Callable[..., nn.Module]:
     return torchvision.models.get_model_builder(architecture)
 
 
-def make(name: str, device: str = "meta") -> nn.Module:
-    """Build the architecture in eval mode with seeded random weights; of a detector, the backbone."""
+def make(name: str, device: str = "meta", **sizes: Any) -> nn.Module:
+    """Build the architecture in eval mode with seeded random weights; of a detector, the backbone.
+
+    `sizes` go to its builder, to make a smaller network of the same kind.
+    """
     library, _, architecture = name.partition(":")
     build = timm.create_model if library == "timm" else _torchvision
     # torchvision's RegNets compute their widths with tensors, which needs storage.
@@ -66,18 +69,18 @@ def make(name: str, device: str = "meta") -> nn.Module:
     torch.manual_seed(0)
     with warnings.catch_warnings(), torch.device(where):
         warnings.simplefilter("ignore")
-        model = build(architecture).to(device)
+        model = build(architecture, **sizes).to(device)
     return (model.backbone if task(name) == "detection" else model).eval()
 
 
-def _torchvision(architecture: str) -> nn.Module:
+def _torchvision(architecture: str, **sizes: Any) -> nn.Module:
     builder = _builder(architecture)
     known = inspect.signature(builder).parameters
     # Without this, detectors and segmenters fetch the weights of their backbones.
     options: dict[str, Any] = {"weights_backbone": None} if "weights_backbone" in known else {}
     if architecture in ("googlenet", "inception_v3"):
         options["init_weights"] = False
-    return builder(weights=None, **options)
+    return builder(weights=None, **options, **sizes)
 
 
 def own_shape(name: str, model: nn.Module) -> Shape:

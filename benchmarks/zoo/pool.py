@@ -18,11 +18,11 @@ CONTEXT = multiprocessing.get_context("spawn")
 def serve(connection: Connection, gigabytes: float) -> None:
     """The process's loop: take a job, send back each stage's outcome."""
     limit_memory(gigabytes)
-    from benchmarks.zoo.stages import run_stages
+    from benchmarks.zoo.stages import Subject, run_stages
 
     while job := connection.recv():
         name, stages = job
-        for stage, outcome in run_stages(name, stages):
+        for stage, outcome in run_stages(Subject(name), stages):
             connection.send((stage, outcome))
 
 
