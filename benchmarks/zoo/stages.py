@@ -55,7 +55,7 @@ class Subject:
         options: Mapping[str, bool] | None = None,
     ) -> None:
         self.name, self.sizes = name, dict(sizes or {})
-        self.options = {"stem": True} if options is None else dict(options)
+        self.options = {"stem": True, "patch_embed": True} if options is None else dict(options)
         if shapes:
             self.shapes = list(shapes)
 
