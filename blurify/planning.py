@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import nn
 
 from blurify.decision import Decision, explanation, sizes
-from blurify.errors import HooksWarning, PlanError
+from blurify.errors import HooksWarning
 from blurify.graph_module import TracedModule
+from blurify.plan_json import PLAN_VERSION, decisions_from
 from blurify.rewrite import rewrite
-from blurify.sites import Action, Kind, Reason
+from blurify.sites import Action
 from blurify.tracing import trace
 from blurify.tracing.inputs import as_inputs
-
-PLAN_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -92,18 +91,9 @@ class Plan:
         """Read what `to_json` wrote.
 
         Raises:
-            PlanError: the text is no plan, or one of a later version.
+            PlanError: the text is no plan, or one of another version.
         """
-        try:
-            content = json.loads(text)
-            version = content["version"]
-            if version != PLAN_VERSION:
-                raise PlanError(f"this plan has version {version!r} and this blurify reads version {PLAN_VERSION}.")
-            return cls(tuple(_decision(d) for d in content["decisions"]))
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, PlanError):
-                raise
-            raise PlanError(f"this text is no plan of blurify: {error!r}; write one with Plan.to_json().") from error
+        return cls(decisions_from(text))
 
     def __str__(self) -> str:
         """A table, one line a site."""
@@ -126,18 +116,6 @@ def lost_hooks(name: str, paths: tuple[str, ...]) -> str:
 
 def _trimmed(decision: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in decision.items() if value not in ((), "", None)}
-
-
-def _decision(content: dict[str, Any]) -> Decision:
-    known = {f.name for f in fields(Decision)}
-    unknown = set(content) - known
-    if unknown:
-        raise PlanError(f"a decision of this plan has the unknown field {sorted(unknown)[0]!r}.")
-    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
-    values["kind"], values["action"] = Kind(values["kind"]), Action(values["action"])
-    if "reason" in values:
-        values["reason"] = Reason(values["reason"])
-    return Decision(**values)
 
 
 def _row(decision: Decision) -> list[str]:
