@@ -13,7 +13,7 @@ from blurify.decision import Decision
 from blurify.errors import PlanError
 from blurify.graph_module import TracedModule
 from blurify.layers import Blur
-from blurify.placement import Landing, is_fed_by_tokens, is_stem, landing
+from blurify.placement import is_fed_by_tokens, is_stem, land
 from blurify.rules import Context, Rule, recognise
 from blurify.sites import Action, Kind, Reason, Site
 from blurify.spec import Spec
@@ -101,7 +101,7 @@ def reason_to_keep_conv(found: Found, traced: TracedModule, spec: Spec) -> Reaso
 
 def is_blurred_at_landing(found: Found, traced: TracedModule) -> bool:
     """Whether a blur of ours follows already, as after a conv of stride 4, which keeps a stride of 2."""
-    readers = list(land(found, traced).node.users)
+    readers = list(land(found.node, found.site, traced).node.users)
     if len(readers) != 1 or readers[0].op != "call_module":
         return False
     return isinstance(traced.get_submodule(str(readers[0].target)), Blur)
@@ -121,7 +121,7 @@ def kept(found: Found, reason: Reason) -> Decision:
 def rewritten(found: Found, in_training: Found, traced: TracedModule, spec: Spec) -> Decision:
     """The decision to rewrite a site, with the landing in each graph."""
     site, size = found.site, spec.filt_size_at(found.path)
-    place, train_place = land(found, traced), land(in_training, traced)
+    place, train_place = land(found.node, found.site, traced), land(in_training.node, in_training.site, traced)
     path, train_path = place.node.meta["path"], train_place.node.meta["path"]
     return Decision(
         found.path,
@@ -135,15 +135,6 @@ def rewritten(found: Found, in_training: Found, traced: TracedModule, spec: Spec
         pad_type=spec.pad_type,
         statistics=place.statistics,
     )
-
-
-def land(found: Found, traced: TracedModule) -> Landing:
-    """Convs land after their norm and activation, slices before themselves; a pool is blurred at once, as published."""
-    if found.site.kind is Kind.CONV:
-        return landing(found.node, traced, found.site.axes)
-    if found.site.kind is Kind.SLICE:
-        return Landing(found.node.all_input_nodes[0])
-    return Landing(found.node)
 
 
 def without_split_modules(

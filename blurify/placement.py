@@ -1,4 +1,7 @@
-"""Where the blur goes: down through position-wise, single-consumer nodes; and which convs are stems."""
+"""Where the blur goes: down through position-wise, single-consumer nodes; and which convs are stems.
+
+A decision made elsewhere is checked against the same: whatever a plan's text says, no blur goes where none may be.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,52 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from blurify.decision import Decision
+from blurify.errors import PlanError
 from blurify.graph_module import TracedModule
 from blurify.positionwise import Crossing, crossing, operator_name
+from blurify.sites import Kind, Reason, Site
 
 
 @dataclass(frozen=True)
 class Landing:
-    """The node after which the blur goes, and the paths of the statistics-taking norms on the way."""
+    """The node after which the blur goes, the paths of the statistics-taking norms on the way, and the way there.
+
+    After any node of `way` the blur would be right, too: each is reached as the last one is.
+    """
 
     node: fx.Node
     statistics: tuple[str, ...] = ()
+    way: tuple[fx.Node, ...] = ()
+
+
+def land(node: fx.Node, site: Site, traced: TracedModule) -> Landing:
+    """Convs land after their norm and activation, slices before themselves; a pool is blurred at once, as published."""
+    if site.kind is Kind.CONV:
+        return landing(node, traced, site.axes)
+    place = node.all_input_nodes[0] if site.kind is Kind.SLICE else node
+    return Landing(place, way=(place,))
+
+
+def check_fits(decision: Decision, node: fx.Node, site: Site, place: fx.Node, traced: TracedModule) -> None:
+    """Refuse a decision to rewrite the site at `node`, blurred after `place`, that does not suit this model.
+
+    Raises:
+        PlanError: the site cannot be rewritten, is another one, or must not be blurred there.
+    """
+    # What needs an input to be known was known to whoever decided.
+    unknown = site.refusal is Reason.UNKNOWN_SIZE
+    if site.refusal is not None and not unknown:
+        raise PlanError(f"the plan rewrites {decision.site!r}, which cannot be: {site.refusal.sentence}.")
+    strides = "x".join(map(str, site.stride))
+    known = not unknown and site.kind is not Kind.RESIZE
+    if known and (len(decision.filt_size) != site.axes or decision.stride not in ((), site.stride)):
+        raise PlanError(f"the plan rewrites {decision.site!r} as of another stride than its {strides} in this model.")
+    if place not in land(node, site, traced).way:
+        raise PlanError(
+            f"the plan blurs {decision.site!r} after {place.meta['path']!r}, where a blur would not be of that "
+            "site alone; plan this model anew."
+        )
 
 
 def landing(site: fx.Node, traced: TracedModule, axes: int) -> Landing:
@@ -26,16 +65,17 @@ def landing(site: fx.Node, traced: TracedModule, axes: int) -> Landing:
     So it stops before anything that mixes positions, joins branches, fans out or reads a size: each of those is a
     second consumer, or no position-wise node.
     """
-    node, statistics = site, []
+    node, statistics, way = site, [], [site]
     while len(consumers := readers(node)) == 1:
         (consumer,) = consumers
-        way = crossing(consumer, node, traced, axes)
-        if way is Crossing.NEVER:
+        how = crossing(consumer, node, traced, axes)
+        if how is Crossing.NEVER:
             break
-        if way is Crossing.STATISTICS:
+        if how is Crossing.STATISTICS:
             statistics.append(consumer.meta["path"])
         node = consumer
-    return Landing(node, tuple(statistics))
+        way.append(node)
+    return Landing(node, tuple(statistics), tuple(way))
 
 
 def readers(node: fx.Node) -> list[fx.Node]:

@@ -55,7 +55,7 @@ class Plan:
         See `blurify.antialias` for the arguments. The inputs matter to a model that is not traced without.
 
         Raises:
-            PlanError: the plan names a site or landing that the model does not have.
+            PlanError: the plan names a site or landing that the model does not have, or one where no blur may be.
             TraceError: the model cannot be traced.
         """
         return self.apply_traced(trace(model, as_inputs(example_inputs, example_kwargs)), inplace)

@@ -13,6 +13,7 @@ from blurify.decision import Decision
 from blurify.errors import PlanError
 from blurify.graph_module import TracedModule
 from blurify.layers import Blur
+from blurify.placement import check_fits
 from blurify.rules import Context, Parts, Rule, recognise, set_module
 from blurify.sites import Site
 from blurify.tracing.constants import constant_tensor
@@ -37,7 +38,7 @@ def rewrite(traced: TracedModule, decisions: Iterable[Decision]) -> None:
     The node that blurs says in `meta["blurs"]` for which site it does.
 
     Raises:
-        PlanError: a site or landing is not in the model.
+        PlanError: a site or landing is not in the model, or must not be rewritten so.
     """
     edits = locate(traced, tuple(decisions))
     calls = callers(traced)
@@ -120,6 +121,7 @@ def _locate(traced: TracedModule, graph: fx.Graph, paths: dict[str, fx.Node], de
     landing = decision.train_landing if training else decision.landing
     if landing not in paths:
         raise PlanError(f"the plan blurs {decision.site!r} after {landing!r}, which is not a node of this model.")
+    check_fits(decision, node, known[1], paths[landing], traced)
     return Edit(decision, known[0], known[1], node, paths[landing], module)
 
 
