@@ -166,7 +166,7 @@ def _literal(value: str) -> Any:
         return value
     try:
         return ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all of them mean: no literal
         return value
 
 

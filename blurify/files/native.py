@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from blurify.errors import ArchitectureError, FileError, PlanError, UnsafeFileError
 from blurify.files.architecture import Architecture, build_architecture
+from blurify.files.recipe import VERSION, read_recipe
 from blurify.files.state_dict import load_weights
 from blurify.planning import Plan
 from blurify.tracing.inputs import example_for, random_batch
 
 FORMAT = "blurify"
-VERSION = 1
 
 
 def is_native(content: object) -> TypeGuard[dict[str, Any]]:
@@ -57,23 +57,24 @@ def from_content(
 
     >>> model, arch = from_content(torch.load("model.blur4.pt"), Path("model.blur4.pt"))
     """
-    recipe, state = _checked(content, path)
-    named = _permitted(recipe["arch"], path, arch, allow)
-    model = build_architecture(named)
+    recipe, state = read_recipe(content, path)
+    named = _permitted(recipe.arch, path, arch, allow)
     try:
-        inputs = _inputs(recipe.get("input_shapes"), model)
-        converted = Plan.from_json(recipe["plan"]).apply(model, inplace=True, example_inputs=inputs)
+        plan = Plan.from_json(recipe.plan)
+        model = build_architecture(named)
+        converted = plan.apply(model, inplace=True, example_inputs=_inputs(recipe.input_shapes, model))
     except PlanError as error:
-        raise FileError(f"{path} cannot be rebuilt: {error}; {_compare(recipe.get('versions'))}.") from error
+        fact = str(error).rstrip(".")
+        raise FileError(f"{path} cannot be rebuilt: {fact}; {_compare(recipe.versions)}.") from error
     load_weights(converted, state, arch=named, path=path)
     return converted.eval(), named
 
 
-def _inputs(shapes: Any, model: nn.Module) -> tuple[Tensor, ...] | None:
+def _inputs(shapes: tuple[tuple[int, ...], ...], model: nn.Module) -> tuple[Tensor, ...] | None:
     """What the model was traced on, in shape."""
     if not shapes:
         return None
-    return tuple(random_batch(tuple(shape), example_for(model).args[0]) for shape in shapes)
+    return tuple(random_batch(shape, example_for(model).args[0]) for shape in shapes)
 
 
 def versions() -> dict[str, str]:
@@ -95,20 +96,6 @@ def _version(package: str) -> str:
     return importlib.metadata.version(package)
 
 
-def _checked(content: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    version = content.get("version")
-    if not isinstance(version, int) or version > VERSION:
-        raise FileError(
-            f"{path} is in version {version!r} of blurify's format, and this blurify reads up to {VERSION}; "
-            "upgrade blurify."
-        )
-    recipe, state = content.get("recipe"), content.get("state_dict")
-    whole = isinstance(recipe, dict) and all(isinstance(recipe.get(key), str) for key in ("arch", "plan"))
-    if not whole or not isinstance(state, dict):
-        raise FileError(f"{path} is in blurify's format but lacks its recipe or its weights; convert the model again.")
-    return recipe, state  # type: ignore[return-value]
-
-
 def _permitted(named: str, path: Path, arch: str | None, allow: Collection[str]) -> str:
     if arch is not None and arch != named:
         raise ArchitectureError(f"{path} was made from {named}, not from {arch}; leave --arch out, or give that.")
@@ -120,10 +107,8 @@ def _permitted(named: str, path: Path, arch: str | None, allow: Collection[str])
     )
 
 
-def _compare(written: object) -> str:
+def _compare(written: Mapping[str, str]) -> str:
     now = versions()
-    if not isinstance(written, dict):
-        return "convert the model again"
     changed = [
         f"{name} {written[name]} then, {now[name]} now" for name in now if written.get(name, now[name]) != now[name]
     ]

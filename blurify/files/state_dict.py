@@ -43,7 +43,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Any], *, arch: str, path:
         model.to(shared.pop())
     try:
         model.load_state_dict(state, strict=True)
-    except RuntimeError as error:
+    except Exception as error:  # the model's own code reads its extra state
         raise ArchitectureError(f"{path} does not fit {arch}: {_misfit(model, state, arch, error)}.") from error
 
 
@@ -51,9 +51,12 @@ def _is_state_dict(value: object) -> bool:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         return False
     # A tensor among the values tells it from a checkpoint, whose tensors are one level down.
-    return any(isinstance(item, Tensor) for item in value.values()) and not any(
-        isinstance(item, Mapping) and _is_state_dict(item) for item in value.values()
-    )
+    return _holds_tensors(value) and not any(_holds_tensors(item) for item in value.values())
+
+
+def _holds_tensors(value: object) -> bool:
+    # Not by asking again whether it is a state_dict: a pickled dict can hold itself.
+    return isinstance(value, Mapping) and any(isinstance(item, Tensor) for item in value.values())
 
 
 def _unwrapped(state: Any) -> dict[str, Any]:
@@ -63,7 +66,7 @@ def _unwrapped(state: Any) -> dict[str, Any]:
     return state  # type: ignore[no-any-return]
 
 
-def _misfit(model: nn.Module, state: Mapping[str, Any], arch: str, error: RuntimeError) -> str:
+def _misfit(model: nn.Module, state: Mapping[str, Any], arch: str, error: Exception) -> str:
     own = model.state_dict()
     missing = [key for key in own if key not in state]
     unexpected = [key for key in state if key not in own]

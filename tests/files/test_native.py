@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,14 @@ def saved(tiny: nn.Module, tmp_path: Path) -> Path:
 def _edit(path: Path, **changes: Any) -> None:
     content = torch.load(path, weights_only=True)
     for key, value in changes.items():
-        (content["recipe"] if key in content["recipe"] else content)[key] = value
+        (content["recipe"] if key in (*content["recipe"], "input_shapes") else content)[key] = value
     torch.save(content, path)
+
+
+def _with_attribute(**attributes: Any) -> OrderedDict[str, torch.Tensor]:
+    state = OrderedDict(a=torch.ones(1))
+    state.__dict__.update(attributes)
+    return state
 
 
 def test_a_file_rebuilds_the_model(tiny: nn.Module, picture: torch.Tensor, saved: Path) -> None:
@@ -79,17 +87,87 @@ def test_random_numbers_and_safe_globals_are_left_as_found(saved: Path) -> None:
     ("changes", "message"),
     [
         ({"version": 2}, "is in version 2 of blurify's format, and this blurify reads up to 1; upgrade blurify."),
-        ({"version": "new"}, "is in version 'new' of blurify's format"),
+        ({"version": 10**40}, r"is in version 10+ of blurify's format, .*; upgrade blurify"),
+        ({"version": "new"}, "but its version is 'new', not 1; convert the model again."),
+        ({"version": True}, "but its version is True, not 1;"),
+        ({"version": 1.0}, "but its version is 1.0, not 1;"),
+        ({"version": -1}, "but its version is -1, not 1;"),
+        ({"version": 0}, "but its version is 0, not 1;"),
+        ({"version": None}, "but its version is None, not 1;"),
+        ({"version": torch.ones(2)}, "but its version is a Tensor, not 1;"),
+        ({"extra": 1}, "but it has the unknown field 'extra'; convert the model again."),
+        ({"": 1}, "but it has the unknown field '';"),
         ({"recipe": None}, "is in blurify's format but lacks its recipe or its weights; convert the model again."),
+        ({"recipe": []}, "is in blurify's format but lacks its recipe or its weights"),
+        ({"recipe": {}}, "but its plan is None, not text;"),
+        ({"recipe": {"plan": "{}", "arch": ARCH}}, "but its versions are None, not a dict;"),
+        ({"recipe": {"plan": "{}", "arch": ARCH, "code": "x"}}, "but its recipe has the unknown field 'code';"),
+        ({"recipe": {"plan": "{}", "arch": ARCH, 5: "x"}}, "but its recipe has the unknown field 5;"),
         ({"state_dict": []}, "is in blurify's format but lacks its recipe or its weights"),
-        ({"arch": 5}, "is in blurify's format but lacks its recipe or its weights"),
+        ({"state_dict": {5: 1}}, "but its weights have the name 5, which is no text;"),
+        ({"state_dict": {"a": 1}}, "but its weight 'a' is 1, not a tensor;"),
+        ({"state_dict": {"a": {"b": torch.ones(1)}}}, "but its weight 'a' is a dict, not a tensor;"),
+        ({"state_dict": {"a": torch.eye(3).to_sparse()}}, "but its weight 'a' is no plain tensor of numbers;"),
+        ({"state_dict": {"a": torch.empty(3, device="meta")}}, "but its weight 'a' is no plain tensor of numbers;"),
+        ({"state_dict": _with_attribute(_metadata=5)}, "but the metadata of its weights is 5, not a dict;"),
+        ({"state_dict": _with_attribute(_metadata={"": {"version": "2"}})}, "but the metadata of its weights says a"),
+        ({"state_dict": _with_attribute(_metadata={"": 5})}, "but the metadata of its weights says 5 of '';"),
+        ({"arch": 5}, "but its arch is 5, not text; convert the model again."),
+        ({"arch": "timm:\x1b[2J"}, r"but its arch is 'timm:\\x1b\[2J', not a printable name of at most 1000 charac"),
+        ({"arch": "timm:" + "x" * 1000}, "but its arch is 'timm:xxx"),
+        ({"plan": 5}, "but its plan is 5, not text;"),
+        ({"versions": "1"}, "but its versions are '1', not a dict;"),
+        ({"versions": {"timm": 1}}, "but its version of 'timm' is 1, not text;"),
+        ({"versions": {1: "1"}}, "but a package of its versions is 1, not text;"),
+        ({"input_shapes": 5}, "but its input_shapes are 5, not a list of lists of sizes;"),
+        ({"input_shapes": [5]}, "but its input_shapes are a list, not a list of lists of sizes;"),
+        ({"input_shapes": [[1, 3, "8", 8]]}, "but its input_shapes hold what is no size;"),
+        ({"input_shapes": [[1, 3, -8, 8]]}, "but its input_shapes hold what is no size;"),
+        ({"input_shapes": [[10**6, 10**6]]}, "but its input_shapes are of more than 1073741824 elements;"),
         ({"plan": "{}"}, "cannot be rebuilt: .*; convert the model again."),
         ({"plan": "not json", "versions": {"timm": "0.4"}}, r"written with other versions \(timm 0.4 then, .* now\)."),
     ],
 )
 def test_a_file_that_is_not_as_we_wrote_it(saved: Path, changes: dict[str, Any], message: str) -> None:
     _edit(saved, **changes)
-    with pytest.raises(FileError, match=message):
+    with pytest.raises(FileError, match=message) as refusal:
+        load(saved)
+    assert str(refusal.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("arch", "message"),
+    [
+        *(("", "'' is not an architecture; "), ("timm", "'timm' is not an architecture; ")),
+        *(("timm:", "'timm:' is not an architecture; "), (":resnet18", "':resnet18' is not an architecture; ")),
+        *((f"{ARCH}?a", "'a' in 'timm:test_resnet?a' is not "), (f"{ARCH}?a={{[]:1}}", "unexpected keyword")),
+        *(
+            (f"{ARCH}?in_chans={'-' * 900}1", "cannot be built: "),
+            (f"{ARCH}?in_chans={'(' * 900}", "cannot be built: "),
+        ),
+        *(
+            ("timm:../resnet18", "timm has no architecture '../resnet18'; "),
+            ("timm:größe", "timm has no architecture "),
+        ),
+    ],
+)
+def test_an_arch_that_makes_no_sense(saved: Path, arch: str, message: str) -> None:
+    _edit(saved, arch=arch)
+    with pytest.raises(ArchitectureError, match=re.escape(message)):
+        load(saved)
+
+
+def test_weights_with_attributes_in_the_place_of_methods_are_read_as_weights(tiny: nn.Module, saved: Path) -> None:
+    state = OrderedDict(tiny.state_dict())
+    state.__dict__.update(keys=5, _metadata={"": {"version": 1}})
+    _edit(saved, state_dict=state)
+    assert torch.equal(load(saved).fc.bias, tiny.fc.bias)
+
+
+def test_extra_state_may_be_anything(saved: Path) -> None:
+    state = torch.load(saved, weights_only=True)["state_dict"]
+    _edit(saved, state_dict={**state, "conv1._extra_state": ["anything"]})
+    with pytest.raises(ArchitectureError, match=r"1 unexpected \(conv1._extra_state\)"):
         load(saved)
 
 
