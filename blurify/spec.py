@@ -29,6 +29,13 @@ def check_int(name: str, value: object, least: int) -> int:
     return value
 
 
+def check_bool(name: str, value: object) -> bool:
+    """Return `value` if it is True or False; a string such as "no" would count as true."""
+    if not isinstance(value, bool):
+        raise ArgumentTypeError(f"{name} must be True or False, got {value!r} of type {type(value).__name__}.")
+    return value
+
+
 def check_per_axis(name: str, value: object, axes: int, least: int) -> tuple[int, ...]:
     """Return one integer per spatial axis, from one integer for all or a sequence of exactly `axes`."""
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -95,15 +102,17 @@ class Spec:
     ) -> Spec:
         """Validate the arguments of `antialias` and freeze them."""
         sizes = dict(filt_size) if isinstance(filt_size, Mapping) else {"*": filt_size}
+        if not sizes:
+            raise ArgumentError("filt_size is an empty mapping; give an integer, or patterns with one each.")
         for pattern, size in sizes.items():
             check_patterns("filt_size", (pattern,))
             check_int("filt_size" if pattern == "*" else f"filt_size of {pattern!r}", size, 1)
         return cls(
             tuple(sizes.items()),
             check_pad_type(pad_type),
-            bool(stem),
-            bool(patch_embed),
-            bool(upsample),
+            check_bool("stem", stem),
+            check_bool("patch_embed", patch_embed),
+            check_bool("upsample", upsample),
             check_patterns("include", include),
             check_patterns("exclude", exclude),
         )
