@@ -154,12 +154,11 @@ BINARY = frozenset(
         "pow",
         "maximum",
         "minimum",
-        "prelu",
         "type_as",
     ]
 )
 # Their further arguments are per channel whatever their rank.
-NORMS = frozenset({"batch_norm", "cudnn_batch_norm", "native_batch_norm"})
+PER_CHANNEL = frozenset({"batch_norm", "cudnn_batch_norm", "native_batch_norm", "prelu"})
 STATISTICS = frozenset({"group_norm", "instance_norm"})
 OPERATORS = frozenset(
     {operator.add, operator.iadd, operator.sub, operator.isub, operator.mul, operator.imul}
@@ -171,7 +170,7 @@ def _functions(names: Iterable[str]) -> dict[Callable[..., Any], str]:
     return {getattr(owner, n): n for n in names for owner in (torch, F) if hasattr(owner, n)}
 
 
-FUNCTIONS = _functions(UNARY | BINARY | NORMS | STATISTICS) | dict.fromkeys(OPERATORS, "add")
+FUNCTIONS = _functions(UNARY | BINARY | PER_CHANNEL | STATISTICS) | dict.fromkeys(OPERATORS, "add")
 
 
 def operator_name(node: fx.Node) -> str:
@@ -192,11 +191,11 @@ def crossing(node: fx.Node, source: fx.Node, traced: TracedModule, axes: int) ->
         return _module_crossing(traced.get_submodule(str(node.target)), node)
     name = operator_name(node)
     others = [a for a in (*node.args, *node.kwargs.values()) if a is not source]
-    if name in NORMS | STATISTICS:
+    if name in PER_CHANNEL | STATISTICS:
         constant = all(not isinstance(a, fx.Node) or constant_shape(a, traced) is not None for a in others)
         if not constant or not node.args or node.args[0] is not source:
             return Crossing.NEVER
-        return Crossing.EXACT if name in NORMS else Crossing.STATISTICS
+        return Crossing.EXACT if name in PER_CHANNEL else Crossing.STATISTICS
     if name in UNARY | BINARY and all(_is_per_channel(a, traced, axes) for a in others):
         return Crossing.EXACT
     return Crossing.NEVER

@@ -152,6 +152,15 @@ def test_landing_of_function_forms() -> None:
         "group_norm": (lambda x, c: F.group_norm(x, 2), "group_norm"),
         "scalar": (lambda x, c: (x * 2 + 1).clamp(min=0), "clamp"),
         "per channel": (lambda x, c: x * c.m.view(1, -1, 1, 1), "mul"),
+        "indexed": (lambda x, c: x * c.g[:, None, None] + c.g[None, ..., None, None], "add"),
+        "unsqueezed": (lambda x, c: x * torch.unsqueeze(c.g, 1).unsqueeze(-1), "mul"),
+        "viewed and indexed": (lambda x, c: x * c.g.view(4, 1)[:, :, None], "mul"),
+        "indexed along a row": (lambda x, c: x * c.g[None, None, :], "conv2d"),
+        "unsqueezed along a row": (lambda x, c: x * c.g.unsqueeze(0), "conv2d"),
+        "picked": (lambda x, c: x * c.g[:1], "conv2d"),
+        "prelu": (lambda x, c: F.prelu(x, c.g).relu(), "relu"),
+        "aten prelu": (lambda x, c: torch.ops.aten.prelu.default(x, c.g), "prelu"),
+        "prelu of a computed weight": (lambda x, c: F.prelu(x, x.mean((0, 2, 3))), "conv2d"),
         "per position": (lambda x, c: x * c.p, "conv2d"),
         "per row": (lambda x, c: x + c.m, "conv2d"),
         "softmax": (lambda x, c: x.softmax(-1), "conv2d"),
@@ -165,6 +174,7 @@ def test_landing_of_function_forms() -> None:
         model = Calls(lambda x, c, tail=tail: tail(F.conv2d(x, c.weight, c.bias, 2), c))
         model.inner.register_buffer("m", torch.rand(4))
         model.inner.register_buffer("v", torch.rand(4))
+        model.inner.register_parameter("g", nn.Parameter(torch.rand(4)))
         model.inner.register_buffer("p", torch.rand(1, 1, 4, 4))
         (decision,) = plan(model).rewritten
         assert decision.landing == landing, name
