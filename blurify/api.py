@@ -17,6 +17,7 @@ from blurify.planning import Plan
 from blurify.sites import Reason
 from blurify.spec import DEFAULT_FILT_SIZE, Spec
 from blurify.tracing import trace
+from blurify.tracing.export import quietly
 from blurify.tracing.inputs import Inputs, as_inputs, example_for
 from blurify.tracing.shapes import Shapes, node_shapes
 from blurify.tree import copying_parameters
@@ -134,12 +135,16 @@ def trace_and_plan(model: nn.Module, spec: Spec, inputs: Inputs | None) -> tuple
 
 def check_model(model: object) -> nn.Module:
     """Return the model if it is one that can be traced at all."""
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ArgumentTypeError("the model is a TorchScript module, whose Python is gone; pass the original nn.Module.")
-    if hasattr(model, "_orig_mod"):
-        raise ArgumentTypeError("the model is compiled; pass the module given to torch.compile (its _orig_mod).")
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(f"model must be a torch.nn.Module, got {model!r} of type {type(model).__name__}.")
+    for path, module in model.named_modules():
+        which = f"the model's {path!r}" if path else "the model"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ArgumentTypeError(
+                f"{which} is a TorchScript module, whose Python is gone; pass the original nn.Module."
+            )
+        if hasattr(module, "_orig_mod"):
+            raise ArgumentTypeError(f"{which} is compiled; pass the module given to torch.compile (its _orig_mod).")
     quantized = next((path for path, module in model.named_modules() if is_quantized(module)), None)
     if quantized is not None:
         raise ArgumentTypeError(
@@ -175,7 +180,8 @@ def lazy_shapes(model: nn.Module, traced: TracedModule, inputs: Inputs | None) -
 
 def _shapes(model: nn.Module, traced: TracedModule, inputs: Inputs | None) -> dict[str, Shapes]:
     try:
-        return node_shapes(traced, example_for(model) if inputs is None else inputs)
+        with quietly():
+            return node_shapes(traced, example_for(model) if inputs is None else inputs)
     except Exception as error:
         if inputs is None:
             # The assumed size may simply not suit the model; then no decision depends on it.

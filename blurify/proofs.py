@@ -8,7 +8,7 @@ subsampling commutes with all that it was moved across. *Shapes*: every site's o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -192,7 +192,24 @@ def _run(model: nn.Module, inputs: Inputs, given: bool, training_but_for: Iterab
                 f"{type(model).__name__} does not run on {what} of size {inputs.sizes()}: {str(error).splitlines()[0]} "
                 "Pass example_inputs (--input-size on the command line) that it takes."
             ) from error
-    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+    tensors = list(tensors_in(output))
+    if not tensors:
+        raise ArgumentError(
+            f"{type(model).__name__} returns a {type(output).__name__} without tensors in it, so there is nothing to "
+            "compare; wrap the model so that it returns its tensors."
+        )
+    return tensors
+
+
+def tensors_in(output: Any) -> Iterator[Tensor]:
+    """Every tensor of an output: in containers, and in the fields of dataclasses and the like."""
+    for leaf in tree_leaves(output):
+        if isinstance(leaf, Tensor):
+            yield leaf
+        elif isinstance(leaf, Mapping):
+            yield from tensors_in(dict(leaf))
+        elif hasattr(leaf, "__dict__") and not isinstance(leaf, type):
+            yield from tensors_in(dict(vars(leaf)))
 
 
 def one_tap(converted: TracedModule, plan: Plan) -> TracedModule:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count
 
 from torch import Tensor, fx, nn
@@ -15,7 +15,7 @@ from blurify.graph_module import TracedModule
 from blurify.layers import Blur
 from blurify.placement import check_fits
 from blurify.rules import Context, Parts, Rule, recognise, set_module
-from blurify.sites import Site
+from blurify.sites import Kind, Site
 from blurify.tracing.constants import constant_tensor
 from blurify.tracing.paths import node_paths
 
@@ -112,7 +112,7 @@ def locate(traced: TracedModule, decisions: tuple[Decision, ...]) -> list[Edit]:
 def _locate(traced: TracedModule, graph: fx.Graph, paths: dict[str, fx.Node], decision: Decision) -> Edit:
     node = paths[decision.site]
     module = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
-    known = recognise(node, module, Context(traced))
+    known = as_decided(recognise(node, module, Context(traced)), decision)
     if known is None or known[1].kind is not decision.kind:
         raise PlanError(
             f"the plan rewrites {decision.site!r} as a strided {decision.kind}, which it is not in this model."
@@ -123,6 +123,13 @@ def _locate(traced: TracedModule, graph: fx.Graph, paths: dict[str, fx.Node], de
         raise PlanError(f"the plan blurs {decision.site!r} after {landing!r}, which is not a node of this model.")
     check_fits(decision, node, known[1], paths[landing], traced)
     return Edit(decision, known[0], known[1], node, paths[landing], module)
+
+
+def as_decided(known: tuple[Rule, Site] | None, decision: Decision) -> tuple[Rule, Site] | None:
+    """What was recognised; whether a resize grows or shrinks was known to whoever decided, who knew sizes."""
+    if known is not None and {known[1].kind, decision.kind} == {Kind.RESIZE, Kind.UPSAMPLE}:
+        return known[0], replace(known[1], kind=decision.kind)
+    return known
 
 
 def apply_edit(traced: TracedModule, edit: Edit, free: bool, names: Names) -> None:

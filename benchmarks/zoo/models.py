@@ -156,8 +156,11 @@ def following_norms(model: nn.Module, generator: torch.Generator) -> Iterator[No
     def follow(module: nn.modules.batchnorm._BatchNorm, args: tuple[Tensor, ...]) -> None:
         x = args[0]
         spread = torch.rand(2, module.num_features, generator=generator).to(x) * 0.6 + 0.7
-        module.running_mean.copy_(x.mean([0, *range(2, x.dim())]) * spread[0])
-        module.running_var.copy_((x.var(unbiased=False) + 1e-3) * spread[1])
+        axes = [0, *range(2, x.dim())]
+        module.running_mean.copy_(x.mean(axes) * spread[0])
+        # Over a map of one position nothing varies, and a norm would magnify its rounding without end.
+        varies = x.var(axes, unbiased=False) + 0.1 * x.square().mean(axes) + 1e-3
+        module.running_var.copy_(varies * spread[1])
 
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     hooks = [norm.register_forward_pre_hook(follow) for norm in norms]

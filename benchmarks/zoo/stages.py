@@ -8,12 +8,10 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -134,8 +132,7 @@ def shapes(subject: Subject) -> Outcome:
     compared = 0
     for shape in subject.shapes:
         inputs = models.inputs_of(subject.name, subject.model, shape)
-        with cheap_norms():
-            before, after = output_shapes(subject.traced, inputs), output_shapes(converted, inputs)
+        before, after = output_shapes(subject.traced, inputs), output_shapes(converted, inputs)
         for path, twin in twins(subject.traced, converted, made.rewritten).items():
             if path in before and twin in after:
                 compared += 1
@@ -143,17 +140,6 @@ def shapes(subject: Subject) -> Outcome:
                     problems.append(f"{path}: {before[path]} became {after[twin]} at {shape}")
     tried = ["x".join(map(str, shape)) for shape in subject.shapes]
     return {"ok": not problems and compared > 0, "sizes": tried, "compared": compared} | told(problems)
-
-
-@contextmanager
-def cheap_norms() -> Iterator[None]:
-    """Let a batch-norm give the size it is fed: fake tensors take each apart, which is most of a network's time."""
-    found = F.batch_norm
-    F.batch_norm = lambda x, *args, **kwargs: torch.empty_like(x)
-    try:
-        yield
-    finally:
-        F.batch_norm = found
 
 
 def twins(original: TracedModule, converted: TracedModule, rewritten: tuple[Decision, ...]) -> dict[str, str]:

@@ -56,8 +56,8 @@ def _run(entries: list[Entry]) -> Iterator[str]:
     fronts = Counter(o["front_end"] for o in _plans(entries))
     yield "\nRecorded by " + ", ".join(f"{front}: {count}" for front, count in fronts.most_common()) + ".\n"
     yield (
-        "The stages after the first include stems and patch embeddings. Architectures of 100 million parameters or more are not run in real "
-        "arithmetic, and what has nothing to rewrite has nothing to prove."
+        "The stages after the first include stems and patch embeddings. Architectures of 100 million parameters or "
+        "more are not run in real arithmetic, and what has nothing to rewrite has nothing to prove."
     )
 
 

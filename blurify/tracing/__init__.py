@@ -61,9 +61,10 @@ def trace(model: nn.Module, inputs: Inputs | None = None) -> TracedModule:
             return _both_modes(model, front, meta)
         except Exception as error:
             refusals.append(str(error) if isinstance(error, TraceError) else f"{name} says: {first_line(error)}")
+    hint = "" if inputs else " If forward takes something else than one picture, pass example_inputs."
     raise TraceError(
         f"{'; '.join(refusals)}. Move that decision out of forward, or convert the part of the model without it "
-        "(its backbone, say)."
+        f"(its backbone, say).{hint}"
     )
 
 

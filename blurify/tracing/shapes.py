@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export._tree_utils import reorder_kwargs
 from torch.fx.graph import _PyTreeCodeGen
 from torch.fx.immutable_collections import immutable_list
-from torch.utils._pytree import tree_flatten, tree_map_only
+from torch.nn.modules import batchnorm
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 
 from blurify.graph_module import TracedModule
 from blurify.tracing.inputs import Inputs
@@ -33,6 +38,12 @@ class ShapeRecorder(fx.Interpreter):
         if isinstance(first, Tensor):
             self.shapes[n] = tuple(first.shape)
         return result
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the module; a batch-norm gives the size that it is fed, and fake tensors are slow to find that out."""
+        if isinstance(self.fetch_attr(str(target)), batchnorm._BatchNorm) and args:
+            return torch.empty_like(args[0])
+        return super().call_module(target, args, kwargs)
 
     def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[Any, Any]:
         """The node's arguments, lists as the generated code would make them: some functions edit theirs."""
@@ -64,10 +75,21 @@ def output_shapes(traced: TracedModule, inputs: Inputs, training: bool = False) 
     """The output shape of every node of one mode's graph, by path. Whatever the model raises is let through."""
     graph = traced.graphs[-1] if training else traced.eval_graph
     recorder = ShapeRecorder(traced, graph)
-    with evaluating(traced), FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        fake = tree_map_only(Tensor, lambda t: mode.from_tensor(t, static_shapes=True), (inputs.args, inputs.kwargs))
-        recorder.run(*placeholder_values(graph, Inputs(*fake)), enable_io_processing=False)
+    with evaluating(traced), without_arithmetic(traced, inputs) as own:
+        recorder.run(*placeholder_values(graph, own), enable_io_processing=False)
     return {node.meta["path"]: shape for node, shape in recorder.shapes.items()}
+
+
+@contextmanager
+def without_arithmetic(traced: TracedModule, inputs: Inputs) -> Iterator[Inputs]:
+    """Let sizes be found without values; gives what to run on. A model on the meta device has none as it is."""
+    tensors = chain(traced.parameters(), traced.buffers(), tree_leaves((inputs.args, inputs.kwargs)))
+    if all(tensor.is_meta for tensor in tensors if isinstance(tensor, Tensor)):
+        yield inputs
+        return
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fake = tree_map_only(Tensor, lambda t: mode.from_tensor(t, static_shapes=True), (inputs.args, inputs.kwargs))
+        yield Inputs(*fake)
 
 
 def node_shapes(traced: TracedModule, inputs: Inputs) -> dict[str, Shapes]:

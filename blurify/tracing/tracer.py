@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import operator
 import traceback
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.immutable_collections import immutable_dict
 from torch.fx.node import Node
 
 from blurify.errors import TraceError
@@ -36,6 +38,16 @@ class LeafAwareTracer(fx.Tracer):
         if type(m) in self.opened:
             return False
         return isinstance(m, self.leaves) or is_foreign_blur(m) or super().is_leaf_module(m, module_qualified_name)
+
+    def create_arg(self, a: Any) -> Any:
+        """Record that a mapping of a class of its own is made of its items; a plain graph would return a dict."""
+        kind: Any = type(a)
+        if issubclass(kind, dict) and kind not in (dict, immutable_dict):
+            items: Any = super().create_arg(dict(a))
+            if dataclasses.is_dataclass(a):
+                return self.create_node("call_function", kind, (), {str(key): value for key, value in items.items()})
+            return self.create_node("call_function", kind, (items,), {})
+        return super().create_arg(a)
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """Record the module in which a failure arises, the innermost first, and the modules whose hooks are lost."""

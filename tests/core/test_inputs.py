@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -180,6 +181,68 @@ def test_a_dataclass_comes_out_as_itself() -> None:
         assert relative_error(getattr(expected, field), getattr(actual, field)) > 1e-3
         # One tap moves a conv's subsampling behind a ReLU and nothing more.
         assert relative_error(getattr(expected, field), getattr(same, field)) <= 1e-6
+
+
+@dataclass
+class ModelOutput(OrderedDict):  # type: ignore[type-arg]
+    """A mapping with attributes, as libraries of transformers return."""
+
+    maps: Tensor
+    mean: Tensor
+
+    def __post_init__(self) -> None:
+        self.update(maps=self.maps, mean=self.mean)
+
+
+class Named(dict):  # type: ignore[type-arg]
+    """A mapping that is made of a mapping."""
+
+
+@pytest.mark.parametrize("form", [ModelOutput, lambda maps, mean: Named(maps=maps, mean=mean)])
+def test_a_mapping_of_its_own_class_comes_out_as_itself(form: Callable[[Tensor, Tensor], Any]) -> None:
+    model, x = Returns(form, False).eval(), picture()
+    converted = antialias(model)
+    assert verify(model, converted, x).ok
+    with torch.no_grad():
+        expected, actual = model(x), converted(x)
+    assert type(actual) is type(expected)
+    assert list(actual) == list(expected) == ["maps", "mean"]
+    if isinstance(actual, ModelOutput):
+        assert actual.maps is actual["maps"]
+    assert type(pickle.loads(pickle.dumps(antialias(model)))(x)) is type(expected)
+
+
+@dataclass
+class Empty:
+    score: float
+
+
+def test_the_fields_of_a_dataclass_are_compared() -> None:
+    model, x = Returns(Result, False).eval(), picture()
+    converted = antialias(model)
+    assert verify(model, converted, x).ok
+    with torch.no_grad():
+        converted.get_parameter("conv.bias").add_(1)
+    assert verify(model, converted, x).identity_error > 1e-2
+
+
+def test_an_output_without_tensors_proves_nothing() -> None:
+    model = Returns(lambda maps, mean: Empty(0.5), False).eval()
+    with pytest.raises(ArgumentError, match="Returns returns a Empty without tensors in it"):
+        verify(model, antialias(model), picture())
+
+
+class Pyramid(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        small = self.maps(x)
+        return nn.functional.interpolate(small, size=(small.shape[-2] * 2, small.shape[-1] * 2))
+
+
+def test_upsampling_to_a_computed_size_is_blurred_on_request() -> None:
+    model, x = Pyramid().eval(), picture()
+    made = plan(model, upsample=True, example_inputs=x)
+    assert [d.site for d in made.rewritten] == ["conv", "interpolate"]
+    assert verify(model, made.apply(model), x).ok
 
 
 WRONG: dict[str, tuple[Any, Any, type[Exception], str]] = {

@@ -497,9 +497,7 @@ def test_control_flow_that_no_front_end_takes_says_where_who_and_what_to_do() ->
     said = message.split("; ")
     assert said[1].startswith("torch.export says: ")
     assert said[2].startswith("torch.export, strict says: ")
-    assert message.endswith(
-        "Move that decision out of forward, or convert the part of the model without it (its backbone, say)."
-    )
+    assert "Move that decision out of forward, or convert the part of the model without it (its " in message
     # Its parts without that decision convert.
     assert antialias(model[0], stem=True).meta["blurify"].rewritten
 
@@ -515,8 +513,11 @@ class WalksADict(nn.Module):
 
 def test_a_dict_that_is_walked_needs_an_example() -> None:
     model = WalksADict()
-    with pytest.raises(TraceError, match=r"WalksADict cannot be traced, at .*test_refusals\.py:\d+ `return self"):
+    with pytest.raises(
+        TraceError, match=r"WalksADict cannot be traced, at .*test_refusals\.py:\d+ `return self"
+    ) as caught:
         antialias(model)
+    assert str(caught.value).endswith("If forward takes something else than one picture, pass example_inputs.")
     batch = {"image": torch.randn(2, 3, 8, 8), "image_2": torch.randn(2, 3, 8, 8), "label": torch.zeros(2)}
     converted = antialias(model, example_inputs=batch)
     assert [d.site for d in converted.meta["blurify"].rewritten] == ["conv"]
@@ -540,6 +541,14 @@ NO_MODELS: dict[str, tuple[Callable[[], Any], str]] = {
     "traced": (
         lambda: torch.jit.trace(nn.Conv2d(3, 4, 3, 2), torch.zeros(1, 3, 8, 8)),
         "the model is a TorchScript module, whose Python is gone; pass the original nn.Module.",
+    ),
+    "scripted child": (
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 1), scripted()),
+        "the model's '1' is a TorchScript module, whose Python is gone; pass the original nn.Module.",
+    ),
+    "compiled child": (
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 1), compiled()),
+        "the model's '1' is compiled; pass the module given to torch.compile (its _orig_mod).",
     ),
     "compiled": (compiled, "the model is compiled; pass the module given to torch.compile (its _orig_mod)."),
     "quantized": (quantized, "the model is quantized (at '1'); convert the float model, then quantize that."),
