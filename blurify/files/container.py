@@ -15,6 +15,7 @@ import torch
 
 from blurify.errors import FileError
 from blurify.files import legacy
+from blurify.files.instances import check_instances, unchanged_enums
 from blurify.files.safety import resolve_globals
 
 Container = Literal["zip", "legacy"]
@@ -29,6 +30,13 @@ def read_object(path: Path, allow: Collection[str] = ()) -> Any:
     container = identify(path)
     names = _names(path, container)
     pairs = resolve_globals(path, names, allow)
+    with unchanged_enums([value for value, _ in pairs], path):
+        content = _unpickled(path, container, pairs)
+    check_instances(content, path, allow)
+    return content
+
+
+def _unpickled(path: Path, container: Container, pairs: list[tuple[Any, str]]) -> Any:
     source: Path | io.BytesIO = path if container == "zip" else legacy.without_class_sources(path)
     try:
         # The list of names leaves out what the process had allowed before, so nothing of that is taken back here.

@@ -97,7 +97,7 @@ def _from_content(content: Any, path: Path, arch: str | None, allow: Collection[
 def _find_module(content: Any) -> nn.Module | None:
     candidates = [content, *(content.get(holder) for holder in HOLDERS)] if isinstance(content, dict) else [content]
     found = next((candidate for candidate in candidates if isinstance(candidate, nn.Module)), None)
-    return found.module if isinstance(found, nn.DataParallel) else found
+    return found._modules.get("module") if isinstance(found, nn.DataParallel) else found
 
 
 def _alike(first: nn.Module, second: nn.Module) -> bool:

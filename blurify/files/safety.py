@@ -88,6 +88,9 @@ def resolve_globals(path: Path, names: Collection[str], allow: Collection[str]) 
     >>> resolve_globals(Path("m.pt"), ["torch.nn.modules.linear.Linear"], ())
     [(<class 'torch.nn.modules.linear.Linear'>, 'torch.nn.modules.linear.Linear')]
     """
+    odd = next((name for name in sorted(names) if not name.isprintable()), None)
+    if odd is not None:  # shown as it is, it could write anything to the user's terminal
+        raise UnsafeFileError(f"{path} names {ascii(odd)[:80]}, which no class is called, so nothing in it was run.")
     found = {name: _allowed_by_user(path, name) if name in allow else _allowed_by_default(name) for name in names}
     refused = sorted(name for name, value in found.items() if value is None)
     if refused:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+import blurify
 from blurify.cli import session
+from blurify.files import native
 
 ARCH = "timm:test_resnet"
 
@@ -53,7 +56,31 @@ def _existing(path: Path, tiny: nn.Module) -> None:
     path.with_name("m.blur4.pt").write_bytes(b"precious")
 
 
+def _native(changes: dict[str, object]) -> Callable[[Path, nn.Module], None]:
+    """Write a converted file with changes: of the recipe, of one decision, or of the whole."""
+
+    def write(path: Path, tiny: nn.Module) -> None:
+        plan = blurify.plan(tiny)
+        content = native.to_content(plan.apply(tiny), plan, ARCH)
+        decisions = json.loads(content["recipe"]["plan"])
+        last = next(d for d in reversed(decisions["decisions"]) if d["action"] == "rewrite")
+        for key, value in changes.items():
+            place = next((part for part in (content["recipe"], last) if key in part), content)
+            place[key] = value
+        if "plan" not in changes:
+            content["recipe"]["plan"] = json.dumps(decisions)
+        torch.save(content, path)
+
+    return write
+
+
+def _shadowing(path: Path, tiny: nn.Module) -> None:
+    tiny.conv1[0].forward = nn.ReLU
+    torch.save(tiny, path)
+
+
 FORKED = f"{Forked.__module__}.Forked"
+PLAN = "m.pt cannot be rebuilt: this text is no plan of blurify: "
 Write = Callable[[Path, nn.Module], object] | None
 
 # name, what m.pt holds, arguments, the beginning of the sentence, a later part of it
@@ -153,6 +180,34 @@ CASES: list[tuple[str, Write, list[str], str, str]] = [
         ["m.pt", "--pretrained"],
         "pretrained weights go with a name such as timm:",
         "m.pt names a file",
+    ),
+    *(
+        (f"native {name}", _native(changes), ["m.pt"], begins, contains)
+        for name, changes, begins, contains in [
+            ("plan", {"plan": '{"version": 1, "decisions": [[]]}'}, f"{PLAN}decision 0 is a list", "convert the model"),
+            ("deep plan", {"plan": "[" * 10**5}, f"{PLAN}it is nested too deeply; ", "convert the model again"),
+            (
+                "stride",
+                {"stride": "2"},
+                f"{PLAN}in decision ",
+                "stride must be a list of integers, one per axis, got '2'",
+            ),
+            ("filter", {"filt_size": [10**9] * 2}, f"{PLAN}decision ", "which is too many"),
+            ("padding", {"pad_type": "x"}, f"{PLAN}in decision ", "pad_type 'x' is unknown; use one of refl"),
+            ("landing", {"landing": "conv1.0"}, "m.pt cannot be rebuilt: the plan blurs ", "plan this model anew"),
+            ("output", {"landing": "output"}, "m.pt cannot be rebuilt: the plan blurs ", "plan this model anew"),
+            ("arch", {"arch": "nothing"}, "'nothing' is not an architecture; ", "package.module:factory"),
+            ("version", {"version": True}, "m.pt is in blurify's format but its version is True", "convert the model"),
+            ("weights", {"state_dict": {5: 1}}, "m.pt is in blurify's format but its weights have the name 5", "conve"),
+            ("numbers", {"state_dict": {"a": 1}}, "m.pt is in blurify's format but its weight 'a' is 1", "convert the"),
+        ]
+    ),
+    (
+        "shadowing",
+        _shadowing,
+        ["m.pt"],
+        "m.pt puts torch.nn.modules.activation.ReLU in the place of ",
+        "at 'conv1.0.for",
     ),
     ("pattern", None, [ARCH, "--exclude", "layr*"], "exclude pattern 'layr*' matches no site of this model", "nearest"),
 ]

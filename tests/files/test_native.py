@@ -157,11 +157,13 @@ def test_an_arch_that_makes_no_sense(saved: Path, arch: str, message: str) -> No
         load(saved)
 
 
-def test_weights_with_attributes_in_the_place_of_methods_are_read_as_weights(tiny: nn.Module, saved: Path) -> None:
+def test_weights_with_attributes_in_the_place_of_methods(tiny: nn.Module, saved: Path) -> None:
     state = OrderedDict(tiny.state_dict())
     state.__dict__.update(keys=5, _metadata={"": {"version": 1}})
     _edit(saved, state_dict=state)
-    assert torch.equal(load(saved).fc.bias, tiny.fc.bias)
+    with pytest.raises(UnsafeFileError, match=r"puts 5 in the place of the method collections.OrderedDict.keys, at 's"):
+        load(saved)
+    assert torch.equal(load(saved, allow=["collections.OrderedDict.keys"]).fc.bias, tiny.fc.bias)
 
 
 def test_extra_state_may_be_anything(saved: Path) -> None:

@@ -153,6 +153,14 @@ def test_refused_names(name: str) -> None:
         resolve_globals(Path("model.pt"), [name], ())
 
 
+def test_a_name_cannot_write_to_the_terminal() -> None:
+    with pytest.raises(UnsafeFileError) as refusal:
+        resolve_globals(Path("model.pt"), ["torch.nn.Linear", "a.\x1b[2Jb" + "c" * 10**6], ())
+    assert str(refusal.value).startswith(r"model.pt names 'a.\x1b[2Jbccc")
+    assert str(refusal.value).endswith(", which no class is called, so nothing in it was run.")
+    assert len(str(refusal.value)) < 200
+
+
 @pytest.mark.parametrize("name", sorted(PLAIN))
 def test_every_curated_name_exists(name: str) -> None:
     ((value, same_name),) = resolve_globals(Path("model.pt"), [name], ())
