@@ -13,6 +13,7 @@ from torch import nn
 from blurify.decide import ShapesOf, decide
 from blurify.errors import ArgumentError, ArgumentTypeError, NoEffectWarning
 from blurify.graph_module import TracedModule
+from blurify.optimize import optimize_graphs
 from blurify.planning import Plan
 from blurify.sites import Reason
 from blurify.spec import DEFAULT_FILT_SIZE, Spec
@@ -73,6 +74,7 @@ def antialias(
     example_inputs: Any = None,
     example_kwargs: Mapping[str, Any] | None = None,
     inplace: bool = False,
+    optimize: bool = True,
 ) -> TracedModule:
     """Return `model` with every downsampling rewritten into blur-then-subsample, its weights carried over.
 
@@ -101,6 +103,8 @@ def antialias(
         example_kwargs: keyword arguments of the model, beside `example_inputs`.
         inplace: let the result use the model's own parameters and buffers instead of copies, so that an optimizer made
             before goes on working. The model object itself keeps its structure.
+        optimize: remove arithmetic that the outputs do not need (`blurify.optimize`): a blur after a 1x1 conv moves
+            before it, for one. `meta["optimized"]` says what was done.
 
     Raises:
         ArgumentError, ArgumentTypeError: an argument is not allowed, or a pattern matches no site.
@@ -124,7 +128,10 @@ def antialias(
         traced, made = trace_and_plan(model, spec, inputs)
     if not made.rewritten:
         warnings.warn(no_effect(model, made), NoEffectWarning, stacklevel=2)
-    return made.apply_traced(traced, inplace, None if copied is None else copied())
+    converted = made.apply_traced(traced, inplace, None if copied is None else copied())
+    if optimize:
+        optimize_graphs(converted)
+    return converted
 
 
 def trace_and_plan(model: nn.Module, spec: Spec, inputs: Inputs | None) -> tuple[TracedModule, Plan]:

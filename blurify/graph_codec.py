@@ -14,8 +14,9 @@ import torch
 from torch import fx
 from torch.fx.node import Node, map_arg
 
-# Of a node: its path, and of one that the rewrite made the path of the site that it blurs.
-KEPT_META = ("path", "blurs")
+# Of a node: its path; of one that the rewrite made, the sites that it blurs, and the path of the node that has their
+# size, where it is another.
+KEPT_META = ("path", "blurs", "gives")
 
 
 @dataclass(frozen=True)

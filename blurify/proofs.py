@@ -221,19 +221,21 @@ def one_tap(converted: TracedModule, plan: Plan) -> TracedModule:
     statistics = {decision.site for decision in plan.rewritten if decision.statistics}
     for graph in twin.graphs:
         paths = node_paths(graph)
-        for site, node in blurs(graph).items():
+        for node in blurring(graph):
             layer = twin.get_submodule(str(node.target))
             if isinstance(layer, Blur):
                 set_module(twin, str(node.target), layer.with_filt_size(1))
-            if site in statistics:
+            # A blur that several sites share stands where none of them crossed a norm.
+            (site, *others) = node.meta["blurs"]
+            if site in statistics and not others:
                 _blur_at_site(node, paths[site])
     twin.recompile_all()
     return twin
 
 
-def blurs(graph: fx.Graph) -> dict[str, fx.Node]:
-    """The node that blurs, of every rewritten site of the graph."""
-    return {node.meta["blurs"]: node for node in graph.nodes if "blurs" in node.meta}
+def blurring(graph: fx.Graph) -> list[fx.Node]:
+    """The nodes that blur in the place of sites, which `meta["blurs"]` names."""
+    return [node for node in graph.nodes if "blurs" in node.meta]
 
 
 def _blur_at_site(blur: fx.Node, dense: fx.Node) -> None:
@@ -278,7 +280,8 @@ def subsampling_paths(graph: fx.Graph, plan: Plan) -> dict[str, str]:
     """Of every rewritten site of the graph, the path of the node that has the site's output size."""
     # A slice is blurred before, so its own output is what counts.
     slices = {decision.site for decision in plan.rewritten if decision.kind is Kind.SLICE}
-    return {site: site if site in slices else node.meta["path"] for site, node in blurs(graph).items()}
+    own = [(site, node) for node in blurring(graph) for site in node.meta["blurs"]]
+    return {site: site if site in slices else node.meta.get("gives", node.meta["path"]) for site, node in own}
 
 
 def compare_weights(original: nn.Module, converted: nn.Module) -> Weights:

@@ -35,7 +35,7 @@ class Edit:
 def rewrite(traced: TracedModule, decisions: Iterable[Decision]) -> None:
     """Rewrite the sites of `decisions` in every graph of `traced`, in place.
 
-    The node that blurs says in `meta["blurs"]` for which site it does.
+    The node that blurs says in `meta["blurs"]` for which sites it does.
 
     Raises:
         PlanError: a site or landing is not in the model, or must not be rewritten so.
@@ -126,9 +126,10 @@ def _locate(traced: TracedModule, graph: fx.Graph, paths: dict[str, fx.Node], de
 
 
 def as_decided(known: tuple[Rule, Site] | None, decision: Decision) -> tuple[Rule, Site] | None:
-    """What was recognised; whether a resize grows or shrinks was known to whoever decided, who knew sizes."""
-    if known is not None and {known[1].kind, decision.kind} == {Kind.RESIZE, Kind.UPSAMPLE}:
-        return known[0], replace(known[1], kind=decision.kind)
+    """What was recognised; of a resize, how many axes it has and which way it goes was known to whoever decided."""
+    resizes = {Kind.RESIZE, Kind.UPSAMPLE}
+    if known is not None and known[1].kind in resizes and decision.kind in resizes:
+        return known[0], replace(known[1], kind=decision.kind, stride=decision.stride)
     return known
 
 
@@ -142,11 +143,11 @@ def apply_edit(traced: TracedModule, edit: Edit, free: bool, names: Names) -> No
     elif parts.dense is not None and edit.module is not None and edit.rule.as_function is not None:
         edit.rule.as_function(node, edit.module, edit.site)
     if parts.blur is None:
-        node.meta["blurs"] = decision.site
+        node.meta["blurs"] = (decision.site,)
         return
     path = names.new(f"{decision.site}_blur")
     set_module(traced, path, parts.blur)
-    insert_after(edit.landing, path, only=node if parts.before else None).meta["blurs"] = decision.site
+    insert_after(edit.landing, path, only=node if parts.before else None).meta["blurs"] = (decision.site,)
 
 
 def call_instead(traced: TracedModule, node: fx.Node, parts: Parts, path: str) -> None:

@@ -31,6 +31,12 @@ HOOKS = (
 )
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling the module runs hooks."""
+    registries = (getattr(module, name) for name in HOOKS)
+    return any(isinstance(registry, dict) and registry for registry in registries)
+
+
 class KeepsExtraState(nn.Module):
     """A container whose original had a `get_extra_state` of its own: what that gave stays in the state_dict."""
 

@@ -57,6 +57,8 @@ def _converted(opened: Session, *, verify: bool) -> nn.Module:
 
     with report.stage("rewriting"):
         converted = session.convert(opened)
+    for line in converted.meta["optimized"]:
+        click.echo(f"optimized: {line}")
     click.echo(report.arithmetic(opened.cost, session.cost(converted, opened.example)))
     if verify:
         with report.stage("proving"):

@@ -17,6 +17,7 @@ from blurify.cli import report
 from blurify.cli.options import Request
 from blurify.errors import ArgumentError, HooksWarning
 from blurify.graph_module import TracedModule
+from blurify.optimize import optimize_graphs
 from blurify.planning import Plan, lost_hooks
 from blurify.spec import Spec
 from blurify.tracing.export import quietly
@@ -103,8 +104,8 @@ def remarks(session: Session) -> list[str]:
     return said
 
 
-def convert(session: Session) -> nn.Module:
-    """Do what the session's plan says, to a copy.
+def convert(session: Session) -> TracedModule:
+    """Do what the session's plan says, to a copy, and take out what arithmetic it does not need.
 
     >>> convert(session).meta["blurify"] == session.plan
     True
@@ -112,7 +113,9 @@ def convert(session: Session) -> nn.Module:
     with warnings.catch_warnings():
         # Said already, in one line of ours.
         warnings.simplefilter("ignore", HooksWarning)
-        return session.plan.apply_traced(session.traced)
+        converted = session.plan.apply_traced(session.traced)
+    optimize_graphs(converted)
+    return converted
 
 
 def verify(session: Session, converted: nn.Module) -> proofs.Verdict:

@@ -22,6 +22,7 @@ from blurify.errors import ArchitectureError, FileError, PlanError, UnsafeFileEr
 from blurify.files.architecture import Architecture, build_architecture
 from blurify.files.recipe import VERSION, read_recipe
 from blurify.files.state_dict import load_weights
+from blurify.optimize import optimize_graphs
 from blurify.planning import Plan
 from blurify.tracing.inputs import example_for, random_batch
 
@@ -66,6 +67,7 @@ def from_content(
     except PlanError as error:
         fact = str(error).rstrip(".")
         raise FileError(f"{path} cannot be rebuilt: {fact}; {_compare(recipe.versions)}.") from error
+    optimize_graphs(converted)
     load_weights(converted, state, arch=named, path=path)
     return converted.eval(), named
 

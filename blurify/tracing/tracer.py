@@ -19,7 +19,7 @@ from blurify.errors import TraceError
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.leaves import is_foreign_blur, leaf_classes, leaf_functions, strided_leaves
 from blurify.tracing.paths import assign_paths
-from blurify.tree import HOOKS
+from blurify.tree import has_hooks
 
 
 class LeafAwareTracer(fx.Tracer):
@@ -67,12 +67,6 @@ class LeafAwareTracer(fx.Tracer):
         node = super().create_node(*args, **kwargs)
         self.scopes[node] = (self.scope.module_path, False)
         return node
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether calling the module runs hooks."""
-    registries = (getattr(module, name) for name in HOOKS)
-    return any(isinstance(registry, dict) and registry for registry in registries)
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ CASES: list[tuple[str, Write, list[str], str, str]] = [
         "no convolution, another size",
         None,
         ["torch.nn:Linear?in_features=10&out_features=2"],
-        "has no convolution or pooling that shrinks ",
+        "torch.nn:Linear?in_features=10&out_features=2 has no convolution or pooling that shrinks ",
         "give a conv",
     ),
     (

@@ -71,8 +71,8 @@ def test_front_ends_agree(name: str, front_end: str) -> None:
     kept = [[d.site for d in plan(m).kept if d.reason is Reason.STEM] for m in (model, other)]
     assert kept[0] == kept[1]
     assert len(kept[0]) == 1
-    converted = antialias(other, stem=True)
-    expected = run(antialias(model, stem=True), x)
+    converted = antialias(other, stem=True, optimize=False)
+    expected = run(antialias(model, stem=True, optimize=False), x)
     # The same arithmetic in the same order, but for a norm that one of them calls as a function.
     torch.testing.assert_close(run(converted, x), expected, rtol=1e-5, atol=1e-6)
     assert not torch.equal(expected, run(model, x))

@@ -1,0 +1,109 @@
+"""A blur that follows a 1x1 conv moves before it: `B(a * (W x + b) + c) = a * (W B(x) + b) + c`.
+
+`B` filters each channel by taps of sum 1, `W` mixes channels at one position, and `a`, `c` scale and shift channels
+(a batch-norm by its running statistics, a bias): along one axis or the other, the products are the same. With reflect,
+replicate and circular padding the sum is 1 at the border as well. Zeros beyond the border are no constant, so with zero
+padding nothing may be added on the way: `B(W x) = W B(x)`.
+
+The conv then runs where the map is small already: a 1x1 shortcut of stride 2 costs a quarter. After `.train()` a
+batch-norm on the way takes its statistics from the blurred map, as in Zhang's published networks, whose shortcuts are
+blurred first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from typing import Any
+
+from torch import fx, nn
+
+from blurify.graph_module import TracedModule
+from blurify.layers import Blur, BlurPool1d, BlurPool2d, BlurPool3d
+from blurify.rewrite import insert_after
+from blurify.tree import has_hooks
+
+# A conv of one of these classes multiplies every position by one matrix, if its kernel is 1 and its padding 0.
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+BLURS = (BlurPool1d, BlurPool2d, BlurPool3d)
+ZEROS = ((0,), (0, 0), (0, 0, 0))
+# timm's norm and activation in one, told by name so that timm need not be imported.
+ACTIVATING_NORMS = frozenset({"BatchNormAct2d"})
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+def run(traced: TracedModule, graph: fx.Graph) -> list[str]:
+    """Move every blur of the graph that may and that pays."""
+    said = []
+    for node in list(graph.nodes):
+        conv = conv_before(node, traced) if "blurs" in node.meta else None
+        if conv is not None:
+            move(node, conv, graph)
+            said.append(f"blur moved before the 1x1 conv at {conv.meta['path']}")
+    return said
+
+
+def conv_before(blur: fx.Node, traced: TracedModule) -> fx.Node | None:
+    """The 1x1 conv that the blur may move before, if that lowers the arithmetic."""
+    layer = called(blur, traced)
+    if type(layer) not in BLURS or max(layer.filt_size) == 1:
+        return None
+    adds = False
+    for node in upwards(blur):
+        module = called(node, traced)
+        if module is None or has_hooks(module):
+            return None
+        if type(module) in CONVS:
+            adds = adds or module.bias is not None
+            allowed = is_pointwise(module) and not (adds and layer.pad_type == "zero")
+            return node if allowed and pays(module, layer) else None
+        if not is_affine(module):
+            return None
+        adds = adds or type(module) is not nn.Identity
+    return None
+
+
+def upwards(blur: fx.Node) -> Iterator[fx.Node]:
+    """The nodes before, each read by nothing but the one after it."""
+    node = blur
+    while len(node.all_input_nodes) == 1:
+        node = node.all_input_nodes[0]
+        if len(node.users) != 1:
+            return
+        yield node
+
+
+def called(node: fx.Node, traced: TracedModule) -> Any:
+    """The module that the node calls, if it calls one."""
+    return traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def is_pointwise(conv: Any) -> bool:
+    """Whether the conv reads one position for each that it gives."""
+    unpadded = conv.padding in ("valid", "same", *ZEROS)
+    return bool(unpadded) and set(conv.kernel_size) == {1} and set(conv.stride) == {1}
+
+
+def is_affine(module: Any) -> bool:
+    """Whether the module scales and shifts each channel, by numbers that do not depend on the map in evaluation."""
+    if type(module).__name__ in ACTIVATING_NORMS:
+        return bool(module.track_running_stats) and type(module.act) is type(module.drop) is nn.Identity
+    return type(module) is nn.Identity or (type(module) in NORMS and bool(module.track_running_stats))
+
+
+def pays(conv: Any, blur: Blur) -> bool:
+    """Whether multiplications per output position become fewer, the blur's own counted."""
+    taps, kept = prod(blur.filt_size), prod(blur.stride)
+    product = conv.in_channels // conv.groups * conv.out_channels
+    return bool(product + taps * conv.in_channels < kept * product + taps * conv.out_channels)
+
+
+def move(blur: fx.Node, conv: fx.Node, graph: fx.Graph) -> None:
+    """Take the blur from where it is and put it between the conv and what that reads."""
+    last = blur.all_input_nodes[0]
+    blur.replace_all_uses_with(last)
+    graph.erase_node(blur)
+    moved = insert_after(conv.all_input_nodes[0], str(blur.target), only=conv)
+    conv.prepend(moved)
+    # What has the size that the site's output had is the end of the way still.
+    moved.meta.update(blur.meta | {"gives": last.meta["path"]})

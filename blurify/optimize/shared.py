@@ -1,0 +1,35 @@
+"""Equal blurs of one tensor are one: `B(x)` read twice is computed once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from blurify.graph_module import TracedModule
+from blurify.layers import Blur
+
+
+def run(traced: TracedModule, graph: fx.Graph) -> list[str]:
+    """Let the readers of every blur read the first one that is equal to it."""
+    said = []
+    first: dict[Any, fx.Node] = {}
+    for node in list(graph.nodes):
+        layer = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if "blurs" not in node.meta or not isinstance(layer, Blur):
+            continue
+        key = (type(layer), layer.extra_repr(), node.args)
+        kept = first.setdefault(key, node)
+        if kept is not node and same_filter(layer, traced.get_submodule(str(kept.target))):
+            said.append(f"blur at {node.meta['path']} shared with {kept.meta['path']}")
+            node.replace_all_uses_with(kept)
+            kept.meta["blurs"] = (*kept.meta["blurs"], *node.meta["blurs"])
+            graph.erase_node(node)
+    return said
+
+
+def same_filter(one: Blur, other: Any) -> bool:
+    """Whether two layers filter alike."""
+    meta = one.filt.is_meta or other.filt.is_meta
+    return meta or torch.equal(one.filt, other.filt)
