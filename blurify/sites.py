@@ -14,6 +14,7 @@ class Kind(str, Enum):
     CONV = "conv"
     BLUR = "blur"
     SLICE = "slice"
+    UNFOLD = "unfold"
     RESIZE = "resize"
     UPSAMPLE = "upsample"
     OPAQUE = "opaque"
@@ -51,6 +52,9 @@ class Reason(str, Enum):
     NOT_SPATIAL = "not_spatial"
     UPSAMPLING = "upsampling"
     UNEVEN = "uneven"
+    RANDOM_WINDOWS = "random_windows"
+    OFFSETS = "offsets"
+    GAPS = "gaps"
 
     def __str__(self) -> str:
         return self.value
@@ -77,6 +81,9 @@ SENTENCES = {
     Reason.ALL_PHASES: "every phase of the map is kept and moved to channels, so nothing is lost",
     Reason.NOT_SPATIAL: "a stepped slice of one axis alone, or of axes that are not known to be spatial",
     Reason.UNEVEN: "an adaptive pool that does not shrink its input by a whole factor",
+    Reason.RANDOM_WINDOWS: "draws its windows at random, so there is no grid to blur on",
+    Reason.OFFSETS: "its offsets are one per output position, so it cannot be computed at stride 1",
+    Reason.GAPS: "its windows leave out positions of the map, and no value is computed that could be blurred",
     Reason.UPSAMPLING: "raises the resolution (ask for a blur after it with upsample=True)",
 }
 

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from torch import fx, nn
 
-from blurify.rules import adaptive_pool, avg_pool, blur, conv, max_pool, resize, strided_slice, upsample
+from blurify.rules import (
+    adaptive_pool,
+    avg_pool,
+    blur,
+    conv,
+    deform_conv,
+    fractional_max_pool,
+    max_pool,
+    resize,
+    strided_slice,
+    unfold,
+    upsample,
+)
 from blurify.rules.base import Context, Parts, Rule, set_module
 from blurify.sites import Site
 
@@ -14,10 +26,13 @@ __all__ = ["RULES", "Context", "Parts", "Rule", "recognise", "set_module"]
 RULES: tuple[Rule, ...] = (
     blur.RULE,
     max_pool.RULE,
+    fractional_max_pool.RULE,
     avg_pool.RULE,
     adaptive_pool.RULE,
     conv.RULE,
+    deform_conv.RULE,
     strided_slice.RULE,
+    unfold.RULE,
     resize.RULE,
     upsample.RULE,
 )

@@ -75,6 +75,11 @@ def refused_unless_exact(site: Site | None, module: object, modules: Mapping[typ
     return replace(site, refusal=Reason.UNKNOWN_SUBCLASS)
 
 
+def never(node: fx.Node, module: Any, site: Site, filt_size: tuple[int, ...], pad_type: str) -> Parts:
+    """The `replace` of a rule that refuses every site it recognises."""
+    raise AssertionError(f"{node.name} must not be rewritten: {site.refusal}")
+
+
 def set_module(root: nn.Module, path: str, module: nn.Module) -> None:
     """Put a module at a dotted path, making bare containers on the way."""
     *parents, name = path.split(".")

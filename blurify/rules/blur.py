@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import fx, nn
+from torch import fx
 
 from blurify.layers import AntialiasedResize, Blur, _AdaptiveBlurPool, _MaxBlurPool
-from blurify.rules.base import Context, Parts, Rule
+from blurify.rules.base import Context, Rule, never
 from blurify.sites import Kind, Reason, Site, per_axis
 from blurify.tracing.leaves import is_foreign_blur
 
@@ -36,9 +36,4 @@ def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
     )
 
 
-def replace(node: fx.Node, module: nn.Module | None, site: Site, filt_size: tuple[int, ...], pad_type: str) -> Parts:
-    """Never called for a site that is refused."""
-    raise AssertionError(f"a blur at {node.name} must not be rewritten")
-
-
-RULE = Rule(recognise, replace)
+RULE = Rule(recognise, never)
