@@ -17,6 +17,7 @@ from blurify.placement import is_fed_by_tokens, is_stem, land
 from blurify.rules import Context, Rule, recognise
 from blurify.sites import Action, Kind, Reason, Site
 from blurify.spec import Spec
+from blurify.tracing.leaves import is_strided
 from blurify.tracing.shapes import Shape, Shapes
 
 ShapesOf = Callable[[str], Shapes]
@@ -172,8 +173,9 @@ def opaque_sites(traced: TracedModule) -> Iterator[Decision]:
                 continue
             seen.add(str(node.target))
             leaf = traced.get_submodule(str(node.target))
-            if leaf._modules and recognise(node, leaf, Context(traced)) is None:
-                yield from _inside(leaf, str(node.target), node, traced)
+            if recognise(node, leaf, Context(traced)) is None:
+                hidden = list(_inside(leaf, str(node.target), node, traced))
+                yield from hidden or _itself(leaf, str(node.target), node)
 
 
 def _inside(leaf: nn.Module, path: str, node: fx.Node, traced: TracedModule) -> Iterator[Decision]:
@@ -183,3 +185,17 @@ def _inside(leaf: nn.Module, path: str, node: fx.Node, traced: TracedModule) -> 
             hidden = replace(known[1], kind=Kind.OPAQUE)
             decision = kept(Found(f"{path}.{name}", node, hidden, known[0]), Reason.OPAQUE)
             yield replace(decision, detail=f"{type(leaf).__name__} holds this strided {type(module).__name__}")
+
+
+# Their stride spreads positions out.
+GROWING = (nn.modules.conv._ConvTransposeNd, nn.modules.pooling._MaxUnpoolNd, nn.Fold)
+
+
+def _itself(leaf: nn.Module, path: str, node: fx.Node) -> Iterator[Decision]:
+    """A leaf of no known family, without strided modules inside, that has a stride of its own."""
+    # Our dense layers only tell the stride of the op whose dense form they are.
+    if is_strided(leaf) and not isinstance(leaf, GROWING) and type(leaf).__module__ != "blurify.layers":
+        stride: Any = leaf.stride
+        site = Site(Kind.OPAQUE, (), tuple(stride) if isinstance(stride, (tuple, list)) else (stride,), (), ())
+        decision = kept(Found(path, node, site), Reason.OPAQUE)
+        yield replace(decision, detail=f"{type(leaf).__name__} has a stride of its own")

@@ -66,10 +66,11 @@ def strided_leaves(model: nn.Module) -> set[type[nn.Module]]:
         return set()
     whole = tuple(sys.modules["timm.layers"].get_notrace_modules())
     leaves = [module for module in model.modules() if isinstance(module, whole)]
-    return {type(leaf) for leaf in leaves if any(map(_is_strided, list(leaf.modules())[1:]))}
+    return {type(leaf) for leaf in leaves if any(map(is_strided, list(leaf.modules())[1:]))}
 
 
-def _is_strided(module: nn.Module) -> bool:
+def is_strided(module: nn.Module) -> bool:
+    """Whether the module has a stride above 1 among its attributes."""
     stride = getattr(module, "stride", 1)
     strides = stride if isinstance(stride, (tuple, list)) else (stride,)
     return any(isinstance(s, int) and s > 1 for s in strides)

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torchvision.ops import DeformConv2d, deform_conv2d
 
-from blurify import plan
+from blurify import antialias, plan
 from blurify.sites import Kind, Reason
 from blurify.tracing.export import export_once
 from blurify.tracing.inputs import Inputs
@@ -106,3 +106,45 @@ def test_neither_timm_nor_torchvision_is_imported_to_look_at_a_model() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert answer.stdout == "[]\n"
+
+
+class Skips(nn.Module):
+    """A pooling that somebody's own tracer keeps whole."""
+
+    def __init__(self, stride: int | tuple[int, ...]) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[..., :: self.stride] if isinstance(self.stride, int) else F.max_pool2d(x, self.stride)
+
+
+class KeepsWhole(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, (Skips, nn.MultiheadAttention)) or super().is_leaf_module(m, module_qualified_name)
+
+
+def traced_whole(*layers: nn.Module) -> fx.GraphModule:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), *layers)
+    return fx.GraphModule(model, KeepsWhole().trace(model))
+
+
+@pytest.mark.parametrize(("stride", "axes"), [(2, (2,)), ((1, 2), (1, 2))])
+def test_a_leaf_with_a_stride_of_its_own_is_opaque(stride: int | tuple[int, ...], axes: tuple[int, ...]) -> None:
+    (decision,) = plan(traced_whole(Skips(stride), nn.ReLU(), nn.Conv2d(4, 4, 1))).decisions
+    assert (decision.site, decision.kind, decision.reason) == ("1", Kind.OPAQUE, Reason.OPAQUE)
+    assert decision.stride == axes
+    assert decision.detail == "Skips has a stride of its own"
+
+
+def test_leaves_that_do_not_shrink_are_not_opaque() -> None:
+    class Transposed(nn.ConvTranspose2d):
+        pass
+
+    Transposed.__module__ = "torch.nn.modules.conv"
+    leaves = (Skips(1), Transposed(4, 4, 2, 2), nn.Unfold(2), nn.Fold((36, 36), 2, stride=1), nn.MaxPool2d(3, 1))
+    model = traced_whole(*leaves)
+    assert not plan(model).decisions
+    assert not plan(traced_whole(nn.Fold(8, 2, stride=2))).decisions
+    converted = antialias(traced_whole(nn.MaxPool2d(2), nn.Conv2d(4, 4, 3, 2), nn.AvgPool2d(2)))
+    assert {d.kind for d in plan(converted).decisions} == {Kind.BLUR}
