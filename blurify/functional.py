@@ -255,6 +255,33 @@ def avg_blur_pool(
     return x.squeeze(0) if single else x
 
 
+def lp_blur_pool(
+    x: Tensor,
+    filt: Tensor,
+    norm_type: float,
+    kernel_size: list[int],
+    stride: list[int],
+    ceil_mode: bool,
+    pad_type: str,
+) -> Tensor:
+    """What replaces power-average pooling: powers, their `avg_blur_pool`, and the root of that times the window's area.
+
+    An infinite `norm_type` is the largest magnitude in the window, a negative infinite one the smallest.
+    """
+    axes = len(stride)
+    nothing, ones = [0] * axes, [1] * axes
+    if norm_type == float("inf") or norm_type == -float("inf"):
+        sign = 1.0 if norm_type > 0 else -1.0
+        largest = dense_max_pool(x.abs() * sign, kernel_size, stride, nothing, ones, ceil_mode)
+        return blur_pool(largest, filt, stride, 0, pad_type) * sign
+    mean = avg_blur_pool(x.pow(norm_type), filt, kernel_size, stride, nothing, ceil_mode, True, 0, pad_type)
+    area = 1
+    for k in kernel_size:
+        area *= k
+    # As PyTorch has it, whose gradient at a sum of zero is zero.
+    return (torch.sign(mean) * F.relu(torch.abs(mean))).mul(area).pow(1.0 / norm_type)
+
+
 def adaptive_pool(x: Tensor, output_size: list[int], maximum: bool) -> Tensor:
     """PyTorch's adaptive pooling to sizes that are all known."""
     if len(output_size) == 1:

@@ -310,6 +310,57 @@ class AvgBlurPool3d(_AvgBlurPool):
     axes = 3
 
 
+class _LpBlurPool(Blur):
+    def __init__(
+        self,
+        norm_type: float,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] | None = None,
+        ceil_mode: bool = False,
+        *,
+        filt_size: int | Sequence[int] = 4,
+        pad_type: str = "reflect",
+    ) -> None:
+        super().__init__(filt_size, kernel_size if stride is None else stride, pad_type)
+        self.norm_type = float(norm_type)
+        self.kernel_size = list(check_per_axis("kernel_size", kernel_size, self.axes, 1))
+        self.ceil_mode = bool(ceil_mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Blur and subsample the powers of `x` to the size that the pooling gives, and take the root."""
+        return functional.lp_blur_pool(
+            x, self.filt, self.norm_type, self.kernel_size, self.stride, self.ceil_mode, self.pad_type
+        )
+
+    def extra_repr(self) -> str:
+        """What the layer was asked for."""
+        return f"{super().extra_repr()}, for norm_type={self.norm_type}, kernel_size={tuple(self.kernel_size)}"
+
+
+class LpBlurPool1d(_LpBlurPool):
+    """`LpBlurPool2d` for signals `(N, C, L)`."""
+
+    axes = 1
+
+
+class LpBlurPool2d(_LpBlurPool):
+    """What replaces `LPPool2d`: the root of blurred powers, at the same output size.
+
+    >>> LpBlurPool2d(2, kernel_size=3, stride=2, filt_size=4)(torch.zeros(1, 8, 15, 15)).shape
+    torch.Size([1, 8, 7, 7])
+
+    Takes `LPPool2d`'s arguments.
+    """
+
+    axes = 2
+
+
+class LpBlurPool3d(_LpBlurPool):
+    """`LpBlurPool2d` for volumes `(N, C, D, H, W)`."""
+
+    axes = 3
+
+
 class _AdaptiveBlurPool(Blur):
     maximum: ClassVar[bool]
 
@@ -510,6 +561,7 @@ class MaxBlurPool3d(_MaxBlurPool):
 BLUR_POOLS: dict[int, type[_BlurPool]] = {1: BlurPool1d, 2: BlurPool2d, 3: BlurPool3d}
 SAME_BLUR_POOLS: dict[int, type[_SameBlurPool]] = {1: SameBlurPool1d, 2: SameBlurPool2d, 3: SameBlurPool3d}
 AVG_BLUR_POOLS: dict[int, type[_AvgBlurPool]] = {1: AvgBlurPool1d, 2: AvgBlurPool2d, 3: AvgBlurPool3d}
+LP_BLUR_POOLS: dict[int, type[_LpBlurPool]] = {1: LpBlurPool1d, 2: LpBlurPool2d, 3: LpBlurPool3d}
 ADAPTIVE_AVG_BLUR_POOLS: dict[int, type[_AdaptiveBlurPool]] = {
     1: AdaptiveAvgBlurPool1d,
     2: AdaptiveAvgBlurPool2d,

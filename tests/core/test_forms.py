@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -49,6 +50,10 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor, Any], Tensor], nn.Module | None]] =
         nn.AvgPool2d(2, divisor_override=3),
     ),
     "aten avg": (lambda x, c: torch.ops.aten.avg_pool2d.default(x, [2, 2]), nn.AvgPool2d(2)),
+    "lp positional": (lambda x, c: F.lp_pool2d(x, 2, 3, 2, True), nn.LPPool2d(2, 3, 2, ceil_mode=True)),
+    "lp keyword": (lambda x, c: F.lp_pool2d(x, norm_type=4, kernel_size=(3, 2)), nn.LPPool2d(4, (3, 2))),
+    "lp infinite": (lambda x, c: F.lp_pool2d(x, math.inf, 2), nn.LPPool2d(math.inf, 2)),
+    "lp negative": (lambda x, c: F.lp_pool2d(x, -math.inf, 3, 2), nn.LPPool2d(-math.inf, 3, 2)),
     "conv": (lambda x, c: F.conv2d(x, c.weight, c.bias, 2, 1).relu(), None),
     "conv keyword": (lambda x, c: F.conv2d(x, weight=c.weight, stride=(1, 2), padding="valid"), None),
     "aten conv": (lambda x, c: torch.ops.aten.conv2d.default(x, c.weight, c.bias, [2, 2], [1, 1]), None),
@@ -80,14 +85,15 @@ def test_function_forms(name: str) -> None:
 
 @pytest.mark.parametrize("axes", [1, 3])
 def test_other_ranks(axes: int) -> None:
-    conv, pool, average = {
-        1: (F.conv1d, F.max_pool1d, F.avg_pool1d),
-        3: (F.conv3d, F.max_pool3d, F.avg_pool3d),
+    conv, pool, average, power = {
+        1: (F.conv1d, F.max_pool1d, F.avg_pool1d, F.lp_pool1d),
+        3: (F.conv3d, F.max_pool3d, F.avg_pool3d, F.lp_pool3d),
     }[axes]
     for function in (
         lambda x, c: conv(x, c.weight, c.bias, 2, 1).relu(),
         lambda x, c: pool(x, 3, 2, 1),
         lambda x, c: average(x, 2),
+        lambda x, c: power(x, 2, 3, 2),
     ):
         model = Calls(function, axes)
         assert len(plan(model).rewritten) == 1
@@ -113,6 +119,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor, Any], Tensor], Reason]] = {
     ),
     "window computed from a size": (lambda x, c: F.avg_pool2d(x, x.shape[-1] // 4), Reason.DYNAMIC),
     "stride computed from a size": (lambda x, c: F.conv2d(x, c.weight, stride=x.shape[-1] // 4), Reason.DYNAMIC),
+    "lp window computed": (lambda x, c: F.lp_pool2d(x, 2, x.shape[-1] // 4), Reason.DYNAMIC),
     "max window computed": (lambda x, c: F.max_pool2d(x, kernel_size=x.shape[-1] // 4), Reason.DYNAMIC),
     "a stored blur": (
         lambda x, c: F.conv2d(x, c.blur.expand(4, 1, 3, 3), stride=2, groups=4),
@@ -134,6 +141,7 @@ def test_refused_forms(name: str) -> None:
     "function",
     [
         lambda x, c: F.max_pool2d(x, 3, 1),
+        lambda x, c: F.lp_pool2d(x, 2, 3, 1),
         lambda x, c: F.conv2d(x, c.weight),
         lambda x, c: F.conv_transpose2d(x, c.weight, stride=2),
         lambda x, c: torch.ops.aten.convolution.default(x, c.weight, None, [2, 2], [0, 0], [1, 1], True, [0, 0], 1),
@@ -202,6 +210,15 @@ def test_weight_standardised_and_conditional_convs(name: str) -> None:
     assert converted.meta["blurify"].rewritten
     verdict = verify(model, converted, torch.randn(1, 3, 65, 65))
     assert verdict.ok, str(verdict)
+
+
+def test_a_power_average_pool_is_the_same_through_export() -> None:
+    for pool in (nn.LPPool2d(2, 3, 2), nn.LPPool2d(math.inf, 2)):
+        model = nn.Sequential(nn.Conv2d(3, 4, 1), pool)
+        x = torch.randn(2, 3, 16, 16)
+        program = torch.export.export(model, (x,)).module()
+        assert [d.kind for d in plan(program).rewritten] == [d.kind for d in plan(model).rewritten]
+        torch.testing.assert_close(run(antialias(program), x), run(antialias(model), x))
 
 
 class ChecksSize(nn.Module):

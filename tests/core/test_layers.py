@@ -18,6 +18,7 @@ from blurify.layers import (
     BlurPool2d,
     BlurPool3d,
     DenseMaxPool2d,
+    LpBlurPool2d,
     MaxBlurPool1d,
     MaxBlurPool2d,
     MaxBlurPool3d,
@@ -30,6 +31,8 @@ LAYERS = {
     "blur per axis": lambda: BlurPool2d(filt_size=(1, 5), stride=(1, 2)),
     "max": lambda: MaxBlurPool2d(3, 2, 1),
     "avg": lambda: AvgBlurPool2d(2),
+    "lp": lambda: LpBlurPool2d(2, 3, 2),
+    "largest magnitude": lambda: LpBlurPool2d(float("inf"), 3, 2),
     "wide avg": lambda: AvgBlurPool2d(7, 2, 1),
 }
 OWN_SIZES = {"ceil max": lambda: MaxBlurPool2d(3, 2, 1, ceil_mode=True), "same": lambda: SameBlurPool2d(3)}
@@ -226,3 +229,16 @@ def test_bad_channels() -> None:
 def test_prints_what_it_was_asked_for() -> None:
     assert repr(BlurPool2d(3, filt_size=5)) == "BlurPool2d(3, filt_size=(5, 5), stride=(2, 2), pad_type='reflect')"
     assert isinstance(BlurPool2d(3), nn.Module)
+
+
+@pytest.mark.parametrize("norm_type", [2, 4, 0.5, float("inf"), -float("inf")])
+@pytest.mark.parametrize("ceil_mode", [False, True])
+def test_power_average_pools(norm_type: float, ceil_mode: bool) -> None:
+    """One tap is the pool itself at every size, and more taps keep the size."""
+    for kernel_size, stride in ((2, None), (3, 2), ((2, 3), (3, 1)), (5, (2, 3))):
+        pool = torch.nn.LPPool2d(norm_type, kernel_size, stride, ceil_mode)
+        for height, width in ((7, 8), (9, 12), (10, 13), (11, 15)):
+            x = torch.rand(2, 3, height, width)
+            layer = LpBlurPool2d(norm_type, kernel_size, stride, ceil_mode, filt_size=1)
+            torch.testing.assert_close(layer(x), pool(x), rtol=1e-5, atol=1e-5)
+            assert LpBlurPool2d(norm_type, kernel_size, stride, ceil_mode)(x).shape == pool(x).shape
