@@ -496,9 +496,21 @@ class AntialiasedResize(Blur):
         """Resize `x`; the arguments are those of `F.interpolate`."""
         one_tap = max(self.filt_size) == 1
         smooth = not one_tap and mode in ("bilinear", "bicubic")
-        if not one_tap and not smooth and x.dim() == 4:
+        if not one_tap and not smooth and x.dim() == len(self.filt_size) + 2:
             x = functional.blur_pool(x, self.filt, self.stride, 0, self.pad_type)
         return F.interpolate(x, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias=smooth)
+
+
+class AntialiasedResize1d(AntialiasedResize):
+    """`AntialiasedResize` for signals `(N, C, L)`."""
+
+    axes = 1
+
+
+class AntialiasedResize3d(AntialiasedResize):
+    """`AntialiasedResize` for volumes `(N, C, D, H, W)`."""
+
+    axes = 3
 
 
 class _MaxBlurPool(nn.Module):
@@ -572,4 +584,5 @@ ADAPTIVE_MAX_BLUR_POOLS: dict[int, type[_AdaptiveBlurPool]] = {
     2: AdaptiveMaxBlurPool2d,
     3: AdaptiveMaxBlurPool3d,
 }
+RESIZES: dict[int, type[AntialiasedResize]] = {1: AntialiasedResize1d, 2: AntialiasedResize, 3: AntialiasedResize3d}
 DENSE_MAX_POOLS: dict[int, type[_DenseMaxPool]] = {1: DenseMaxPool1d, 2: DenseMaxPool2d, 3: DenseMaxPool3d}

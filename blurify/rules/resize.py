@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from blurify.layers import BLUR_POOLS, AntialiasedResize
+from blurify.layers import BLUR_POOLS, RESIZES
 from blurify.rules.arguments import Signature, are_known, bind
 from blurify.rules.base import Context, Parts, Rule
 from blurify.rules.upsample import is_smoothed
@@ -27,22 +28,64 @@ NAMES = (
     "antialias",
 )
 FUNCTIONS = frozenset({F.interpolate, F.upsample})
+# What `torch.export` makes of each mode, by number of axes; both overloads of each.
+MODES: dict[str, tuple[str, int]] = {
+    **{f"upsample_nearest{n}d": ("nearest", n) for n in (1, 2, 3)},
+    **{f"_upsample_nearest_exact{n}d": ("nearest-exact", n) for n in (1, 2, 3)},
+    "upsample_linear1d": ("linear", 1),
+    "upsample_bilinear2d": ("bilinear", 2),
+    "upsample_bicubic2d": ("bicubic", 2),
+    "upsample_trilinear3d": ("trilinear", 3),
+    "_upsample_bilinear2d_aa": ("bilinear", 2),
+    "_upsample_bicubic2d_aa": ("bicubic", 2),
+    "_upsample_lanczos2d_aa": ("lanczos", 2),
+}
+AXES_OF_MODE = {"linear": 1, "trilinear": 3}
+
+
+def arguments(node: fx.Node, module: Any) -> dict[str, Any] | None:
+    """What a resize was given, by the names of `F.interpolate`; None for all else."""
+    if type(module) is nn.Upsample:
+        return {name: getattr(module, name, None) for name in NAMES[1:]}
+    if node.op != "call_function":
+        return None
+    if node.target in FUNCTIONS:
+        return bind(node, Signature(0, NAMES))
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload) and target.overloadpacket.__name__ in MODES:
+        return _of_operator(node, target) if target.namespace == "aten" else None
+    return None
+
+
+def _of_operator(node: fx.Node, target: torch._ops.OpOverload) -> dict[str, Any]:
+    name = target.overloadpacket.__name__
+    mode, axes = MODES[name]
+    given = bind(node, Signature(axes, tuple(argument.name for argument in target._schema.arguments)))
+    # One overload has a list of factors *or* a size, the other a size *and* factors, which then rule the grid.
+    single = [factor for key, factor in given.items() if key.startswith("scales") and factor is not None]
+    factors = given.get("scale_factors") or (single if len(single) == axes else None)
+    return {
+        "size": None if factors else given["output_size"],
+        "scale_factor": factors,
+        "mode": mode,
+        "align_corners": given.get("align_corners"),
+        "antialias": name.endswith("_aa"),
+    }
 
 
 def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
     """Normalise a resize: one that shrinks, or a nearest one that grows."""
-    if type(module) is nn.Upsample:
-        given = {name: getattr(module, name, None) for name in NAMES[1:]}
-    elif node.op == "call_function" and node.target in FUNCTIONS:
-        given = bind(node, Signature(0, NAMES))
-    else:
+    given = arguments(node, module)
+    if given is None:
         return None
     mode = given.get("mode") or "nearest"
+    fed, gives = context.shapes(node)
+    axes = axes_of(given, fed)
     if given.get("antialias") or mode == "area":
-        return _site(Kind.RESIZE, (2, 2), Reason.ALREADY_ANTIALIASED)
-    factors = shrink_factors(given, *context.shapes(node))
+        return _site(Kind.RESIZE, (2,) * axes, Reason.ALREADY_ANTIALIASED)
+    factors = shrink_factors(given, axes, fed, gives)
     if factors is None:
-        return _site(Kind.RESIZE, (1, 1), Reason.UNKNOWN_SIZE)
+        return _site(Kind.RESIZE, (1,) * axes, Reason.UNKNOWN_SIZE)
     if max(factors) > 1:
         return _site(Kind.RESIZE, tuple(max(round(f), 2) if f > 1 else 1 for f in factors), None)
     if min(factors) < 1 and mode.startswith("nearest"):
@@ -56,8 +99,18 @@ def _site(kind: Kind, stride: tuple[int, ...], refusal: Reason | None) -> Site:
     return Site(kind, ones, stride, (0,) * len(stride), ones, refusal=refusal)
 
 
+def axes_of(given: dict[str, Any], fed: tuple[int, ...] | None) -> int:
+    """The number of spatial axes: by what is fed, else by what was written, else those of a picture."""
+    if fed is not None:
+        return len(fed) - 2
+    for written in (given.get("scale_factor"), given.get("size")):
+        if isinstance(written, (tuple, list)):
+            return len(written)
+    return AXES_OF_MODE.get(given.get("mode") or "nearest", 2)
+
+
 def shrink_factors(
-    given: dict[str, Any], fed: tuple[int, ...] | None, gives: tuple[int, ...] | None
+    given: dict[str, Any], axes: int, fed: tuple[int, ...] | None, gives: tuple[int, ...] | None
 ) -> tuple[float, ...] | None:
     """By how much each spatial axis shrinks (below 1 where it grows); None where it is not known."""
     if fed is not None and gives is not None:
@@ -65,20 +118,17 @@ def shrink_factors(
     scale = given.get("scale_factor")
     if scale is None or not are_known(scale):
         return None
-    return tuple(1 / float(s) for s in scale) if isinstance(scale, (tuple, list)) else (1 / float(scale),) * 2
+    return tuple(1 / float(s) for s in scale) if isinstance(scale, (tuple, list)) else (1 / float(scale),) * axes
 
 
 def replace(node: fx.Node, module: Any, site: Site, filt_size: tuple[int, ...], pad_type: str) -> Parts:
     """The antialiased resize in the place of a shrinking one; a blur after a growing one."""
     if site.kind is Kind.UPSAMPLE:
         return Parts(None, BLUR_POOLS[site.axes](None, pad_type, filt_size, 1))
-    if module is not None:
-        given = {name: getattr(module, name, None) for name in NAMES[1:6]}
-    else:
-        given = {name: value for name, value in bind(node, Signature(0, NAMES)).items() if name in NAMES[1:6]}
+    given = arguments(node, module) or {}
     source = node.args[0] if node.args else node.kwargs["input"]
-    node.args, node.kwargs = (source,), given
-    return Parts(AntialiasedResize(filt_size, pad_type), None, all_arguments=True)
+    node.args, node.kwargs = (source,), {name: given[name] for name in NAMES[1:6] if name in given}
+    return Parts(RESIZES[site.axes](filt_size, pad_type), None, all_arguments=True)
 
 
 RULE = Rule(recognise, replace)

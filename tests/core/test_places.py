@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from blurify import antialias, plan, verify
 from blurify.layers import BlurAxes, BlurPool2d
 from blurify.sites import Kind, Reason
+from blurify.tracing.export import export_once
+from blurify.tracing.inputs import Inputs
 from tests.conftest import run
 from tests.core.test_forms import Calls
 
@@ -109,12 +111,89 @@ def test_shrinking_resizes(name: str) -> None:
         torch.testing.assert_close(run(converted, x), smooth)
 
 
+aten = torch.ops.aten
+OPERATORS: dict[str, tuple[Function, Function]] = {
+    "nearest": (
+        lambda x, c: aten.upsample_nearest2d.vec(x, None, [0.5, 0.5]),
+        lambda x, c: F.interpolate(x, scale_factor=0.5),
+    ),
+    "nearest by size": (
+        lambda x, c: aten.upsample_nearest2d.default(x, [9, 8]),
+        lambda x, c: F.interpolate(x, (9, 8)),
+    ),
+    "exact": (
+        lambda x, c: aten._upsample_nearest_exact2d.vec(x, [7, 8], None),
+        lambda x, c: F.interpolate(x, (7, 8), mode="nearest-exact"),
+    ),
+    "bilinear": (
+        lambda x, c: aten.upsample_bilinear2d.vec(x, None, False, [0.4, 0.5]),
+        lambda x, c: F.interpolate(x, scale_factor=(0.4, 0.5), mode="bilinear"),
+    ),
+    "bilinear by size and factors": (
+        lambda x, c: aten.upsample_bilinear2d.default(x, [7, 12], False, 0.4, 0.5),
+        lambda x, c: F.interpolate(x, scale_factor=(0.4, 0.5), mode="bilinear"),
+    ),
+    "bicubic": (
+        lambda x, c: aten.upsample_bicubic2d.vec(x, [9, 8], True, None),
+        lambda x, c: F.interpolate(x, (9, 8), mode="bicubic", align_corners=True),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_resize_operators_are_the_functions(name: str) -> None:
+    """What `torch.export` makes of `F.interpolate` is planned and rewritten as that is."""
+    exported, function = (Calls(form) for form in OPERATORS[name])
+    function.load_state_dict(exported.state_dict())
+    x = torch.randn(2, 3, 18, 24)
+    planned = [[(d.kind, d.stride) for d in plan(m, example_inputs=x).rewritten] for m in (exported, function)]
+    assert planned[0] == planned[1] != []
+    converted = antialias(exported, example_inputs=x)
+    assert verify(exported, converted, x).ok
+    torch.testing.assert_close(run(converted, x), run(antialias(function, example_inputs=x), x))
+
+
+@pytest.mark.parametrize("axes", [1, 3])
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_resizes_of_other_ranks(axes: int, mode: str) -> None:
+    mode = "trilinear" if (mode, axes) == ("linear", 3) else mode
+    model = Calls(lambda x, c: F.interpolate(x, scale_factor=0.5, mode=mode), axes)
+    x = torch.randn(2, 3, *(9, 12, 8)[:axes])
+    (decision,) = plan(model, example_inputs=x).rewritten
+    assert decision.stride == (2,) * axes
+    converted = antialias(model, example_inputs=x)
+    assert verify(model, converted, x).ok
+    assert not torch.equal(run(converted, x), run(model, x))
+
+
+def test_a_resize_in_an_exported_model() -> None:
+    """A size that is computed from another is an argument still."""
+    model = Calls(lambda x, c: F.interpolate(F.interpolate(x, x.shape[-1] // 2), scale_factor=2.0))
+    x = torch.randn(2, 3, 16, 16)
+    program = export_once(model.eval(), Inputs((x,), {}), strict=False)
+    made = plan(program, example_inputs=x, upsample=True)
+    assert [d.kind for d in made.rewritten] == [Kind.RESIZE, Kind.UPSAMPLE]
+    converted = antialias(program, example_inputs=x, upsample=True)
+    assert verify(program, converted, x).ok
+    y = torch.randn(3, 3, 20, 24)
+    torch.testing.assert_close(run(converted, y), run(antialias(model, example_inputs=x, upsample=True), y))
+
+
 RESIZES_KEPT: dict[str, tuple[Function, Reason]] = {
     "antialiased": (
         lambda x, c: F.interpolate(x, scale_factor=0.5, mode="bilinear", antialias=True),
         Reason.ALREADY_ANTIALIASED,
     ),
     "area": (lambda x, c: F.interpolate(x, scale_factor=0.5, mode="area"), Reason.ALREADY_ANTIALIASED),
+    "antialiased operator": (
+        lambda x, c: aten._upsample_bilinear2d_aa.vec(x, [8, 8], False, None),
+        Reason.ALREADY_ANTIALIASED,
+    ),
+    "antialiased bicubic operator": (
+        lambda x, c: aten._upsample_bicubic2d_aa.default(x, [8, 8], False),
+        Reason.ALREADY_ANTIALIASED,
+    ),
+    "growing operator": (lambda x, c: aten.upsample_nearest2d.vec(x, None, [2.0, 2.0]), Reason.UPSAMPLING),
     "to an unknown size": (lambda x, c: F.interpolate(x, x.shape[-1] // 2)[:, 99], Reason.UNKNOWN_SIZE),
 }
 
@@ -129,6 +208,7 @@ def test_enlarging_bilinear_is_no_site() -> None:
     for function in (
         lambda x, c: F.interpolate(x, scale_factor=2.0, mode="bilinear"),
         lambda x, c: F.interpolate(x.relu(), x.shape[-1] * 2, mode="bilinear"),
+        lambda x, c: aten.upsample_bilinear2d.vec(x, None, False, [2.0, 2.0]),
     ):
         assert not plan(Calls(function)).decisions
     assert not plan(
@@ -138,6 +218,8 @@ def test_enlarging_bilinear_is_no_site() -> None:
 
 UPSAMPLING: dict[str, tuple[Function, nn.Module]] = {
     "nearest": (lambda x, c: F.interpolate(x, scale_factor=2.0), nn.Identity()),
+    "nearest by size": (lambda x, c: F.interpolate(x, (18, 16)), nn.Identity()),
+    "operator": (lambda x, c: aten.upsample_nearest2d.vec(x, [18, 16], None), nn.Identity()),
     "module": (lambda x, c: c.up(x), nn.Upsample(scale_factor=2)),
     "transposed": (lambda x, c: c.up(x), nn.ConvTranspose2d(4, 4, 2, 2)),
 }
@@ -149,11 +231,12 @@ def test_upsampling_is_blurred_on_request(name: str) -> None:
     model = Calls(function)
     model.inner.add_module("up", module)
     x = torch.randn(2, 3, 9, 8)
-    assert [d.reason for d in plan(model).decisions] == [Reason.UPSAMPLING]
-    converted = antialias(model, upsample=True)
+    assert [d.reason for d in plan(model, example_inputs=x).decisions] == [Reason.UPSAMPLING]
+    converted = antialias(model, upsample=True, example_inputs=x)
     assert verify(model, converted, x).ok
     torch.testing.assert_close(run(converted, x), BlurPool2d(4, stride=1)(run(model, x)))
-    assert next(d.reason for d in plan(converted, upsample=True).decisions) is Reason.ALREADY_ANTIALIASED
+    again = plan(converted, upsample=True, example_inputs=x)
+    assert next(d.reason for d in again.decisions) is Reason.ALREADY_ANTIALIASED
 
 
 ADAPTIVE = {
