@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from blurify.layers import ADAPTIVE_AVG_BLUR_POOLS, ADAPTIVE_MAX_BLUR_POOLS
-from blurify.rules.arguments import Signature, are_known, bind
+from blurify.rules.arguments import Signature, are_known, bind, reads_only_the_first, unpack_first
 from blurify.rules.base import Context, Parts, Rule, refused_unless_exact
 from blurify.sites import Kind, Reason, Site
 
@@ -26,7 +26,16 @@ MODULES: dict[type[nn.Module], tuple[Kind, int]] = {
 }
 NAMES = ("input", "output_size", "return_indices")
 aten = torch.ops.aten
-FUNCTIONS: dict[Any, tuple[Kind, int]] = {
+# These always return a pair.
+WITH_INDICES: dict[Any, tuple[Kind, int]] = {
+    F.adaptive_max_pool1d_with_indices: (Kind.MAX, 1),
+    F.adaptive_max_pool2d_with_indices: (Kind.MAX, 2),
+    F.adaptive_max_pool3d_with_indices: (Kind.MAX, 3),
+    aten.adaptive_max_pool1d.default: (Kind.MAX, 1),
+    aten.adaptive_max_pool2d.default: (Kind.MAX, 2),
+    aten.adaptive_max_pool3d.default: (Kind.MAX, 3),
+}
+FUNCTIONS: dict[Any, tuple[Kind, int]] = WITH_INDICES | {
     F.adaptive_avg_pool1d: (Kind.AVG, 1),
     F.adaptive_avg_pool2d: (Kind.AVG, 2),
     F.adaptive_avg_pool3d: (Kind.AVG, 3),
@@ -39,31 +48,41 @@ FUNCTIONS: dict[Any, tuple[Kind, int]] = {
 }
 
 
-def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
-    """Normalise an adaptive pool that shrinks and leaves more than one position."""
+def arguments(node: fx.Node, module: Any) -> tuple[Kind, int, Any, bool] | None:
+    """Kind, axes, output size of an adaptive pool, and whether it returns a pair; None for all else."""
     known = next((known for kind, known in MODULES.items() if isinstance(module, kind)), None)
     if known is not None:
-        site = _sized(*known, module.output_size, getattr(module, "return_indices", False), node, context)
-        return refused_unless_exact(site, module, MODULES)
-    known = FUNCTIONS.get(node.target) if node.op == "call_function" else None
+        return *known, module.output_size, bool(getattr(module, "return_indices", False))
+    if node.op != "call_function" or node.target not in FUNCTIONS:
+        return None
+    kind, axes = FUNCTIONS[node.target]
+    given = bind(node, Signature(axes, NAMES))
+    return kind, axes, given["output_size"], bool(given.get("return_indices")) or node.target in WITH_INDICES
+
+
+def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
+    """Normalise an adaptive pool that shrinks and leaves more than one position."""
+    known = arguments(node, module)
     if known is None:
         return None
-    given = bind(node, Signature(known[1], NAMES))
-    return _sized(*known, given["output_size"], given.get("return_indices", False), node, context)
+    site = _sized(*known, node, context)
+    return site if module is None else refused_unless_exact(site, module, MODULES)
 
 
-def _sized(kind: Kind, axes: int, size: Any, pair: Any, node: fx.Node, context: Context) -> Site | None:
+def _sized(kind: Kind, axes: int, size: Any, pair: bool, node: fx.Node, context: Context) -> Site | None:
     if not are_known(size):
         return Site(kind, (), (1,) * axes, (), (), refusal=Reason.DYNAMIC)
     wanted = tuple(size) * (axes // len(size)) if isinstance(size, (tuple, list)) else (size,) * axes
     if all(w == 1 for w in wanted):
         return None
-    return _site(kind, wanted, context.shapes(node)[0], bool(pair))
+    refusal = Reason.RETURNS_INDICES if pair and not reads_only_the_first(node) else None
+    return _site(kind, wanted, context.shapes(node)[0], refusal)
 
 
-def _site(kind: Kind, wanted: tuple[int | None, ...], shape: tuple[int, ...] | None, pair: bool) -> Site | None:
+def _site(
+    kind: Kind, wanted: tuple[int | None, ...], shape: tuple[int, ...] | None, refusal: Reason | None
+) -> Site | None:
     axes = len(wanted)
-    refusal = Reason.RETURNS_INDICES if pair else None
     if shape is None:
         return Site(kind, (), (1,) * axes, (), (), refusal=refusal or Reason.UNKNOWN_SIZE, output_size=wanted)
     spatial = shape[-axes:]
@@ -80,6 +99,9 @@ def _site(kind: Kind, wanted: tuple[int | None, ...], shape: tuple[int, ...] | N
 
 def replace(node: fx.Node, module: Any, site: Site, filt_size: tuple[int, ...], pad_type: str) -> Parts:
     """One layer that blurs and subsamples where it can."""
+    known = arguments(node, module)
+    if known is not None and known[3]:
+        unpack_first(node)
     layers = ADAPTIVE_AVG_BLUR_POOLS if site.kind is Kind.AVG else ADAPTIVE_MAX_BLUR_POOLS
     return Parts(layers[site.axes](site.output_size, filt_size=filt_size, pad_type=pad_type), None)
 

@@ -166,6 +166,14 @@ def test_resizes_of_other_ranks(axes: int, mode: str) -> None:
     assert not torch.equal(run(converted, x), run(model, x))
 
 
+def test_adaptive_pools_in_an_exported_model() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveMaxPool2d(4))
+    x = torch.randn(2, 3, 16, 16)
+    program = export_once(model.eval(), Inputs((x,), {}), strict=False)
+    assert [d.stride for d in plan(program, example_inputs=x).rewritten] == [(4, 4)]
+    torch.testing.assert_close(run(antialias(program, example_inputs=x), x), run(antialias(model, example_inputs=x), x))
+
+
 def test_a_resize_in_an_exported_model() -> None:
     """A size that is computed from another is an argument still."""
     model = Calls(lambda x, c: F.interpolate(F.interpolate(x, x.shape[-1] // 2), scale_factor=2.0))
@@ -260,15 +268,46 @@ def test_adaptive_pools_of_a_whole_factor(name: str) -> None:
     assert torch.equal(run(converted, y), run(model, y))
 
 
+def unpacks_both(x: Tensor, c: Any) -> Tensor:
+    values, _ = c.pool(x)
+    return values
+
+
+ADAPTIVE_PAIRS: dict[str, Function] = {
+    "operator": lambda x, c: aten.adaptive_max_pool2d.default(x, [4, 4])[0].relu(),
+    "function": lambda x, c: F.adaptive_max_pool2d(x, 4, return_indices=True)[0].relu(),
+    "module": lambda x, c: c.pool(x)[0].relu(),
+    "both unpacked": unpacks_both,
+}
+
+
+@pytest.mark.parametrize("name", ADAPTIVE_PAIRS)
+def test_adaptive_pools_whose_indices_are_not_read(name: str) -> None:
+    model = Calls(ADAPTIVE_PAIRS[name])
+    model.inner.add_module("pool", nn.AdaptiveMaxPool2d(4, return_indices=True))
+    x = torch.randn(2, 3, 16, 12)
+    (decision,) = plan(model, example_inputs=x).decisions
+    assert (decision.kind, decision.reason, decision.stride) == (Kind.MAX, None, (4, 3))
+    converted = antialias(model, example_inputs=x)
+    assert verify(model, converted, x).ok
+    assert not torch.equal(run(converted, x), run(model, x))
+    y = torch.randn(2, 3, 17, 13)
+    assert torch.equal(run(converted, y), run(model, y))
+
+
 def test_other_adaptive_pools() -> None:
     x = torch.randn(2, 3, 18, 12)
     for pool, reason in (
         (nn.AdaptiveAvgPool2d(4), Reason.UNEVEN),
         (ADAPTIVE["kept axis"], Reason.UNEVEN),
-        (nn.AdaptiveMaxPool2d(3, return_indices=True), Reason.RETURNS_INDICES),
     ):
         model = nn.Sequential(nn.Conv2d(3, 4, 1), pool)
         assert [d.reason for d in plan(model, example_inputs=x).decisions] == [reason]
+    for indices in (
+        lambda x, c: F.adaptive_max_pool2d(x, 3, return_indices=True)[1].float(),
+        lambda x, c: aten.adaptive_max_pool2d.default(x, [3, 3])[1].float(),
+    ):
+        assert [d.reason for d in plan(Calls(indices), example_inputs=x).decisions] == [Reason.RETURNS_INDICES]
     for pool in (nn.AdaptiveAvgPool2d(1), nn.AdaptiveAvgPool2d((18, 12)), nn.AdaptiveAvgPool2d((None, None))):
         assert not plan(nn.Sequential(nn.Conv2d(3, 4, 1), pool), example_inputs=x).decisions
     # A model that does not run at the assumed size.
