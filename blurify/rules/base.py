@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from torch import fx, nn
 
+from blurify.layers import Blur
 from blurify.sites import Reason, Site
 from blurify.tracing.shapes import Shapes
 
@@ -73,6 +74,14 @@ def refused_unless_exact(site: Site | None, module: object, modules: Mapping[typ
     if site is None or type(module) in modules:
         return site
     return replace(site, refusal=Reason.UNKNOWN_SUBCLASS)
+
+
+def reads_a_blur(node: fx.Node, context: Context) -> bool:
+    """Whether what the node reads is a blur's output already."""
+    source = node.args[0]
+    if not isinstance(source, fx.Node) or source.op != "call_module":
+        return False
+    return isinstance(context.root.get_submodule(str(source.target)), Blur)
 
 
 def never(node: fx.Node, module: Any, site: Site, filt_size: tuple[int, ...], pad_type: str) -> Parts:

@@ -8,25 +8,17 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-import torch
 from torch import fx
 
-from blurify.layers import Blur, BlurAxes
+from blurify.layers import BlurAxes
 from blurify.rules.arguments import are_known
-from blurify.rules.base import Context, Parts, Rule
+from blurify.rules.base import Context, Parts, Rule, reads_a_blur
 from blurify.sites import Kind, Reason, Site
-
-ATEN_SLICE = torch.ops.aten.slice.Tensor
 
 
 def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
     """Normalise an indexing whose slices step."""
-    if node.op != "call_function":
-        return None
-    if node.target is ATEN_SLICE:
-        step = node.args[4] if len(node.args) > 4 else 1
-        return _refused((step,), Reason.NOT_SPATIAL) if step != 1 else None
-    if node.target is not operator.getitem or not isinstance(node.args[1], tuple):
+    if node.op != "call_function" or node.target is not operator.getitem or not isinstance(node.args[1], tuple):
         return None
     index = node.args[1]
     steps = {dim: part.step for dim, part in enumerate(index) if isinstance(part, slice) and part.step not in (None, 1)}
@@ -40,7 +32,7 @@ def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
     reason = None
     if takes_all_phases(node, steps):
         reason = Reason.ALL_PHASES
-    elif is_blurred(node, context):
+    elif reads_a_blur(node, context):
         reason = Reason.ALREADY_ANTIALIASED
     stride = tuple(steps.values())
     ones = (1,) * len(stride)
@@ -81,14 +73,6 @@ def takes_all_phases(node: fx.Node, steps: dict[int, int]) -> bool:
     for step in steps.values():
         wanted *= step
     return len(phases) == wanted
-
-
-def is_blurred(node: fx.Node, context: Context) -> bool:
-    """Whether what is sliced is a blur's output already."""
-    source = node.args[0]
-    if not isinstance(source, fx.Node) or source.op != "call_module":
-        return False
-    return isinstance(context.root.get_submodule(str(source.target)), Blur)
 
 
 def replace(node: fx.Node, module: Any, site: Site, filt_size: tuple[int, ...], pad_type: str) -> Parts:

@@ -21,6 +21,7 @@ from tests.conftest import run
 from tests.core.test_forms import Calls
 
 Function = Callable[[Tensor, Any], Tensor]
+aten = torch.ops.aten
 
 SLICES: dict[str, Function] = {
     "ellipsis": lambda x, c: x[..., ::2, ::2].relu(),
@@ -55,6 +56,16 @@ def test_a_blurred_slice_is_the_blur_pool() -> None:
     torch.testing.assert_close(run(antialias(last), x), expected.permute(0, 2, 3, 1))
 
 
+def shares_a_slice(x: Tensor, c: Any) -> Tensor:
+    rows = x[:, :, ::2]
+    return rows[..., ::2] + rows[..., ::2].relu()
+
+
+def merges_patches(x: Tensor, c: Any) -> Tensor:
+    x = x.permute(0, 2, 3, 1)
+    return torch.cat([x[:, 0::2, 0::2, :], x[:, 1::2, 0::2, :], x[:, 0::2, 1::2, :], x[:, 1::2, 1::2, :]], -1)
+
+
 SLICES_KEPT: dict[str, tuple[Function, Reason]] = {
     "space to depth": (
         lambda x, c: torch.cat([x[..., i::2, j::2] for i in (0, 1) for j in (0, 1)], 1),
@@ -74,6 +85,58 @@ def test_kept_slices(name: str) -> None:
     model = Calls(function)
     model.inner.add_module("blur", BlurAxes((-2, -1)))
     assert {d.reason for d in plan(model).decisions} == {reason}
+
+
+def exported(model: nn.Module, x: Tensor) -> nn.Module:
+    return export_once(model.eval(), Inputs((x,), {}), strict=False)
+
+
+EXPORTED_SLICES: dict[str, tuple[Function, Reason | None]] = {
+    "ellipsis": (SLICES["ellipsis"], None),
+    "channels first": (SLICES["channels first"], None),
+    "channels last": (SLICES["channels last"], None),
+    "space to depth": (SLICES_KEPT["space to depth"][0], Reason.ALL_PHASES),
+    "patch merging": (merges_patches, Reason.ALL_PHASES),
+    "two of four phases": (SLICES["two of four phases"], None),
+    "batch": (SLICES_KEPT["batch"][0], Reason.NOT_SPATIAL),
+    "channels and rows": (lambda x, c: x.flatten(2)[:, ::2, ::2], Reason.NOT_SPATIAL),
+    "one axis": (SLICES_KEPT["one axis"][0], Reason.NOT_SPATIAL),
+    "three axes": (lambda x, c: x[:, :, None].expand(-1, -1, 4, -1, -1)[:, :, ::2, ::2, ::2], Reason.NOT_SPATIAL),
+    "frames": (lambda x, c: x[:, :, None].expand(-1, -1, 4, -1, -1)[..., ::2, ::2], None),
+    "shared": (shares_a_slice, Reason.NOT_SPATIAL),
+}
+
+
+@pytest.mark.parametrize("name", EXPORTED_SLICES)
+def test_slices_in_exported_models(name: str) -> None:
+    function, reason = EXPORTED_SLICES[name]
+    model, x = Calls(function), torch.randn(2, 3, 18, 24)
+    program = exported(model, x)
+    made = plan(program, example_inputs=x)
+    assert {(d.kind, d.reason) for d in made.decisions} == {(Kind.SLICE, reason)}
+    if reason is None:
+        converted = antialias(program, example_inputs=x)
+        verdict = verify(program, converted, x)
+        assert verdict.ok, str(verdict)
+        assert len(verdict.shapes) == len(made.rewritten)
+        torch.testing.assert_close(run(converted, x), run(antialias(model), x))
+        assert not plan(converted, example_inputs=x).rewritten
+        y = torch.randn(3, 3, 20, 14)
+        torch.testing.assert_close(run(converted, y), run(antialias(model), y))
+
+
+def test_slice_operators_of_unknown_rank_or_step_are_kept() -> None:
+    def of_unknown_rank(x: Tensor, c: Any) -> Tensor:
+        sliced = aten.slice.Tensor(aten.slice.Tensor(x, 2, 0, 9, 2), 3, 0, 9, 2)
+        return sliced[:, 99]
+
+    def of_unknown_step(x: Tensor, c: Any) -> Tensor:
+        return aten.slice.Tensor(x, 2, 0, 99, x.shape[1] - 2)
+
+    for function, reason in ((of_unknown_rank, Reason.NOT_SPATIAL), (of_unknown_step, Reason.DYNAMIC)):
+        made = plan(Calls(function))
+        assert [d.reason for d in made.decisions] == [reason]
+        assert type(made).from_json(made.to_json()) == made
 
 
 def test_plain_indexing_is_no_site() -> None:
@@ -111,7 +174,6 @@ def test_shrinking_resizes(name: str) -> None:
         torch.testing.assert_close(run(converted, x), smooth)
 
 
-aten = torch.ops.aten
 OPERATORS: dict[str, tuple[Function, Function]] = {
     "nearest": (
         lambda x, c: aten.upsample_nearest2d.vec(x, None, [0.5, 0.5]),
