@@ -125,6 +125,12 @@ def test_slices_in_exported_models(name: str) -> None:
         torch.testing.assert_close(run(converted, y), run(antialias(model), y))
 
 
+def test_each_slice_of_three_axes_is_listed() -> None:
+    function = EXPORTED_SLICES["three axes"][0]
+    x = torch.randn(2, 3, 18, 24)
+    assert len(plan(exported(Calls(function), x), example_inputs=x).decisions) == 3
+
+
 def test_slice_operators_of_unknown_rank_or_step_are_kept() -> None:
     def of_unknown_rank(x: Tensor, c: Any) -> Tensor:
         sliced = aten.slice.Tensor(aten.slice.Tensor(x, 2, 0, 9, 2), 3, 0, 9, 2)
