@@ -53,7 +53,7 @@ def decide(traced: TracedModule, spec: Spec, shapes_of: ShapesOf) -> tuple[Decis
     for path, found in sites.items():
         reason = reason_to_keep(found, traced, spec, shapes_of)
         if reason is not None:
-            decisions.append(kept(found, reason))
+            decisions.append(kept(path, found.site, reason))
         else:
             decisions.append(rewritten(found, train_sites.get(path, found), traced, spec))
     return (*without_split_modules(decisions, sites, traced), *opaque_sites(traced))
@@ -113,10 +113,9 @@ def covers(site: Site, spatial: Shape) -> bool:
     return all(k >= size + p for k, size, p in zip(site.kernel_size, spatial, site.padding, strict=True))
 
 
-def kept(found: Found, reason: Reason) -> Decision:
+def kept(path: str, site: Site, reason: Reason) -> Decision:
     """The decision to keep a site."""
-    site = found.site
-    return Decision(found.path, site.kind, Action.KEEP, reason, kernel_size=site.kernel_size, stride=site.stride)
+    return Decision(path, site.kind, Action.KEEP, reason, kernel_size=site.kernel_size, stride=site.stride)
 
 
 def rewritten(found: Found, in_training: Found, traced: TracedModule, spec: Spec) -> Decision:
@@ -154,7 +153,7 @@ def without_split_modules(
         found = sites[decision.site]
         module = traced.get_submodule(str(target)) if split else None
         if module is not None and has_parameters(module) and not found.rule.can_be_function(module):
-            yield kept(found, Reason.SHARED_MODULE)
+            yield kept(found.path, found.site, Reason.SHARED_MODULE)
         else:
             yield decision
 
@@ -175,7 +174,7 @@ def opaque_sites(traced: TracedModule) -> Iterator[Decision]:
             leaf = traced.get_submodule(str(node.target))
             if recognise(node, leaf, Context(traced)) is None:
                 hidden = list(_inside(leaf, str(node.target), node, traced))
-                yield from hidden or _itself(leaf, str(node.target), node)
+                yield from hidden or _itself(leaf, str(node.target))
 
 
 def _inside(leaf: nn.Module, path: str, node: fx.Node, traced: TracedModule) -> Iterator[Decision]:
@@ -183,7 +182,7 @@ def _inside(leaf: nn.Module, path: str, node: fx.Node, traced: TracedModule) -> 
         known = recognise(node, module, Context(traced)) if name else None
         if known is not None:
             hidden = replace(known[1], kind=Kind.OPAQUE)
-            decision = kept(Found(f"{path}.{name}", node, hidden, known[0]), Reason.OPAQUE)
+            decision = kept(f"{path}.{name}", hidden, Reason.OPAQUE)
             yield replace(decision, detail=f"{type(leaf).__name__} holds this strided {type(module).__name__}")
 
 
@@ -191,11 +190,11 @@ def _inside(leaf: nn.Module, path: str, node: fx.Node, traced: TracedModule) -> 
 GROWING = (nn.modules.conv._ConvTransposeNd, nn.modules.pooling._MaxUnpoolNd, nn.Fold)
 
 
-def _itself(leaf: nn.Module, path: str, node: fx.Node) -> Iterator[Decision]:
+def _itself(leaf: nn.Module, path: str) -> Iterator[Decision]:
     """A leaf of no known family, without strided modules inside, that has a stride of its own."""
     # Our dense layers only tell the stride of the op whose dense form they are.
     if is_strided(leaf) and not isinstance(leaf, GROWING) and type(leaf).__module__ != "blurify.layers":
         stride: Any = leaf.stride
         site = Site(Kind.OPAQUE, (), tuple(stride) if isinstance(stride, (tuple, list)) else (stride,), (), ())
-        decision = kept(Found(path, node, site), Reason.OPAQUE)
+        decision = kept(path, site, Reason.OPAQUE)
         yield replace(decision, detail=f"{type(leaf).__name__} has a stride of its own")

@@ -139,7 +139,7 @@ def test_slice_operators_of_unknown_rank_or_step_are_kept() -> None:
     def of_unknown_step(x: Tensor, c: Any) -> Tensor:
         return aten.slice.Tensor(x, 2, 0, 99, x.shape[1] - 2)
 
-    for function, reason in ((of_unknown_rank, Reason.NOT_SPATIAL), (of_unknown_step, Reason.DYNAMIC)):
+    for function, reason in ((of_unknown_rank, Reason.UNKNOWN_SIZE), (of_unknown_step, Reason.DYNAMIC)):
         made = plan(Calls(function))
         assert [d.reason for d in made.decisions] == [reason]
         assert type(made).from_json(made.to_json()) == made
