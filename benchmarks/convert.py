@@ -7,27 +7,13 @@ from __future__ import annotations
 
 import argparse
 import copy
-import statistics
-import time
 from collections.abc import Callable
 
 import torchvision
 
+from benchmarks.timing import medians
 from blurify import antialias
 from blurify.tracing import trace
-
-
-def medians(actions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each action, all of them once a round."""
-    seconds: dict[str, list[float]] = {name: [] for name in actions}
-    for action in actions.values():
-        action()
-    for _ in range(rounds):
-        for name, action in actions.items():
-            begin = time.perf_counter()
-            action()
-            seconds[name].append(time.perf_counter() - begin)
-    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def main() -> None:

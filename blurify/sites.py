@@ -78,7 +78,7 @@ SENTENCES = {
     Reason.DYNAMIC: "its window is computed when the model runs",
     Reason.UNKNOWN_SIZE: "whether it shrinks depends on the size of its input, which is unknown (pass example_inputs)",
     Reason.PATCH_EMBED: "cuts its input into patches that do not overlap (ask for it with patch_embed=True)",
-    Reason.ALL_PHASES: "every phase of the map is kept and moved to channels, so nothing is lost",
+    Reason.ALL_PHASES: "every phase of the map is kept, moved to channels or windows, so nothing is lost",
     Reason.NOT_SPATIAL: "a stepped slice of one axis alone, or of axes that are not known to be spatial",
     Reason.UNEVEN: "an adaptive pool that does not shrink its input by a whole factor",
     Reason.RANDOM_WINDOWS: "draws its windows at random, so there is no grid to blur on",

@@ -1,0 +1,75 @@
+"""Whole networks, plain, antialiased by us and written by hand: `python -m benchmarks.latency [--quick]`.
+
+Times of one forward without gradients, as ratios to the plain network's in the same interleaved run; `gmac` is the
+ratio of the arithmetic.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import antialiased_cnns
+import torch
+import torchvision
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.layers import LAYOUTS
+from benchmarks.timing import medians, record, table
+from blurify import antialias
+
+NETWORKS = ("resnet18", "resnet50", "vgg16_bn", "densenet121", "mobilenet_v2", "alexnet")
+
+
+def three(name: str) -> dict[str, nn.Module]:
+    """The plain network, ours, and the hand-written one, all of filter 4 and alike in all else."""
+    plain = getattr(torchvision.models, name)().eval()
+    if name.startswith("resnet"):
+        # The hand-written ones have this pool in their stem.
+        plain.maxpool = nn.MaxPool2d(2, 2)
+    ours = antialias(plain, 4, stem=name == "alexnet")
+    by_hand = getattr(antialiased_cnns, name)(filter_size=4, pretrained=False).eval()
+    return {"plain": plain, "ours": ours, "by hand": by_hand}
+
+
+def arithmetic(model: nn.Module) -> float:
+    """Multiplications and additions at 224x224."""
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, 224, 224))
+    return float(counter.get_total_flops())
+
+
+def measure(name: str, batch: int, layout: str, rounds: int) -> dict[str, Any]:
+    """One row: the plain network's milliseconds, and the ratios of the others."""
+    networks = three(name)
+    ratio = arithmetic(networks["ours"]) / arithmetic(networks["plain"])
+    x = torch.randn(batch, 3, 224, 224).contiguous(memory_format=LAYOUTS[layout])
+    actions = {}
+    for label, network in networks.items():
+        network.to(memory_format=LAYOUTS[layout])
+        actions[label] = lambda network=network: network(x)
+    seconds = medians(actions, rounds)
+    plain = seconds.pop("plain")
+    row = {"network": name, "batch": batch, "layout": layout, "plain ms": plain * 1e3, "gmac": ratio}
+    return row | {label: value / plain for label, value in seconds.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.latency", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few cases and rounds")
+    parser.add_argument("--networks", nargs="+", default=NETWORKS, choices=NETWORKS)
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    rows = []
+    with torch.no_grad():
+        for name in options.networks:
+            for batch in (8,) if options.quick else (1, 8):
+                for layout in LAYOUTS:
+                    rows.append(measure(name, batch, layout, 5 if options.quick else 11))
+    print(table(rows))
+    print(f"written to {record('latency', rows)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""The plain formulation of everything: sizes, padding, depthwise filters, max pooling at stride 1.
+
+What compiles, exports and scripts is this; `blurify.fast` must give the same.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def pooled_size(size: int, kernel_size: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
+    """Output length of a pooling or convolution window sliding over one axis (PyTorch's own rule)."""
+    span = size + 2 * padding - dilation * (kernel_size - 1) - 1
+    if not ceil_mode:
+        return span // stride + 1
+    out = (span + stride - 1) // stride + 1
+    # A window that would start in the right padding is dropped.
+    if (out - 1) * stride >= size + padding:
+        out -= 1
+    return out
+
+
+def ceil_extension(size: int, kernel_size: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
+    """How many positions the dense output lacks on the right, so that striding over it reaches the last output."""
+    if not ceil_mode:
+        return 0
+    dense = size + 2 * padding - dilation * (kernel_size - 1)
+    wanted = (pooled_size(size, kernel_size, stride, padding, dilation, ceil_mode) - 1) * stride + 1
+    return max(wanted - dense, 0)
+
+
+def pad_axes(x: Tensor, left: list[int], right: list[int], pad_type: str) -> Tensor:
+    """Pad (or, where negative, crop) each spatial axis; an axis too small for `reflect` or `circular` is replicated."""
+    axes = len(left)
+    crop = [0] * (2 * axes)
+    main = [0] * (2 * axes)
+    fallback = [0] * (2 * axes)
+    cropped, padded, fell_back = False, False, False
+    for axis in range(axes):
+        # `F.pad` lists the last axis first.
+        low, high = 2 * (axes - 1 - axis), 2 * (axes - 1 - axis) + 1
+        before, after = left[axis], right[axis]
+        if before < 0 or after < 0:
+            crop[low], crop[high] = min(before, 0), min(after, 0)
+            cropped = True
+        before, after = max(before, 0), max(after, 0)
+        if before == 0 and after == 0:
+            continue
+        size = x.shape[2 + axis] + crop[low] + crop[high]
+        reach = max(before, after)
+        too_small = (pad_type == "reflect" and reach >= size) or (pad_type == "circular" and reach > size)
+        if too_small:
+            fallback[low], fallback[high] = before, after
+            fell_back = True
+        else:
+            main[low], main[high] = before, after
+            padded = True
+    if cropped:
+        x = F.pad(x, crop)
+    if fell_back:
+        x = F.pad(x, fallback, mode="replicate")
+    if padded:
+        x = F.pad(x, main) if pad_type == "zero" else F.pad(x, main, mode=pad_type)
+    return x
+
+
+def subsample(x: Tensor, stride: list[int]) -> Tensor:
+    """Keep every `stride`-th position of each spatial axis, in the memory layout of `x`."""
+    if len(stride) == 1:
+        x = x[:, :, :: stride[0]]
+    elif len(stride) == 2:
+        x = x[:, :, :: stride[0], :: stride[1]]
+    else:
+        x = x[:, :, :: stride[0], :: stride[1], :: stride[2]]
+    return x.clone(memory_format=torch.preserve_format)
+
+
+def depthwise(x: Tensor, filt: Tensor, stride: list[int]) -> Tensor:
+    """Correlate every channel of `x` with the one filter `filt` of shape `(1, 1, *size)`, keeping every `stride`-th."""
+    channels = x.shape[1]
+    if len(stride) == 1:
+        return F.conv1d(x, filt.expand(channels, 1, -1), stride=stride, groups=channels)
+    if len(stride) == 2:
+        return F.conv2d(x, filt.expand(channels, 1, -1, -1), stride=stride, groups=channels)
+    return F.conv3d(x, filt.expand(channels, 1, -1, -1, -1), stride=stride, groups=channels)
+
+
+def blur(x: Tensor, filt: Tensor, stride: list[int], left: list[int], right: list[int], pad_type: str) -> Tensor:
+    """Pad `x`, correlate with `filt` of shape `(1, 1, *taps)`, and subsample; one tap is subsampling alone."""
+    x = pad_axes(x, left, right, pad_type)
+    one_tap = True
+    for t in filt.shape[2:]:
+        one_tap = one_tap and t == 1
+    if one_tap:
+        return subsample(x, stride)
+    return depthwise(x, filt.to(x.dtype), stride)
+
+
+def dense_max(x: Tensor, kernel_size: list[int], padding: list[int], dilation: list[int]) -> Tensor:
+    """Max pooling at stride 1."""
+    if len(kernel_size) == 1:
+        return F.max_pool1d(x, kernel_size, [1], padding, dilation)
+    if len(kernel_size) == 2:
+        return F.max_pool2d(x, kernel_size, [1, 1], padding, dilation)
+    return F.max_pool3d(x, kernel_size, [1, 1, 1], padding, dilation)
