@@ -199,6 +199,7 @@ def _identity(subject: Subject, model: nn.Module) -> Outcome:
         "sizes": ["x".join(map(str, shape)) for shape in sizes],
         # What the blurs change, without which the identity would prove nothing.
         "effect": float(f"{effect:.2e}"),
+        "optimized": len(converted.meta["optimized"]),
         **(statistics if statistics["statistics"] else {}),
         **({} if telling else {"error": "the original's outputs are not finite, or all alike"}),
     }

@@ -33,6 +33,7 @@ def optimize_graphs(traced: TracedModule) -> tuple[str, ...]:
     for one in PASSES:
         for graph in traced.graphs:
             said.update(dict.fromkeys(one(traced, graph)))
-    traced.recompile_all()
+    if said:
+        traced.recompile_all()
     traced.meta["optimized"] = tuple(dict.fromkeys((*traced.meta.get("optimized", ()), *said)))
     return tuple(said)
