@@ -26,15 +26,13 @@ def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
         return None
     if not are_known(*steps.values()):
         return _refused((2,), Reason.DYNAMIC)
-    dims = spatial_dims(index, tuple(steps))
-    if dims is None or min(steps.values()) < 1:
-        return _refused(tuple(steps.values()), Reason.NOT_SPATIAL)
-    reason = None
-    if takes_all_phases(node, steps):
-        reason = Reason.ALL_PHASES
-    elif reads_a_blur(node, context):
-        reason = Reason.ALREADY_ANTIALIASED
     stride = tuple(steps.values())
+    if min(stride) > 1 and takes_all_phases(node, steps):
+        return _refused(stride, Reason.ALL_PHASES)
+    dims = spatial_dims(index, tuple(steps))
+    if dims is None or min(stride) < 1:
+        return _refused(stride, Reason.NOT_SPATIAL)
+    reason = Reason.ALREADY_ANTIALIASED if reads_a_blur(node, context) else None
     ones = (1,) * len(stride)
     return Site(Kind.SLICE, ones, stride, (0,) * len(stride), ones, dims=dims, refusal=reason)
 

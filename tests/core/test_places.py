@@ -71,7 +71,7 @@ SLICES_KEPT: dict[str, tuple[Function, Reason]] = {
         lambda x, c: torch.cat([x[..., i::2, j::2] for i in (0, 1) for j in (0, 1)], 1),
         Reason.ALL_PHASES,
     ),
-    "rotary halves": (lambda x, c: torch.stack([x[:, :, :, ::2], x[:, :, :, 1::2]], -1), Reason.NOT_SPATIAL),
+    "rotary halves": (lambda x, c: torch.stack([x[:, :, :, ::2], x[:, :, :, 1::2]], -1), Reason.ALL_PHASES),
     "one axis": (lambda x, c: x[:, :, ::2], Reason.NOT_SPATIAL),
     "batch": (lambda x, c: x[::2, ::2], Reason.NOT_SPATIAL),
     "computed step": (lambda x, c: x[:, :, :: x.shape[1] - 2, :: x.shape[1] - 2], Reason.DYNAMIC),
