@@ -151,6 +151,7 @@ C = TypeVar("C")
 _matrices: Any = WeakTensorKeyDictionary()
 # Sizes vary in detection, and a matrix for each would never be used again.
 MOST_CASES = 32
+MISSING = object()
 
 
 def remembered(filt: Tensor, case: C, make: Callable[[Tensor, C], Any]) -> Any:
@@ -159,9 +160,11 @@ def remembered(filt: Tensor, case: C, make: Callable[[Tensor, C], Any]) -> Any:
     if version != filt._version:
         known = {}
         _matrices[filt] = (filt._version, known)
-    if case not in known:
+    # Looked up once: another thread may clear what is known.
+    made = known.get(case, MISSING)
+    if made is MISSING:
         if len(known) >= MOST_CASES:
             known.clear()
         with torch.no_grad(), torch.inference_mode(False):
-            known[case] = make(filt, case)
-    return known[case]
+            made = known[case] = make(filt, case)
+    return made
