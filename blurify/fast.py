@@ -7,8 +7,7 @@ formulation, and so is what a gradient must pass through a maximum, where ties a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -67,8 +66,7 @@ def shifted_max_beside(x: Tensor, dim: int, padding: int, dilation: int) -> Tens
     return out
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """What a matrix that pads, filters and subsamples depends on, beside the filter."""
 
     size: tuple[int, int]
@@ -89,12 +87,13 @@ def blur(x: Tensor, filt: Tensor, stride: list[int], left: list[int], right: lis
         return None
     samples, channels, height, width = x.shape
     maps = samples * channels
-    case = Case((height, width), tuple(stride), tuple(left), tuple(right), pad_type, x.dtype)
-    if x.is_contiguous() and height * width <= WHOLE_MAP:
-        matrix, size = remembered(filt, case, whole_matrix)
-        whole: Tensor = x.view(maps, height * width) @ matrix
-        return whole.view(samples, channels, *size)
-    if x.is_contiguous() and max(height, width) <= LARGEST_SIDE and maps >= LEAST_MAPS:
+    small, middling = height * width <= WHOLE_MAP, max(height, width) <= LARGEST_SIDE and maps >= LEAST_MAPS
+    if (small or middling) and x.is_contiguous():
+        case = Case((height, width), tuple(stride), tuple(left), tuple(right), pad_type, x.dtype)
+        if small:
+            matrix, size = remembered(filt, case, whole_matrix)
+            whole: Tensor = x.view(maps, height * width) @ matrix
+            return whole.view(samples, channels, *size)
         matrices = remembered(filt, case, axis_matrices)
         if matrices is not None:
             columns, rows = matrices
