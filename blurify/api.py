@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from blurify.decide import ShapesOf, decide
 from blurify.errors import ArgumentError, ArgumentTypeError, NoEffectWarning
@@ -152,6 +153,11 @@ def check_model(model: object) -> nn.Module:
             )
         if hasattr(module, "_orig_mod"):
             raise ArgumentTypeError(f"{which} is compiled; pass the module given to torch.compile (its _orig_mod).")
+    lazy = next((name for name, value in [*model.named_parameters(), *model.named_buffers()] if is_lazy(value)), None)
+    if lazy is not None:
+        raise ArgumentTypeError(
+            f"the model's {lazy!r} has no size yet, since its layer is lazy; run the model once first."
+        )
     quantized = next((path for path, module in model.named_modules() if is_quantized(module)), None)
     if quantized is not None:
         raise ArgumentTypeError(

@@ -550,6 +550,10 @@ NO_MODELS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: nn.Sequential(nn.Conv2d(3, 4, 1), compiled()),
         "the model's '1' is compiled; pass the module given to torch.compile (its _orig_mod).",
     ),
+    "lazy": (
+        lambda: nn.Sequential(nn.LazyConv2d(4, 3, 2)),
+        "the model's '0.weight' has no size yet, since its layer is lazy; run the model once first.",
+    ),
     "compiled": (compiled, "the model is compiled; pass the module given to torch.compile (its _orig_mod)."),
     "quantized": (quantized, "the model is quantized (at '1'); convert the float model, then quantize that."),
     "dynamically quantized": (
