@@ -8,6 +8,8 @@ import torchvision
 
 from blurify import antialias, verify
 from blurify.layers import Blur
+from blurify.proofs import subsampling_paths
+from blurify.tracing.paths import node_paths
 from tests.conftest import relative_error, run
 from tests.models.nets import ALL, make, size
 
@@ -51,6 +53,8 @@ def test_sizes_of_every_height(name: str) -> None:
     model = make(f"torchvision:{name}").to("meta")
     converted = antialias(model)
     sites = [d.site for d in converted.meta["blurify"].rewritten]
+    paths = subsampling_paths(converted.eval_graph, converted.meta["blurify"])
+    nodes = node_paths(converted.eval_graph)
     sizes: dict[str, dict[str, torch.Size]] = {"original": {}, "converted": {}}
 
     def record(kind: str, site: str):  # type: ignore[no-untyped-def]
@@ -58,8 +62,8 @@ def test_sizes_of_every_height(name: str) -> None:
 
     for site in sites:
         model.get_submodule(site).register_forward_hook(record("original", site))
-        blur = f"{site}_blur" if f"{site}_blur" in dict(converted.named_modules()) else site
-        converted.get_submodule(blur).register_forward_hook(record("converted", site))
+        node = nodes[paths[site]]
+        converted.get_submodule(str(node.target)).register_forward_hook(record("converted", site))
     for height in range(17, 71):
         x = torch.empty(1, 3, height, 64, device="meta")
         if height < SMALLEST[name]:
