@@ -19,14 +19,18 @@ def run(traced: TracedModule, graph: fx.Graph) -> list[str]:
         layer = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
         if "blurs" not in node.meta or not isinstance(layer, Blur):
             continue
-        key = (type(layer), layer.extra_repr(), node.args)
-        kept = first.setdefault(key, node)
+        kept = first.setdefault((type(layer), settings(layer), node.args), node)
         if kept is not node and same_filter(layer, traced.get_submodule(str(kept.target))):
             said.append(f"blur at {node.meta['path']} shared with {kept.meta['path']}")
             node.replace_all_uses_with(kept)
             kept.meta["blurs"] = (*kept.meta["blurs"], *node.meta["blurs"])
             graph.erase_node(node)
     return said
+
+
+def settings(layer: Blur) -> str:
+    """All that the layer was asked for: what it prints of itself leaves out what is rarely asked."""
+    return repr(sorted((name, value) for name, value in vars(layer).items() if not name.startswith("_")))
 
 
 def same_filter(one: Blur, other: Any) -> bool:

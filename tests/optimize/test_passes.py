@@ -177,6 +177,32 @@ def test_unequal_blurs_are_not_shared(arguments: dict[str, Any]) -> None:
     assert not any("shared" in line for line in antialias(Branches(3).eval()).meta["optimized"])
 
 
+class TwoAverages(nn.Module):
+    """Two average pools of one tensor, of one window."""
+
+    def __init__(self, **differs: Any) -> None:
+        super().__init__()
+        self.one = nn.AvgPool2d(3, 2, 1)
+        self.two = nn.AvgPool2d(3, 2, 1, **differs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.one(x).mean((2, 3)) + self.two(x).amax((2, 3))
+
+
+DIFFERENT = ({"ceil_mode": True}, {"count_include_pad": False}, {"divisor_override": 5})
+
+
+@pytest.mark.parametrize("differs", DIFFERENT, ids=str)
+@pytest.mark.parametrize("filt_size", [2, 4])
+def test_pools_that_differ_in_anything_are_not_shared(differs: dict[str, Any], filt_size: int) -> None:
+    model = TwoAverages(**differs).eval()
+    plain, optimized = both(model, filt_size=filt_size)
+    assert optimized.meta["optimized"] == ()
+    x = torch.randn(2, 3, 16, 16)
+    assert torch.equal(run(plain, x), run(optimized, x))
+    assert both(TwoAverages().eval())[1].meta["optimized"] == ("blur at two shared with one",)
+
+
 NETWORKS = {
     "torchvision:resnet18": 3,
     "torchvision:resnet50": 3,
