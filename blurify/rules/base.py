@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -69,7 +69,7 @@ def axes_of(module: object, modules: Mapping[type[nn.Module], int]) -> int:
     return next((axes for kind, axes in modules.items() if isinstance(module, kind)), 0)
 
 
-def refused_unless_exact(site: Site | None, module: object, modules: Mapping[type[nn.Module], object]) -> Site | None:
+def refused_unless_exact(site: Site | None, module: object, modules: Container[type[nn.Module]]) -> Site | None:
     """The site of a module, refused where its class is a subclass, which may do anything with its arguments."""
     if site is None or type(module) in modules:
         return site

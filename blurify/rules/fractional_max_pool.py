@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from blurify.rules.arguments import Signature, are_known, bind
-from blurify.rules.base import Context, Rule, never
+from blurify.rules.base import Context, Rule, axes_of, never
 from blurify.sites import Kind, Reason, Site, per_axis
 
 MODULES: dict[type[nn.Module], int] = {nn.FractionalMaxPool2d: 2, nn.FractionalMaxPool3d: 3}
@@ -26,7 +26,7 @@ FUNCTIONS: dict[Any, int] = {
 
 def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
     """Normalise a fractional pooling; its stride is no whole number and stands as 1."""
-    axes = MODULES.get(type(module), 0)
+    axes = axes_of(module, MODULES)
     if axes:
         kernel_size = module.kernel_size
     elif node.op == "call_function" and node.target in FUNCTIONS:

@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from blurify.layers import LP_BLUR_POOLS
 from blurify.rules.arguments import Signature, are_known, bind
-from blurify.rules.base import Context, Parts, Rule
+from blurify.rules.base import Context, Parts, Rule, axes_of, refused_unless_exact
 from blurify.sites import Kind, Reason, Site, per_axis
 
 MODULES: dict[type[nn.Module], int] = {nn.LPPool1d: 1, nn.LPPool2d: 2, nn.LPPool3d: 3}
@@ -25,8 +25,9 @@ FUNCTIONS: dict[Any, int] = {F.lp_pool1d: 1, F.lp_pool2d: 2, F.lp_pool3d: 3}
 
 def arguments(node: fx.Node, module: Any) -> tuple[int, dict[str, Any]]:
     """The spatial axes of a power-average pooling and what it was given; no axes for all else."""
-    if type(module) in MODULES:
-        return MODULES[type(module)], {name: getattr(module, name) for name in NAMES[1:]}
+    axes = axes_of(module, MODULES)
+    if axes:
+        return axes, {name: getattr(module, name) for name in NAMES[1:]}
     axes = FUNCTIONS.get(node.target, 0) if node.op == "call_function" else 0
     return axes, bind(node, Signature(axes, NAMES)) if axes else {}
 
@@ -44,7 +45,8 @@ def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
         return None
     kind = Kind.MAX if math.isinf(given["norm_type"]) else Kind.AVG
     nothing, ones = (0,) * axes, (1,) * axes
-    return Site(kind, kernel_size, stride, nothing, ones, ceil_mode=bool(given.get("ceil_mode")))
+    site = Site(kind, kernel_size, stride, nothing, ones, ceil_mode=bool(given.get("ceil_mode")))
+    return site if module is None else refused_unless_exact(site, module, MODULES)
 
 
 def replace(node: fx.Node, module: Any, site: Site, filt_size: tuple[int, ...], pad_type: str) -> Parts:

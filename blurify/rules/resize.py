@@ -14,7 +14,7 @@ from torch import fx, nn
 
 from blurify.layers import BLUR_POOLS, RESIZES
 from blurify.rules.arguments import Signature, are_known, bind
-from blurify.rules.base import Context, Parts, Rule
+from blurify.rules.base import Context, Parts, Rule, refused_unless_exact
 from blurify.rules.upsample import is_smoothed
 from blurify.sites import Kind, Reason, Site
 
@@ -40,12 +40,14 @@ MODES: dict[str, tuple[str, int]] = {
     "_upsample_bicubic2d_aa": ("bicubic", 2),
     "_upsample_lanczos2d_aa": ("lanczos", 2),
 }
+# Both of the others are `Upsample` by another name.
+MODULES = (nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d)
 AXES_OF_MODE = {"linear": 1, "trilinear": 3}
 
 
 def arguments(node: fx.Node, module: Any) -> dict[str, Any] | None:
     """What a resize was given, by the names of `F.interpolate`; None for all else."""
-    if type(module) is nn.Upsample:
+    if isinstance(module, nn.Upsample):
         return {name: getattr(module, name, None) for name in NAMES[1:]}
     if node.op != "call_function":
         return None
@@ -76,8 +78,11 @@ def _of_operator(node: fx.Node, target: torch._ops.OpOverload) -> dict[str, Any]
 def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
     """Normalise a resize: one that shrinks, or a nearest one that grows."""
     given = arguments(node, module)
-    if given is None:
-        return None
+    site = None if given is None else _resized(node, given, context)
+    return site if module is None else refused_unless_exact(site, module, MODULES)
+
+
+def _resized(node: fx.Node, given: dict[str, Any], context: Context) -> Site | None:
     mode = given.get("mode") or "nearest"
     fed, gives = context.shapes(node)
     axes = axes_of(given, fed)

@@ -29,9 +29,9 @@ ALONG_ONE = Signature(1, ("input", "dimension", "size", "step"))
 
 def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
     """Normalise an unfolding whose windows step by more than one position."""
-    if type(module) is nn.PixelUnshuffle:
+    if isinstance(module, nn.PixelUnshuffle):
         return _site(module.downscale_factor, module.downscale_factor, 1, 2)
-    if type(module) is nn.Unfold:
+    if isinstance(module, nn.Unfold):
         return _site(module.kernel_size, module.stride, module.dilation, 2)
     if node.op == "call_method" and node.target == "unfold":
         return _along_one(node)

@@ -255,6 +255,15 @@ def test_a_resize_in_an_exported_model() -> None:
     torch.testing.assert_close(run(converted, y), run(antialias(model, example_inputs=x, upsample=True), y))
 
 
+@pytest.mark.parametrize("module", [nn.Upsample(scale_factor=0.5), nn.UpsamplingBilinear2d(scale_factor=0.5)], ids=str)
+def test_a_module_that_shrinks_is_rewritten(module: nn.Module) -> None:
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 1), module), torch.randn(2, 3, 18, 16)
+    assert [(d.site, d.kind) for d in plan(model).rewritten] == [("1", Kind.RESIZE)]
+    converted = antialias(model)
+    assert verify(model, converted, x).ok
+    assert not torch.allclose(run(converted, x), run(model, x))
+
+
 RESIZES_KEPT: dict[str, tuple[Function, Reason]] = {
     "antialiased": (
         lambda x, c: F.interpolate(x, scale_factor=0.5, mode="bilinear", antialias=True),
@@ -297,6 +306,7 @@ UPSAMPLING: dict[str, tuple[Function, nn.Module]] = {
     "nearest by size": (lambda x, c: F.interpolate(x, (18, 16)), nn.Identity()),
     "operator": (lambda x, c: aten.upsample_nearest2d.vec(x, [18, 16], None), nn.Identity()),
     "module": (lambda x, c: c.up(x), nn.Upsample(scale_factor=2)),
+    "nearest module": (lambda x, c: c.up(x), nn.UpsamplingNearest2d(scale_factor=2)),
     "transposed": (lambda x, c: c.up(x), nn.ConvTranspose2d(4, 4, 2, 2)),
 }
 

@@ -308,15 +308,27 @@ class OwnAdaptive(nn.AdaptiveAvgPool2d):
         return x
 
 
+class OwnPower(nn.LPPool2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class OwnResize(nn.Upsample):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=self.scale_factor)
+
+
 @pytest.mark.parametrize(
     ("plain", "own"),
     [
+        (nn.LPPool2d(2, 2), OwnPower(2, 2)),
+        (nn.Upsample(scale_factor=0.5), OwnResize(scale_factor=0.5)),
         (nn.MaxPool2d(2), OwnMax(2)),
         (nn.AvgPool2d(2), OwnAvg(2)),
         (nn.ConvTranspose2d(4, 4, 2, 2), OwnTransposed(4, 4, 2, 2)),
         (nn.AdaptiveAvgPool2d(4), OwnAdaptive(4)),
     ],
-    ids=["max", "avg", "transposed", "adaptive"],
+    ids=["power", "resize", "max", "avg", "transposed", "adaptive"],
 )
 def test_unknown_leaves_that_bear_the_name_of_a_pool_are_listed(plain: nn.Module, own: nn.Module) -> None:
     graph_module = fx.symbolic_trace(after_stem(plain))
@@ -325,6 +337,33 @@ def test_unknown_leaves_that_bear_the_name_of_a_pool_are_listed(plain: nn.Module
     assert reasons(graph_module, upsample=True, example_inputs=x) == {"2": Reason.UNKNOWN_SUBCLASS}
     # The tracer looks into a class that it does not know, and sees what it does.
     assert Reason.UNKNOWN_SUBCLASS not in reasons(after_stem(own), upsample=True, example_inputs=x).values()
+
+
+class OwnUnshuffle(nn.PixelUnshuffle):
+    pass
+
+
+class OwnUnfold(nn.Unfold):
+    pass
+
+
+class OwnFractional(nn.FractionalMaxPool2d):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("leaf", "reason"),
+    [
+        (OwnUnshuffle(2), Reason.ALL_PHASES),
+        (OwnUnfold(2, stride=2), Reason.ALL_PHASES),
+        (OwnFractional(2, output_ratio=0.5), Reason.RANDOM_WINDOWS),
+    ],
+    ids=["unshuffle", "unfold", "fractional"],
+)
+def test_leaves_that_derive_from_what_is_kept_are_listed(leaf: nn.Module, reason: Reason) -> None:
+    graph_module = fx.symbolic_trace(after_stem(nn.MaxPool2d(2)))
+    graph_module.add_submodule("2", leaf)
+    assert reasons(graph_module) == {"2": reason}
 
 
 def test_a_leaf_of_the_user_holding_strided_modules_is_listed_with_each() -> None:
