@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from blurify.errors import BlurifyError, HooksWarning, NoEffectWarning
     from blurify.files import load, save
     from blurify.planning import Plan
-    from blurify.proofs import Verdict, verify
+    from blurify.proofs import verify
+    from blurify.verdict import Verdict
 
 __all__ = [
     "BlurifyError",
@@ -32,7 +33,7 @@ _HOMES = {
     "HooksWarning": "errors",
     "NoEffectWarning": "errors",
     "Plan": "planning",
-    "Verdict": "proofs",
+    "Verdict": "verdict",
     "antialias": "api",
     "load": "files",
     "plan": "api",

@@ -6,16 +6,18 @@ A decision made elsewhere is checked against the same: whatever a plan's text sa
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from blurify.decision import Decision
 from blurify.errors import PlanError
 from blurify.graph_module import TracedModule
 from blurify.positionwise import Crossing, crossing, operator_name
 from blurify.sites import Kind, Reason, Site
+from blurify.tracing.constants import constant_tensor
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,17 @@ CHANNEL_FUNCTIONS = {operator.getitem} | {getattr(torch, name) for name in CHANN
 
 def is_stem(site: fx.Node, traced: TracedModule, axes: int) -> bool:
     """Whether the conv is fed by the model's input through position-wise ops alone."""
-    source = site.args[0] if site.args else next(iter(site.kwargs.values()), None)
+    return _is_fed_by_input(site, lambda node: _keeps_positions(node, traced, axes))
+
+
+def is_fed_by_picture(site: fx.Node, traced: TracedModule) -> bool:
+    """Whether the conv is fed by the model's input through nothing that was learnt: a picture resized is a picture."""
+    return _is_fed_by_input(site, lambda node: not _is_learnt(node, traced))
+
+
+def _is_fed_by_input(site: fx.Node, passes: Callable[[fx.Node], bool]) -> bool:
+    waiting: list[object] = [site.args[0] if site.args else next(iter(site.kwargs.values()), None)]
     seen: set[fx.Node] = set()
-    waiting = [source]
     reached_input = False
     while waiting:
         node = waiting.pop()
@@ -112,10 +122,16 @@ def is_stem(site: fx.Node, traced: TracedModule, axes: int) -> bool:
         if node.op == "placeholder":
             reached_input = True
         elif node.op != "get_attr":
-            if not _keeps_positions(node, traced, axes):
+            if not passes(node):
                 return False
             waiting.extend(node.all_input_nodes)
     return reached_input
+
+
+def _is_learnt(node: fx.Node, traced: TracedModule) -> bool:
+    if node.op == "call_module":
+        return next(traced.get_submodule(str(node.target)).parameters(), None) is not None
+    return any(isinstance(constant_tensor(source, traced), nn.Parameter) for source in node.all_input_nodes)
 
 
 TOKEN_RESHAPES = frozenset({"view", "reshape", "unflatten"})

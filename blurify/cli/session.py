@@ -23,6 +23,7 @@ from blurify.spec import Spec
 from blurify.tracing.export import quietly
 from blurify.tracing.inputs import Inputs, input_size, random_batch
 from blurify.tracing.modes import evaluating
+from blurify.verdict import Verdict
 
 # Of a model without any of these, a wrong size of input is not what is wrong.
 SHRINKING = (_ConvNd, _MaxPoolNd, _AvgPoolNd, fx.GraphModule)
@@ -118,7 +119,7 @@ def convert(session: Session) -> TracedModule:
     return converted
 
 
-def verify(session: Session, converted: nn.Module) -> proofs.Verdict:
+def verify(session: Session, converted: nn.Module) -> Verdict:
     """Run the proofs at the session's input size.
 
     >>> verify(session, converted).ok

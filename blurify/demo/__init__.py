@@ -19,7 +19,8 @@ from blurify.measure.consistency import accuracy, agreement, correctness, diagon
 from blurify.measure.estimate import Estimate, estimate
 from blurify.measure.pictures import draw_sliding, require_matplotlib
 from blurify.planning import Plan
-from blurify.proofs import Verdict, verify
+from blurify.proofs import verify
+from blurify.verdict import Verdict
 
 ASSET = "digits.pt"
 # Offsets of 0 to 8 are one whole period of the network, whose strides multiply to 8, and keep clear of the borders.

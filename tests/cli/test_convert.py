@@ -16,6 +16,7 @@ from torch import nn
 import blurify
 from blurify import proofs
 from blurify.cli import session
+from blurify.verdict import Verdict, Weights
 
 ARCH = "timm:test_resnet"
 
@@ -126,8 +127,8 @@ def test_force_overwrites(run, tmp_path: Path) -> None:
 
 
 def test_failed_proofs_write_nothing(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def verify(*_: object, **__: object) -> proofs.Verdict:
-        return proofs.Verdict(1.0, 1e-4, (), proofs.Weights(3, ()))
+    def verify(*_: object, **__: object) -> Verdict:
+        return Verdict(1.0, 1e-4, (), Weights(3, ()))
 
     monkeypatch.setattr(proofs, "verify", verify)
     result = run(ARCH)

@@ -393,6 +393,24 @@ def test_other_adaptive_pools() -> None:
     assert [d.reason for d in plan(model).decisions] == [Reason.UNKNOWN_SIZE]
 
 
+def test_patches_of_a_prepared_picture_are_patches() -> None:
+    """CrossViT cuts the picture resized into patches; what was learnt before makes it a map."""
+    decisions = plan(timm.create_model("crossvit_9_240")).decisions
+    assert [(d.site, d.reason) for d in decisions] == [(f"patch_embed.{i}.proj", Reason.PATCH_EMBED) for i in (0, 1)]
+    cases = (
+        (lambda x: F.max_pool2d(x, 3, 1), Reason.PATCH_EMBED),
+        (nn.BatchNorm2d(3), Reason.PATCH_EMBED),
+        (nn.Conv2d(3, 3, 3), None),
+    )
+    for before, reason in cases:
+        model = Calls(lambda x, c: c(x))
+        model.stem = before if isinstance(before, nn.Module) else nn.Identity()
+        model.inner = nn.Conv2d(3, 4, 4, 4)
+        if not isinstance(before, nn.Module):
+            model.function = lambda x, c, before=before: c(before(x))
+        assert [d.reason for d in plan(model).decisions if d.site == "inner"] == [reason]
+
+
 def test_patch_embeddings() -> None:
     vit = timm.create_model("vit_tiny_patch16_224", img_size=64)
     assert [(d.site, d.reason) for d in plan(vit).decisions] == [("patch_embed.proj", Reason.PATCH_EMBED)]
