@@ -162,7 +162,7 @@ PER_CHANNEL = frozenset({"batch_norm", "cudnn_batch_norm", "native_batch_norm", 
 STATISTICS = frozenset({"group_norm", "instance_norm"})
 OPERATORS = frozenset(
     {operator.add, operator.iadd, operator.sub, operator.isub, operator.mul, operator.imul}
-    | {operator.truediv, operator.itruediv, operator.pow, operator.neg}
+    | {operator.truediv, operator.itruediv, operator.pow, operator.ipow, operator.neg}
 )
 
 

@@ -1,7 +1,8 @@
-"""Equal blurs of one tensor are one: `B(x)` read twice is computed once."""
+"""Equal blurs of one tensor are one: `B(x)` read twice is computed once, unless `x` is written to."""
 
 from __future__ import annotations
 
+from operator import setitem
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import fx
 
 from blurify.graph_module import TracedModule
 from blurify.layers import Blur
+from blurify.tracing.paths import IN_PLACE, function_name
 
 
 def run(traced: TracedModule, graph: fx.Graph) -> list[str]:
@@ -19,6 +21,8 @@ def run(traced: TracedModule, graph: fx.Graph) -> list[str]:
         layer = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
         if "blurs" not in node.meta or not isinstance(layer, Blur):
             continue
+        if any(writes(user, traced) for source in node.all_input_nodes for user in source.users):
+            continue
         kept = first.setdefault((type(layer), settings(layer), node.args), node)
         if kept is not node and same_filter(layer, traced.get_submodule(str(kept.target))):
             said.append(f"blur at {node.meta['path']} shared with {kept.meta['path']}")
@@ -26,6 +30,16 @@ def run(traced: TracedModule, graph: fx.Graph) -> list[str]:
             kept.meta["blurs"] = (*kept.meta["blurs"], *node.meta["blurs"])
             graph.erase_node(node)
     return said
+
+
+def writes(node: fx.Node, traced: TracedModule) -> bool:
+    """Whether the node changes what it reads, in place."""
+    if node.op == "call_module":
+        return bool(getattr(traced.get_submodule(str(node.target)), "inplace", False))
+    if node.target in IN_PLACE or node.target is setitem or function_name(node.target).endswith("_"):
+        return True
+    # `F.relu(x, True)`; what else is told True by position is only not shared.
+    return bool(node.kwargs.get("inplace")) or any(arg is True for arg in node.args)
 
 
 def settings(layer: Blur) -> str:

@@ -6,12 +6,19 @@ A module's call is named by the module, a function's by the module that calls it
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from difflib import SequenceMatcher
 from itertools import count
+from typing import Any
 
 from torch import fx
 from torch.fx.node import Node, map_aggregate
 
+# `x += y` and its kin, each named as what it does.
+IN_PLACE: dict[Callable[[Any, Any], Any], str] = {
+    getattr(operator, f"i{name}"): name for name in "add sub mul truediv floordiv mod pow matmul and or xor".split()
+}
 Scopes = dict[Node, tuple[str, bool]]
 
 
@@ -72,6 +79,8 @@ def node_base(node: Node, scope: str) -> str:
 
 def function_name(target: object) -> str:
     """The plain name of a function, method or operator overload."""
+    if target in IN_PLACE:
+        return IN_PLACE[target]
     packet = getattr(target, "overloadpacket", target)
     return packet if isinstance(packet, str) else getattr(packet, "__name__", str(packet))
 

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import operator
 import traceback
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,20 @@ from torch.fx.node import Node
 from blurify.errors import TraceError
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.leaves import is_foreign_blur, leaf_classes, leaf_functions, strided_leaves
-from blurify.tracing.paths import assign_paths
+from blurify.tracing.paths import IN_PLACE, assign_paths
 from blurify.tree import has_hooks
+
+
+class InPlaceProxy(fx.Proxy):
+    """A `torch.fx.Proxy` that records `x += y` as what it is: else another name of `x` would not see it."""
+
+
+def _in_place(operation: Callable[[Any, Any], Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:
+    return lambda self, other: self.tracer.create_proxy("call_function", operation, (self, other), {})
+
+
+for _operation in IN_PLACE:
+    setattr(InPlaceProxy, f"__{_operation.__name__}__", _in_place(_operation))
 
 
 class LeafAwareTracer(fx.Tracer):
@@ -32,6 +44,10 @@ class LeafAwareTracer(fx.Tracer):
         self.scopes: dict[Node, tuple[str, bool]] = {}
         self.failed_in = ""
         self.unhooked: set[str] = set()
+
+    def proxy(self, node: Node) -> fx.Proxy:
+        """What stands for the node while `forward` runs."""
+        return InPlaceProxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether the call of `m` stays one node."""
