@@ -18,6 +18,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from blurify import plain
 
+# So much of a map stays in a processor's cache, in bytes.
+PART = 6 * 2**20
 # Up to this many positions a whole map is multiplied by one matrix, beyond by one for each axis.
 WHOLE_MAP = 256
 # What the axes' matrices are worth: sides up to this, and at least so many maps.
@@ -100,13 +102,38 @@ def blur(x: Tensor, filt: Tensor, stride: list[int], left: list[int], right: lis
             result: Tensor = (columns @ x) @ rows
             return result
     weight = remembered(filt, (channels, x.dtype), depthwise_weight)
-    return F.conv2d(plain.pad_axes(x, left, right, pad_type), weight, stride=stride, groups=channels)
+
+    def pad_and_filter(x: Tensor) -> Tensor:
+        return F.conv2d(plain.pad_axes(x, left, right, pad_type), weight, stride=stride, groups=channels)
+
+    at_a_time = samples_at_a_time(x)
+    return pad_and_filter(x) if at_a_time is None else in_parts(pad_and_filter, x, at_a_time)
 
 
 def depthwise_weight(filt: Tensor, case: tuple[int, torch.dtype]) -> Tensor:
     """The filter for each channel, in memory of its own: spread out by strides of 0 it is gathered at every call."""
     channels, dtype = case
     return filt.to(dtype).expand(channels, *filt.shape[1:]).contiguous()
+
+
+def samples_at_a_time(x: Tensor, channels: float = 0.0) -> int | None:
+    """How many samples of a batch to run at a time, whose largest map has so many channels; None for all at once.
+
+    A map that does not fit the cache is written to memory and read again by every layer, and memory of that size is
+    given back to the system and cleared by it for every layer anew.
+    """
+    if type(x) is not Tensor or torch.compiler.is_compiling() or torch.is_grad_enabled() or x.dim() != 4:
+        return None
+    samples, own, height, width = x.shape
+    size = max(own, channels) * height * width * x.element_size()
+    if samples == 1 or samples * size < 2 * PART or not is_eager(x):
+        return None
+    return max(1, int(PART // size))
+
+
+def in_parts(run: Callable[[Tensor], Tensor], x: Tensor, samples: int) -> Tensor:
+    """Run so many samples at a time."""
+    return torch.cat([run(part) for part in torch.split(x, samples)])
 
 
 def is_eager(x: Tensor) -> bool:

@@ -15,8 +15,8 @@ from torch import fx
 from torch.fx.node import Node, map_arg
 
 # Of a node: its path; of one that the rewrite made, the sites that it blurs, and the path of the node that has their
-# size, where it is another.
-KEPT_META = ("path", "blurs", "gives")
+# size, where it is another; of one in a chain that large batches pass in parts, which chain.
+KEPT_META = ("path", "blurs", "gives", "part")
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
+from torch.fx.graph import PythonCode
 
 from blurify.graph_codec import decode_graph, encode_graph
+from blurify.lowering import lower
 from blurify.tree import HOOKS, REGISTRIES, KeepsExtraState, bare_copy, computed_copies, copy_containers, own_copy
 
 
@@ -76,6 +78,18 @@ class TracedModule(fx.GraphModule):
         """Make the graph of the present mode the active one, after the flag was set by hand."""
         if self._by_mode[self.training] is not self._graph:
             self.graph = self._by_mode[self.training]
+
+    def recompile(self) -> PythonCode:
+        """Make the code that runs, in which a large batch passes marked chains in parts, anew from the graph."""
+        graph = self._graph
+        lowered, methods = lower(graph)
+        for name, method in methods.items():
+            setattr(type(self), name, method)
+        self._graph = lowered
+        try:
+            return super().recompile()
+        finally:
+            self._graph = graph
 
     def recompile_all(self) -> None:
         """Check every graph and regenerate the code of the active one, after an edit."""

@@ -20,6 +20,7 @@ from torch import fx, nn
 
 from blurify.graph_module import TracedModule
 from blurify.layers import Blur, BlurPool1d, BlurPool2d, BlurPool3d
+from blurify.optimize.nodes import called
 from blurify.rewrite import insert_after
 from blurify.tree import has_hooks
 
@@ -71,11 +72,6 @@ def upwards(blur: fx.Node) -> Iterator[fx.Node]:
         if len(node.users) != 1:
             return
         yield node
-
-
-def called(node: fx.Node, traced: TracedModule) -> Any:
-    """The module that the node calls, if it calls one."""
-    return traced.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def is_pointwise(conv: Any) -> bool:

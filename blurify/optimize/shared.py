@@ -10,6 +10,7 @@ from torch import fx
 
 from blurify.graph_module import TracedModule
 from blurify.layers import Blur
+from blurify.optimize.nodes import called
 from blurify.tracing.paths import IN_PLACE, function_name
 
 
@@ -18,7 +19,7 @@ def run(traced: TracedModule, graph: fx.Graph) -> list[str]:
     said = []
     first: dict[Any, fx.Node] = {}
     for node in list(graph.nodes):
-        layer = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+        layer = called(node, traced)
         if "blurs" not in node.meta or not isinstance(layer, Blur):
             continue
         if any(writes(user, traced) for source in node.all_input_nodes for user in source.users):
@@ -35,7 +36,7 @@ def run(traced: TracedModule, graph: fx.Graph) -> list[str]:
 def writes(node: fx.Node, traced: TracedModule) -> bool:
     """Whether the node changes what it reads, in place."""
     if node.op == "call_module":
-        return bool(getattr(traced.get_submodule(str(node.target)), "inplace", False))
+        return bool(getattr(called(node, traced), "inplace", False))
     if node.target in IN_PLACE or node.target is setitem or function_name(node.target).endswith("_"):
         return True
     # `F.relu(x, True)`; what else is told True by position is only not shared.

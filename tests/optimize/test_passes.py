@@ -45,6 +45,11 @@ def both(model: nn.Module, **arguments: Any) -> tuple[TracedModule, TracedModule
     return antialias(model, optimize=False, **arguments), antialias(model, **arguments)
 
 
+def edits(model: TracedModule) -> tuple[str, ...]:
+    """What was said of edits to the graph: running chains in parts is none."""
+    return tuple(line for line in model.meta["optimized"] if "in parts" not in line)
+
+
 def macs(model: nn.Module, x: Tensor) -> int:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(x)
@@ -68,7 +73,7 @@ def test_a_blur_moves_before_a_pointwise_conv(name: str, filt_size: int) -> None
     make, arguments = MOVES[name]
     model = make().eval()
     plain, optimized = both(model, filt_size=filt_size, **arguments)
-    assert optimized.meta["optimized"] == ("blur moved before the 1x1 conv at conv",)
+    assert edits(optimized) == ("blur moved before the 1x1 conv at conv",)
     assert plain.meta.get("optimized") is None
     for size in (1, 2, 5, 16, 33):
         x = torch.randn(2, 3, size, size + 1)
@@ -106,7 +111,7 @@ def test_a_blur_stays_where_the_law_does_not_hold(name: str) -> None:
     make, arguments = STAYS[name]
     model = make().eval()
     plain, optimized = both(model, **arguments)
-    assert optimized.meta["optimized"] == ()
+    assert edits(optimized) == ()
     assert str(optimized.graph) == str(plain.graph)
 
 
@@ -120,13 +125,14 @@ def test_a_blur_stays_behind_what_something_else_reads(path: str) -> None:
             again = graph.call_function(torch.relu, (read,))
         again.meta["path"] = "again"
         graph.output_node().args = ((output, again),)
-    assert optimize_graphs(plain) == ()
+    optimize_graphs(plain)
+    assert edits(plain) == ()
 
 
 def test_a_blur_stays_where_moving_it_costs() -> None:
     # 64 channels to 1: the blur of the one is cheaper than that of the 64.
     model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 1, 1, 2)).eval()
-    assert antialias(model, filt_size=7).meta["optimized"] == ()
+    assert edits(antialias(model, filt_size=7)) == ()
 
 
 def test_in_training_the_norm_sees_the_blurred_map() -> None:
@@ -158,7 +164,7 @@ class Branches(nn.Module):
 def test_equal_blurs_of_one_tensor_are_shared() -> None:
     model = Branches().eval()
     plain, optimized = both(model)
-    assert optimized.meta["optimized"][-1] == "blur at two_blur shared with one_blur"
+    assert edits(optimized)[-1] == "blur at two_blur shared with one_blur"
     x = torch.randn(2, 3, 33, 32)
     assert relative_error(run(plain, x), run(optimized, x)) <= 1e-5
     assert macs(optimized, x) < macs(plain, x)
@@ -197,10 +203,10 @@ DIFFERENT = ({"ceil_mode": True}, {"count_include_pad": False}, {"divisor_overri
 def test_pools_that_differ_in_anything_are_not_shared(differs: dict[str, Any], filt_size: int) -> None:
     model = TwoAverages(**differs).eval()
     plain, optimized = both(model, filt_size=filt_size)
-    assert optimized.meta["optimized"] == ()
+    assert edits(optimized) == ()
     x = torch.randn(2, 3, 16, 16)
     assert torch.equal(run(plain, x), run(optimized, x))
-    assert both(TwoAverages().eval())[1].meta["optimized"] == ("blur at two shared with one",)
+    assert edits(both(TwoAverages().eval())[1]) == ("blur at two shared with one",)
 
 
 NETWORKS = {
@@ -221,7 +227,7 @@ def test_networks(name: str) -> None:
     make = timm.create_model if library == "timm" else getattr(torchvision.models, architecture)
     model = randomize_statistics(make(architecture) if library == "timm" else make()).eval()
     plain, optimized = both(model)
-    assert len(optimized.meta["optimized"]) == NETWORKS[name], optimized.meta["optimized"]
+    assert len(edits(optimized)) == NETWORKS[name], edits(optimized)
     x = torch.randn(1, 3, 97, 96)
     assert relative_error(run(plain, x), run(optimized, x)) <= 1e-5
     assert verify(model, optimized, x).ok

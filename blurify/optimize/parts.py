@@ -1,0 +1,111 @@
+"""What is done to each sample by itself may be done to a few of them at a time: `f(x)[i] = f(x[i])`.
+
+A site's dense output is the largest map of its surroundings, and where a batch of them does not fit the processor's
+cache, writing and reading it costs more than computing it. So the chain that ends in a blur, from as far up as nothing
+mixes samples and nothing else reads what lies between, is run for as many samples at a time as fit
+(`blurify.lowering`); the dense maps of the whole batch are never there at once.
+
+The graph stays as it is, but for what its nodes say of the chain they belong to.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import torch
+from torch import fx
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import Conv2d
+
+from blurify.graph_module import TracedModule
+from blurify.layers import Blur, DenseMaxPool2d
+from blurify.lowering import Part
+from blurify.optimize.nodes import called
+from blurify.positionwise import Crossing, crossing, operator_name
+from blurify.tracing.constants import constant_shape, constant_tensor
+
+# Whose convs are known to do what a conv does, to each sample.
+CONV_HOMES = ("torch.nn.", "timm.layers.", "torchvision.")
+CONV_FUNCTIONS = frozenset({torch.nn.functional.conv2d, torch.ops.aten.conv2d.default})
+
+
+def run(traced: TracedModule, graph: fx.Graph) -> list[str]:
+    """Mark the chain before every blur of what `.eval()` computes."""
+    marked = 0
+    for node in graph.nodes if graph is traced.eval_graph else ():
+        chain = chain_to(node, traced) if "blurs" in node.meta and "part" not in node.meta else []
+        if len(chain) > 1:
+            part: Part = node.meta["path"], growth(chain, traced)
+            for member in chain:
+                member.meta["part"] = part
+            marked += 1
+    return [f"large batches go through {marked} chain{'s' * (marked > 1)} of layers in parts"] if marked else []
+
+
+def chain_to(blur: fx.Node, traced: TracedModule) -> list[fx.Node]:
+    """The nodes, in order, that lead to the blur and to nothing else, and do the same to every sample by itself."""
+    layer = called(blur, traced)
+    if not isinstance(layer, Blur) or layer.axes != 2 or only_source(blur) is None:
+        return []
+    chain = [blur]
+    while (source := only_source(chain[0])) is not None and len(source.users) == 1:
+        if "blurs" in source.meta or not is_of_one_sample(source, traced):
+            break
+        chain.insert(0, source)
+    return chain
+
+
+def only_source(node: fx.Node) -> fx.Node | None:
+    """The one node that is read beside parameters and buffers, if it is the first argument."""
+    sources = [source for source in node.all_input_nodes if source.op != "get_attr"]
+    return sources[0] if len(sources) == 1 and node.args and node.args[0] is sources[0] else None
+
+
+def is_of_one_sample(node: fx.Node, traced: TracedModule) -> bool:
+    """Whether what the node gives for a sample depends on that sample alone."""
+    source, module = only_source(node), called(node, traced)
+    if source is None or any(spans_samples(other, traced) for other in node.all_input_nodes):
+        return False
+    if isinstance(module, Conv2d):
+        return type(module).__module__.startswith(CONV_HOMES)
+    if isinstance(module, _BatchNorm):
+        return bool(module.track_running_stats)
+    if type(module) is DenseMaxPool2d or node.target in CONV_FUNCTIONS:
+        return True
+    if operator_name(node) == "batch_norm" and batch_statistics(node):
+        return False
+    return crossing(node, source, traced, 2) is not Crossing.NEVER
+
+
+def spans_samples(node: fx.Node, traced: TracedModule) -> bool:
+    """Whether a parameter or buffer has a value for each sample."""
+    shape = constant_shape(node, traced) if node.op == "get_attr" else None
+    return shape is not None and len(shape) == 4 and shape[0] != 1
+
+
+def batch_statistics(node: fx.Node) -> Any:
+    """Whether a batch-norm function takes its statistics from the batch, or may."""
+    return node.args[5] if len(node.args) > 5 else node.kwargs.get("training", False)
+
+
+def growth(chain: list[fx.Node], traced: TracedModule) -> float:
+    """How many channels the largest map of the chain has, counted at the size of the map that the chain is fed; or 0.
+
+    0 stands for no conv, which is: as many as that map has.
+    """
+    largest, shrunk = 0.0, 1
+    for node in chain:
+        channels, stride = conv_sizes(node, traced)
+        shrunk *= stride
+        largest = max(largest, channels / shrunk)
+    return largest
+
+
+def conv_sizes(node: fx.Node, traced: TracedModule) -> tuple[int, int]:
+    """The channels that a conv gives, and the product of its strides; 0 and 1 for all else."""
+    module = called(node, traced)
+    if isinstance(module, Conv2d):
+        return module.out_channels, prod(module.stride)
+    weight = constant_tensor(node.args[1], traced) if node.target in CONV_FUNCTIONS else None
+    return (0 if weight is None else weight.shape[0]), 1
