@@ -6,24 +6,23 @@ formulation, and so is what a gradient must pass through a maximum, where ties a
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import forward_ad
-from torch.utils._python_dispatch import _get_current_dispatch_mode
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from blurify import plain
+from blurify.eager import in_parts, is_eager, samples_at_a_time
 
-# So much of a map stays in a processor's cache, in bytes.
-PART = 6 * 2**20
-# Up to this many positions a whole map is multiplied by one matrix, beyond by one for each axis.
-WHOLE_MAP = 256
-# What the axes' matrices are worth: sides up to this, and at least so many maps.
-LARGEST_SIDE, LEAST_MAPS = 64, 1024
+# Up to so many positions a whole map is multiplied by one matrix; so many where channels come last.
+WHOLE_MAP, WHOLE_MAP_LAST = 256, 64
+# Beyond, maps of sides up to this are by one matrix for each axis; of larger sides up to that, where they are many.
+MIDDLING_SIDE, LARGEST_SIDE, MANY_MAPS = 32, 64, 1024
+# The C library takes memory of this size from the system, which clears it for every use.
+OFF_THE_HEAP = 32 * 2**20
 
 
 def dense_max(x: Tensor, kernel_size: list[int], padding: list[int], dilation: list[int]) -> Tensor | None:
@@ -69,87 +68,99 @@ def shifted_max_beside(x: Tensor, dim: int, padding: int, dilation: int) -> Tens
 
 
 class Case(NamedTuple):
-    """What a matrix that pads, filters and subsamples depends on, beside the filter."""
+    """What the fastest way depends on, beside the filter."""
 
-    size: tuple[int, int]
+    shape: torch.Size
+    contiguous: bool
+    dtype: torch.dtype
     stride: tuple[int, ...]
     left: tuple[int, ...]
     right: tuple[int, ...]
     pad_type: str
-    dtype: torch.dtype
+
+
+Way = Callable[[Tensor], Tensor]
 
 
 def blur(x: Tensor, filt: Tensor, stride: list[int], left: list[int], right: list[int], pad_type: str) -> Tensor | None:
-    """Pad, filter and subsample by products with banded matrices that hold all three; None where plain is to be used.
-
-    Filtering is linear, so a map of `H x W` positions is multiplied by one matrix of `H W` rows, or, where the filter
-    is a product of one for each axis, by one for the columns and one for the rows.
-    """
-    if len(stride) != 2 or not is_eager(x) or filt.is_inference() or filt.numel() == 1:
+    """Pad, filter and subsample in the fastest way for the case at hand; None where plain is to be used."""
+    if len(stride) != 2 or not is_eager(x) or filt.is_inference():
         return None
-    samples, channels, height, width = x.shape
-    maps = samples * channels
-    small, middling = height * width <= WHOLE_MAP, max(height, width) <= LARGEST_SIDE and maps >= LEAST_MAPS
-    if (small or middling) and x.is_contiguous():
-        case = Case((height, width), tuple(stride), tuple(left), tuple(right), pad_type, x.dtype)
-        if small:
-            matrix, size = remembered(filt, case, whole_matrix)
-            whole: Tensor = x.view(maps, height * width) @ matrix
-            return whole.view(samples, channels, *size)
-        matrices = remembered(filt, case, axis_matrices)
-        if matrices is not None:
-            columns, rows = matrices
-            result: Tensor = (columns @ x) @ rows
-            return result
-    weight = remembered(filt, (channels, x.dtype), depthwise_weight)
+    case = Case(x.shape, x.is_contiguous(), x.dtype, tuple(stride), tuple(left), tuple(right), pad_type)
+    way: Way | None = remembered(filt, case, fastest)
+    return None if way is None else way(x)
+
+
+def fastest(filt: Tensor, case: Case) -> Way | None:
+    """The way to blur a map.
+
+    Filtering is linear, so a map of `H x W` positions is multiplied by one matrix of `H W` rows that pads, filters and
+    subsamples, or, where the filter is a product of one for each axis, by one for the columns and one for the rows.
+    """
+    if filt.numel() == 1:
+        return None
+    samples, channels, height, width = case.shape
+    positions, side, maps = height * width, max(height, width), samples * channels
+    if case.contiguous and positions <= WHOLE_MAP:
+        return by_whole_matrix(filt, case)
+    if not case.contiguous and positions <= WHOLE_MAP_LAST:
+        return by_whole_matrix_last(filt, case)
+    worth = side <= MIDDLING_SIDE or (side <= LARGEST_SIDE and maps > MANY_MAPS)
+    matrices = axis_matrices(filt, case) if case.contiguous and worth else None
+    return by_depthwise(filt, case) if matrices is None else by_axis_matrices(*matrices)
+
+
+def by_whole_matrix(filt: Tensor, case: Case) -> Way:
+    """Multiply each map's positions, which lie one after the other."""
+    matrix, size = whole_matrix(filt, case)
+    samples, channels, height, width = case.shape
+    flat, shape = (samples * channels, height * width), (samples, channels, *size)
+    return lambda x: (x.view(flat) @ matrix).view(shape)
+
+
+def by_whole_matrix_last(filt: Tensor, case: Case) -> Way:
+    """Multiply from the left what lies channel by channel at each position."""
+    matrix, size = whole_matrix(filt, case)
+    samples, channels, height, width = case.shape
+    flat, shape, transposed = (samples, height * width, channels), (samples, *size, channels), matrix.t().contiguous()
+    return lambda x: (transposed @ x.permute(0, 2, 3, 1).reshape(flat)).view(shape).permute(0, 3, 1, 2)
+
+
+def by_axis_matrices(columns: Tensor, rows: Tensor) -> Way:
+    """Multiply the columns, then the rows."""
+    return lambda x: (columns @ x) @ rows
+
+
+def by_depthwise(filt: Tensor, case: Case) -> Way:
+    """Pad, then convolve: a batch of maps too large for the heap in parts."""
+    stride, channels = list(case.stride), case.shape[1]
+    # Spread out by strides of 0, the filter is gathered at every call.
+    weight = filt.to(case.dtype).expand(channels, *filt.shape[1:]).contiguous()
+    pad = padding(case)
 
     def pad_and_filter(x: Tensor) -> Tensor:
-        return F.conv2d(plain.pad_axes(x, left, right, pad_type), weight, stride=stride, groups=channels)
+        return F.conv2d(pad(x), weight, None, stride, 0, 1, channels)
 
-    at_a_time = samples_at_a_time(x)
-    return pad_and_filter(x) if at_a_time is None else in_parts(pad_and_filter, x, at_a_time)
+    def by_parts(x: Tensor) -> Tensor:
+        at_a_time = samples_at_a_time(x)
+        return pad_and_filter(x) if at_a_time is None else in_parts(pad_and_filter, x, at_a_time)
 
-
-def depthwise_weight(filt: Tensor, case: tuple[int, torch.dtype]) -> Tensor:
-    """The filter for each channel, in memory of its own: spread out by strides of 0 it is gathered at every call."""
-    channels, dtype = case
-    return filt.to(dtype).expand(channels, *filt.shape[1:]).contiguous()
+    return by_parts if case.shape.numel() * case.dtype.itemsize >= OFF_THE_HEAP else pad_and_filter
 
 
-def samples_at_a_time(x: Tensor, channels: float = 0.0) -> int | None:
-    """How many samples of a batch to run at a time, whose largest map has so many channels; None for all at once.
-
-    A map that does not fit the cache is written to memory and read again by every layer, and memory of that size is
-    given back to the system and cleared by it for every layer anew.
-    """
-    if type(x) is not Tensor or torch.compiler.is_compiling() or torch.is_grad_enabled() or x.dim() != 4:
-        return None
-    samples, own, height, width = x.shape
-    size = max(own, channels) * height * width * x.element_size()
-    if samples == 1 or samples * size < 2 * PART or not is_eager(x):
-        return None
-    return max(1, int(PART // size))
-
-
-def in_parts(run: Callable[[Tensor], Tensor], x: Tensor, samples: int) -> Tensor:
-    """Run so many samples at a time."""
-    return torch.cat([run(part) for part in torch.split(x, samples)])
-
-
-def is_eager(x: Tensor) -> bool:
-    """Whether the tensor is a plain float map on the CPU, and nothing looks on or computes otherwise."""
-    plain_map = type(x) is Tensor and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
-    if not plain_map or x.dim() != 4 or x.numel() == 0:
-        return False
-    recorded = torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None
-    recorded = recorded or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
-    transformed = forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
-    return not recorded and not transformed and not torch.is_autocast_enabled("cpu")
+def padding(case: Case) -> Way:
+    """The way to pad: by one call where all axes are padded alike."""
+    left, right, pad_type = list(case.left), list(case.right), case.pad_type
+    crop, main, fallback = plain.paddings(list(case.shape[2:]), left, right, pad_type)
+    if any(crop) or any(fallback) or not any(main):
+        return lambda x: plain.pad_axes(x, left, right, pad_type)
+    mode = "constant" if pad_type == "zero" else pad_type
+    return lambda x: F.pad(x, main, mode)
 
 
 def whole_matrix(filt: Tensor, case: Case) -> tuple[Tensor, tuple[int, int]]:
     """The matrix of `H W` rows that pads, filters and subsamples a flattened map, and the size of what it gives."""
-    height, width = case.size
+    height, width = case.shape[2:]
     units = torch.eye(height * width, dtype=torch.float64).view(-1, 1, height, width)
     given = plain.blur(units, filt, list(case.stride), list(case.left), list(case.right), case.pad_type)
     return given.reshape(height * width, -1).to(case.dtype), (given.shape[2], given.shape[3])
@@ -168,24 +179,28 @@ def axis_matrices(filt: Tensor, case: Case) -> tuple[Tensor, Tensor] | None:
 
 def axis_matrix(taps: Tensor, case: Case, axis: int) -> Tensor:
     """The matrix that pads, filters and subsamples one axis, a row for each position that is read."""
-    units = torch.eye(case.size[axis], dtype=torch.float64).unsqueeze(1)
+    units = torch.eye(case.shape[2:][axis], dtype=torch.float64).unsqueeze(1)
     stride, left, right = [case.stride[axis]], [case.left[axis]], [case.right[axis]]
     return plain.blur(units, taps, stride, left, right, case.pad_type).squeeze(1)
 
 
 C = TypeVar("C")
-_matrices: Any = WeakTensorKeyDictionary()
-# Sizes vary in detection, and a matrix for each would never be used again.
+# What was made for a filter, by the filter's identity: a reference that tells whether it is still that filter, how
+# often it was written to until then, and what was made for each case.
+_made: dict[int, tuple[weakref.ref[Tensor], int, dict[Any, Any]]] = {}
+# Sizes vary in detection, and what was made for each would never be used again.
 MOST_CASES = 32
 MISSING = object()
 
 
 def remembered(filt: Tensor, case: C, make: Callable[[Tensor, C], Any]) -> Any:
     """What was made for this filter and case, as long as the filter lives and is not written to."""
-    version, known = _matrices.get(filt, (None, {}))
-    if version != filt._version:
-        known = {}
-        _matrices[filt] = (filt._version, known)
+    identity = id(filt)
+    entry = _made.get(identity)
+    if entry is None or entry[0]() is not filt or entry[1] != filt._version:
+        reference = weakref.ref(filt, lambda gone: _forget(identity, gone))
+        entry = _made[identity] = (reference, filt._version, {})
+    known = entry[2]
     # Looked up once: another thread may clear what is known.
     made = known.get(case, MISSING)
     if made is MISSING:
@@ -194,3 +209,10 @@ def remembered(filt: Tensor, case: C, make: Callable[[Tensor, C], Any]) -> Any:
         with torch.no_grad(), torch.inference_mode(False):
             made = known[case] = make(filt, case)
     return made
+
+
+def _forget(identity: int, gone: weakref.ref[Tensor]) -> None:
+    # By then another filter may have taken the identity.
+    entry = _made.get(identity)
+    if entry is not None and entry[0] is gone:
+        _made.pop(identity, None)

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Node
 from torch.nn.modules import module as modules
 
-from blurify import fast
+from blurify import eager
 from blurify.tree import has_hooks
 
 # What a marked node says: the path of its chain's last node, and how many channels the chain's largest map has.
@@ -82,10 +82,10 @@ def method(chain: list[Node]) -> Method:
     paths = [str(node.target) for node in chain if node.op == "call_module"]
 
     def in_parts(self: nn.Module, x: Tensor) -> Tensor:
-        samples = fast.samples_at_a_time(x, channels)
+        samples = eager.samples_at_a_time(x, channels)
         if samples is None or any(is_watched(self.get_submodule(path)) for path in paths):
             return run(self, x)
-        return fast.in_parts(lambda part: run(self, part), x, samples)
+        return eager.in_parts(lambda part: run(self, part), x, samples)
 
     return in_parts
 

@@ -31,37 +31,40 @@ def ceil_extension(size: int, kernel_size: int, stride: int, padding: int, dilat
     return max(wanted - dense, 0)
 
 
-def pad_axes(x: Tensor, left: list[int], right: list[int], pad_type: str) -> Tensor:
-    """Pad (or, where negative, crop) each spatial axis; an axis too small for `reflect` or `circular` is replicated."""
+def paddings(
+    sizes: list[int], left: list[int], right: list[int], pad_type: str
+) -> tuple[list[int], list[int], list[int]]:
+    """What `F.pad` is to crop, to pad as asked, and to replicate: an axis too small for `reflect` or `circular`."""
     axes = len(left)
     crop = [0] * (2 * axes)
     main = [0] * (2 * axes)
     fallback = [0] * (2 * axes)
-    cropped, padded, fell_back = False, False, False
     for axis in range(axes):
         # `F.pad` lists the last axis first.
         low, high = 2 * (axes - 1 - axis), 2 * (axes - 1 - axis) + 1
-        before, after = left[axis], right[axis]
-        if before < 0 or after < 0:
-            crop[low], crop[high] = min(before, 0), min(after, 0)
-            cropped = True
-        before, after = max(before, 0), max(after, 0)
+        crop[low], crop[high] = min(left[axis], 0), min(right[axis], 0)
+        before, after = max(left[axis], 0), max(right[axis], 0)
         if before == 0 and after == 0:
             continue
-        size = x.shape[2 + axis] + crop[low] + crop[high]
+        size = sizes[axis] + crop[low] + crop[high]
         reach = max(before, after)
         too_small = (pad_type == "reflect" and reach >= size) or (pad_type == "circular" and reach > size)
         if too_small:
             fallback[low], fallback[high] = before, after
-            fell_back = True
         else:
             main[low], main[high] = before, after
-            padded = True
-    if cropped:
+    return crop, main, fallback
+
+
+def pad_axes(x: Tensor, left: list[int], right: list[int], pad_type: str) -> Tensor:
+    """Pad (or, where negative, crop) each spatial axis; an axis too small for `reflect` or `circular` is replicated."""
+    sizes = [x.shape[2 + axis] for axis in range(len(left))]
+    crop, main, fallback = paddings(sizes, left, right, pad_type)
+    if min(crop) < 0:
         x = F.pad(x, crop)
-    if fell_back:
+    if max(fallback) > 0:
         x = F.pad(x, fallback, mode="replicate")
-    if padded:
+    if max(main) > 0:
         x = F.pad(x, main) if pad_type == "zero" else F.pad(x, main, mode=pad_type)
     return x
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
-from blurify import antialias, fast
+from blurify import antialias, eager, fast
 from blurify.graph_module import TracedModule
 from tests.conftest import randomize_statistics, relative_error, run
 
@@ -27,9 +27,11 @@ LAYOUTS = [torch.contiguous_format, torch.channels_last]
 def parts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The shapes of the batches that went in parts, for which 64 KiB are large already."""
     seen: list[tuple[int, ...]] = []
-    original = fast.in_parts
-    monkeypatch.setattr(fast, "PART", 2**16)
-    monkeypatch.setattr(fast, "in_parts", lambda run, x, n: seen.append(tuple(x.shape)) or original(run, x, n))
+    original = eager.in_parts
+    monkeypatch.setattr(eager, "PART", 2**16)
+    monkeypatch.setattr(fast, "OFF_THE_HEAP", 2**17)
+    for module in (eager, fast):
+        monkeypatch.setattr(module, "in_parts", lambda run, x, n: seen.append(tuple(x.shape)) or original(run, x, n))
     return seen
 
 
@@ -119,7 +121,8 @@ def test_any_chain(
     plain, optimized = both(randomize_statistics(model).eval().double(), filt_size=filt_size, pad_type=pad_type)
     x = torch.randn(shape[0], 3, *shape[1:], dtype=torch.float64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fast, "PART", part)
+        patch.setattr(eager, "PART", part)
+        patch.setattr(fast, "OFF_THE_HEAP", 2 * part)
         torch.testing.assert_close(run(optimized, x), run(plain, x), rtol=1e-12, atol=1e-12)
 
 
