@@ -11,7 +11,6 @@ The graph stays as it is, but for what its nodes say of the chain they belong to
 from __future__ import annotations
 
 from math import prod
-from typing import Any
 
 import torch
 from torch import fx
@@ -21,7 +20,7 @@ from torch.nn.modules.conv import Conv2d
 from blurify.graph_module import TracedModule
 from blurify.layers import Blur, DenseMaxPool2d
 from blurify.lowering import Part
-from blurify.optimize.nodes import called
+from blurify.optimize.nodes import batch_statistics, called, only_source
 from blurify.positionwise import Crossing, crossing, operator_name
 from blurify.tracing.constants import constant_shape, constant_tensor
 
@@ -56,12 +55,6 @@ def chain_to(blur: fx.Node, traced: TracedModule) -> list[fx.Node]:
     return chain
 
 
-def only_source(node: fx.Node) -> fx.Node | None:
-    """The one node that is read beside parameters and buffers, if it is the first argument."""
-    sources = [source for source in node.all_input_nodes if source.op != "get_attr"]
-    return sources[0] if len(sources) == 1 and node.args and node.args[0] is sources[0] else None
-
-
 def is_of_one_sample(node: fx.Node, traced: TracedModule) -> bool:
     """Whether what the node gives for a sample depends on that sample alone."""
     source, module = only_source(node), called(node, traced)
@@ -82,11 +75,6 @@ def spans_samples(node: fx.Node, traced: TracedModule) -> bool:
     """Whether a parameter or buffer has a value for each sample."""
     shape = constant_shape(node, traced) if node.op == "get_attr" else None
     return shape is not None and len(shape) == 4 and shape[0] != 1
-
-
-def batch_statistics(node: fx.Node) -> Any:
-    """Whether a batch-norm function takes its statistics from the batch, or may."""
-    return node.args[5] if len(node.args) > 5 else node.kwargs.get("training", False)
 
 
 def growth(chain: list[fx.Node], traced: TracedModule) -> float:

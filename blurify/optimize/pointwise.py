@@ -13,21 +13,25 @@ blurred first.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from blurify.graph_module import TracedModule
 from blurify.layers import Blur, BlurPool1d, BlurPool2d, BlurPool3d
-from blurify.optimize.nodes import called
+from blurify.optimize.nodes import batch_statistics, called, only_source
+from blurify.positionwise import operator_name
 from blurify.rewrite import insert_after
+from blurify.rules.arguments import bind
+from blurify.rules.conv import signature_of
+from blurify.tracing.constants import constant_tensor
 from blurify.tree import has_hooks
 
 # A conv of one of these classes multiplies every position by one matrix, if its kernel is 1 and its padding 0.
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BLURS = (BlurPool1d, BlurPool2d, BlurPool3d)
-ZEROS = ((0,), (0, 0), (0, 0, 0))
 # timm's norm and activation in one, told by name so that timm need not be imported.
 ACTIVATING_NORMS = frozenset({"BatchNormAct2d"})
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -44,6 +48,16 @@ def run(traced: TracedModule, graph: fx.Graph) -> list[str]:
     return said
 
 
+@dataclass(frozen=True)
+class Product:
+    """A 1x1 conv: at every position the channels are multiplied by one matrix."""
+
+    in_channels: int
+    out_channels: int
+    groups: int
+    adds: bool
+
+
 def conv_before(blur: fx.Node, traced: TracedModule) -> fx.Node | None:
     """The 1x1 conv that the blur may move before, if that lowers the arithmetic."""
     layer = called(blur, traced)
@@ -52,13 +66,14 @@ def conv_before(blur: fx.Node, traced: TracedModule) -> fx.Node | None:
     adds = False
     for node in upwards(blur):
         module = called(node, traced)
-        if module is None or has_hooks(module):
+        if module is not None and has_hooks(module):
             return None
-        if type(module) in CONVS:
-            adds = adds or module.bias is not None
-            allowed = is_pointwise(module) and not (adds and layer.pad_type == "zero")
-            return node if allowed and pays(module, layer) else None
-        if not is_affine(module):
+        product = product_of(node, traced)
+        if product is not None:
+            adds = adds or product.adds
+            allowed = not (adds and layer.pad_type == "zero")
+            return node if allowed and pays(product, layer) else None
+        if not is_affine(node, traced):
             return None
         adds = adds or type(module) is not nn.Identity
     return None
@@ -66,32 +81,52 @@ def conv_before(blur: fx.Node, traced: TracedModule) -> fx.Node | None:
 
 def upwards(blur: fx.Node) -> Iterator[fx.Node]:
     """The nodes before, each read by nothing but the one after it."""
-    node = blur
-    while len(node.all_input_nodes) == 1:
-        node = node.all_input_nodes[0]
-        if len(node.users) != 1:
-            return
+    node = only_source(blur)
+    while node is not None and len(node.users) == 1:
         yield node
+        node = only_source(node)
 
 
-def is_pointwise(conv: Any) -> bool:
-    """Whether the conv reads one position for each that it gives."""
-    unpadded = conv.padding in ("valid", "same", *ZEROS)
-    return bool(unpadded) and set(conv.kernel_size) == {1} and set(conv.stride) == {1}
+def product_of(node: fx.Node, traced: TracedModule) -> Product | None:
+    """The 1x1 conv that the node is, unpadded and at stride 1; None if it is none."""
+    module, signature = called(node, traced), signature_of(node)
+    if type(module) in CONVS:
+        given = vars(module) | {"bias": module.bias}
+        weight: Tensor | None = module.weight
+    elif signature is not None:
+        given = bind(node, signature)
+        weight = constant_tensor(given["weight"], traced)
+    else:
+        return None
+    if weight is None or not 2 < weight.dim() < 6 or weight[0, 0].numel() != 1 or given.get("transposed"):
+        return None
+    unpadded = given.get("padding", 0) in ("valid", "same") or is_all(given.get("padding", 0), 0)
+    if not unpadded or not is_all(given.get("stride", 1), 1):
+        return None
+    groups = given.get("groups", 1)
+    return Product(weight.shape[1] * groups, weight.shape[0], groups, given.get("bias") is not None)
 
 
-def is_affine(module: Any) -> bool:
-    """Whether the module scales and shifts each channel, by numbers that do not depend on the map in evaluation."""
+def is_all(value: Any, number: int) -> bool:
+    """Whether the number, or every one of a list, is this one."""
+    return set(value if isinstance(value, (tuple, list)) else (value,)) == {number}
+
+
+def is_affine(node: fx.Node, traced: TracedModule) -> bool:
+    """Whether the node scales and shifts each channel, by numbers that do not depend on the map in evaluation."""
+    module = called(node, traced)
+    if module is None:
+        return operator_name(node) == "batch_norm" and batch_statistics(node) is False
     if type(module).__name__ in ACTIVATING_NORMS:
         return bool(module.track_running_stats) and type(module.act) is type(module.drop) is nn.Identity
     return type(module) is nn.Identity or (type(module) in NORMS and bool(module.track_running_stats))
 
 
-def pays(conv: Any, blur: Blur) -> bool:
+def pays(product: Product, blur: Blur) -> bool:
     """Whether multiplications per output position become fewer, the blur's own counted."""
     taps, kept = prod(blur.filt_size), prod(blur.stride)
-    product = conv.in_channels // conv.groups * conv.out_channels
-    return bool(product + taps * conv.in_channels < kept * product + taps * conv.out_channels)
+    before = product.in_channels // product.groups * product.out_channels
+    return bool(before + taps * product.in_channels < kept * before + taps * product.out_channels)
 
 
 def move(blur: fx.Node, conv: fx.Node, graph: fx.Graph) -> None:

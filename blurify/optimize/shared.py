@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from operator import setitem
 from typing import Any
 
 import torch
@@ -10,8 +9,7 @@ from torch import fx
 
 from blurify.graph_module import TracedModule
 from blurify.layers import Blur
-from blurify.optimize.nodes import called
-from blurify.tracing.paths import IN_PLACE, function_name
+from blurify.optimize.nodes import called, writes
 
 
 def run(traced: TracedModule, graph: fx.Graph) -> list[str]:
@@ -31,16 +29,6 @@ def run(traced: TracedModule, graph: fx.Graph) -> list[str]:
             kept.meta["blurs"] = (*kept.meta["blurs"], *node.meta["blurs"])
             graph.erase_node(node)
     return said
-
-
-def writes(node: fx.Node, traced: TracedModule) -> bool:
-    """Whether the node changes what it reads, in place."""
-    if node.op == "call_module":
-        return bool(getattr(called(node, traced), "inplace", False))
-    if node.target in IN_PLACE or node.target is setitem or function_name(node.target).endswith("_"):
-        return True
-    # `F.relu(x, True)`; what else is told True by position is only not shared.
-    return bool(node.kwargs.get("inplace")) or any(arg is True for arg in node.args)
 
 
 def settings(layer: Blur) -> str:

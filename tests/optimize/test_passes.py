@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -56,6 +57,21 @@ def macs(model: nn.Module, x: Tensor) -> int:
     return counter.get_total_flops() // 2
 
 
+class Functions(Shortcut):
+    """The same of functions."""
+
+    def __init__(self, training: bool = False, padding: int = 0, normed: bool = True) -> None:
+        super().__init__(norm)
+        self.training_norm, self.padding, self.normed = training, padding, normed
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv2d(self.stem(x), self.conv.weight, self.conv.bias, 2, self.padding)
+        if not self.normed:
+            return x
+        n = self.after
+        return F.batch_norm(x, n.running_mean, n.running_var, n.weight, n.bias, self.training_norm)
+
+
 MOVES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "norm": (lambda: Shortcut(norm), {}),
     "nothing": (lambda: Shortcut(nn.Identity), {}),
@@ -63,6 +79,8 @@ MOVES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "norm, then identity": (lambda: Shortcut(lambda: nn.Sequential(norm(), nn.Identity())), {}),
     "replicate": (lambda: Shortcut(norm), {"pad_type": "replicate"}),
     "circular": (lambda: Shortcut(norm), {"pad_type": "circular"}),
+    "functions": (Functions, {}),
+    "a function alone": (lambda: Functions(normed=False), {}),
     "zero, nothing added": (lambda: Shortcut(nn.Identity, bias=False), {"pad_type": "zero"}),
 }
 
@@ -73,7 +91,8 @@ def test_a_blur_moves_before_a_pointwise_conv(name: str, filt_size: int) -> None
     make, arguments = MOVES[name]
     model = make().eval()
     plain, optimized = both(model, filt_size=filt_size, **arguments)
-    assert edits(optimized) == ("blur moved before the 1x1 conv at conv",)
+    (said,) = edits(optimized)
+    assert said in ("blur moved before the 1x1 conv at conv", "blur moved before the 1x1 conv at conv2d")
     assert plain.meta.get("optimized") is None
     for size in (1, 2, 5, 16, 33):
         x = torch.randn(2, 3, size, size + 1)
@@ -82,7 +101,7 @@ def test_a_blur_moves_before_a_pointwise_conv(name: str, filt_size: int) -> None
     assert macs(optimized, x) < macs(plain, x)
     verdict = verify(model, optimized, x)
     assert verdict.ok, str(verdict)
-    assert [shape.site for shape in verdict.shapes] == ["conv"]
+    assert [shape.site for shape in verdict.shapes] == [said.split()[-1]]
     assert list(optimized.state_dict()) == list(model.state_dict())
 
 
@@ -102,6 +121,9 @@ STAYS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "dropout between": (lambda: Shortcut(nn.Dropout), {}),
     "a padded conv": (lambda: Shortcut(norm, padding=1), {}),
     "hooks": (Hooked, {}),
+    "a function of batch statistics": (lambda: Functions(training=True), {}),
+    "a padded function": (lambda: Functions(padding=1), {}),
+    "zero padding and functions": (Functions, {"pad_type": "zero"}),
     "one tap": (lambda: Shortcut(norm), {"filt_size": 1}),
 }
 
@@ -260,6 +282,140 @@ def test_any_pointwise_conv(
     plain, optimized = both(model, filt_size=filt_size, pad_type=pad_type)
     x = torch.randn(2, 3, *size, dtype=torch.float64)
     torch.testing.assert_close(run(optimized, x), run(plain, x), rtol=1e-12, atol=1e-12)
+
+
+def test_exported_networks_are_optimized_alike() -> None:
+    model, x = randomize_statistics(torchvision.models.resnet18()).eval(), torch.randn(2, 3, 64, 64)
+    exported = torch.export.export(model, (x,)).module()
+    optimized = antialias(exported, example_inputs=x)
+    assert edits(optimized) == edits(antialias(model))
+    assert relative_error(run(antialias(model, optimize=False), x), run_as_is(optimized, x)) <= 1e-5
+    assert verify(exported, optimized, x).ok
+
+
+def run_as_is(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(x)
+
+
+class Padded(nn.Module):
+    """Zeros around a map, then a conv; and a pool, so that there is a site."""
+
+    def __init__(self, pad: Callable[[Tensor], Tensor], conv: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.pad, self.conv, self.pool = nn.Conv2d(3, 8, 1), pad, conv, nn.MaxPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(self.conv(self.pad(self.stem(x))))
+
+
+class AsFunction(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 8, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, padding=(0, 1))
+
+
+FOLDED: dict[str, Callable[[], nn.Module]] = {
+    "a layer": lambda: Padded(nn.ZeroPad2d(1), nn.Conv2d(8, 8, 3)),
+    "a constant, other axes, a stride": lambda: Padded(nn.ConstantPad2d((1, 1, 2, 2), 0.0), nn.Conv2d(8, 8, 3, 2, 1)),
+    "a function": lambda: Padded(lambda x: F.pad(x, (2, 2)), nn.Conv2d(8, 8, 3)),
+    "functions both": lambda: Padded(lambda x: F.pad(x, [1, 1, 0, 0], value=0), AsFunction()),
+}
+UNFOLDED: dict[str, Callable[[], nn.Module]] = {
+    "uneven": lambda: Padded(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(8, 8, 3)),
+    "cropped": lambda: Padded(nn.ZeroPad2d(-1), nn.Conv2d(8, 8, 3)),
+    "ones": lambda: Padded(nn.ConstantPad2d(1, 1.0), nn.Conv2d(8, 8, 3)),
+    "reflected": lambda: Padded(lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"), nn.Conv2d(8, 8, 3)),
+    "channels too": lambda: Padded(lambda x: F.pad(x, (1, 1, 1, 1, 1, 1)), nn.Conv2d(10, 8, 3)),
+    "a conv that reflects": lambda: Padded(nn.ZeroPad2d(1), nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")),
+    "same": lambda: Padded(nn.ZeroPad2d(1), nn.Conv2d(8, 8, 3, padding="same")),
+    "an activation between": lambda: Padded(nn.ZeroPad2d(1), nn.Sequential(nn.Sigmoid(), nn.Conv2d(8, 8, 3))),
+    "a pool": lambda: Padded(nn.ZeroPad2d(1), nn.MaxPool2d(3)),
+}
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("name", FOLDED)
+def test_zeros_become_padding(name: str, inplace: bool) -> None:
+    model = FOLDED[name]().eval()
+    plain = antialias(model, optimize=False)
+    before = repr(model)
+    optimized = antialias(model, inplace=inplace)
+    assert any(line.startswith("zeros at") for line in edits(optimized)), edits(optimized)
+    assert not any("ad" in str(node.target) and "blur" not in str(node.target) for node in optimized.graph.nodes)
+    assert repr(model) == before
+    x = torch.randn(2, 3, 33, 30)
+    assert relative_error(run(plain, x), run(optimized, x)) <= 1e-6
+    assert verify(model, optimized, x).ok
+
+
+@pytest.mark.parametrize("name", UNFOLDED)
+def test_what_is_no_zero_padding_stays(name: str) -> None:
+    model = UNFOLDED[name]().eval()
+    plain, optimized = both(model)
+    assert edits(optimized) == ()
+    x = torch.randn(2, 3, 33, 30)
+    assert relative_error(run(plain, x), run(optimized, x)) <= 1e-6
+
+
+def test_a_conv_called_with_and_without_zeros_keeps_its_padding() -> None:
+    class Both(Padded):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            return self.pool(self.conv(self.pad(x))).mean() + self.conv(x).amax((2, 3))
+
+    plain, optimized = both(Both(nn.ZeroPad2d(1), nn.Conv2d(8, 8, 3)).eval())
+    assert edits(optimized) == ()
+    x = torch.randn(2, 3, 33, 30)
+    assert relative_error(run(plain, x), run(optimized, x)) <= 1e-6
+
+
+class Wasteful(nn.Module):
+    """Computes what it does not use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.unused, self.norm = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.pool, self.drop, self.relu = nn.MaxPool2d(2), nn.Dropout(), nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch.relu(self.unused(x)).mean((2, 3)).view(-1)
+        x = self.conv(x)
+        self.norm(x)
+        self.drop(x)
+        torch.rand_like(x)
+        self.relu(x)
+        x.mul_(2)
+        torch._assert(x.dim() == 4, "a map")
+        return self.pool(x)
+
+
+def test_what_nobody_reads_is_not_computed_and_nothing_impure_is_lost() -> None:
+    model = randomize_statistics(Wasteful()).eval()
+    plain, optimized = both(model)
+    assert edits(optimized) == tuple(
+        f"{path} not computed, since nothing reads it" for path in ("unused", "relu_1", "mean", "view")
+    )
+    called = [str(node.target) for node in optimized.graph.nodes if node.op != "get_attr"]
+    assert {"norm", "drop", "relu", "mul_"} <= set(called)
+    assert any("rand_like" in name for name in called)
+    x = torch.randn(2, 3, 33, 32)
+    assert torch.equal(run(plain, x), run(optimized, x))
+    for part in (plain, optimized):
+        part.train()
+        torch.manual_seed(1)
+        part(x)
+    assert torch.equal(plain.get_submodule("norm").running_mean, optimized.get_submodule("norm").running_mean)
+    assert list(optimized.state_dict()) == list(model.state_dict())
+
+
+def test_what_is_listened_to_is_computed_though_nobody_reads_it() -> None:
+    model = Wasteful().eval()
+    model.unused.register_forward_hook(lambda module, args, output: None)
+    assert "unused" in [str(node.target) for node in antialias(model).graph.nodes]
 
 
 def test_nothing_impure_is_lost() -> None:

@@ -1,0 +1,91 @@
+"""What was tried and is not done, against what is: `python -m benchmarks.alternatives [--quick]`.
+
+Times of the alternative as ratios to ours in the same interleaved run: above 1 is slower.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.layers import LAYOUTS
+from benchmarks.timing import medians, record, table
+from blurify import plain
+from blurify.layers import BlurPool2d, DenseMaxPool2d
+
+CHANNELS_AND_SIZE = (((384, 96, 288), 35), ((320, 192, 768), 17), ((64, 64, 64), 56), ((24, 24), 56))
+# Kernel size, stride, filter size.
+POOLS = ((3, 3, 2), (2, 3, 2), (3, 4, 3), (3, 2, 1))
+Ways = dict[str, Callable[[], Tensor]]
+
+
+def concats(batch: int, layout: torch.memory_format) -> Iterator[tuple[str, Ways]]:
+    """Blurs of all inputs of a concatenation, and one after it."""
+    blur = BlurPool2d(None)
+    for channels, size in CHANNELS_AND_SIZE:
+        maps = [torch.randn(batch, c, size, size).contiguous(memory_format=layout) for c in channels]
+        ways: Ways = {
+            "ours": lambda maps=maps: torch.cat([blur(x) for x in maps], 1),
+            "alternative": lambda maps=maps: blur(torch.cat(maps, 1)),
+        }
+        yield f"one blur after concat, {'+'.join(map(str, channels))} at {size}", ways
+
+
+def picked(x: Tensor, blur: BlurPool2d, kernel_size: int) -> Tensor:
+    """The maxima at the positions that the blur reads, reflected at the borders, then the blur of those."""
+    taps, stride = blur.filt_size[0], blur.stride[0]
+    for dim in (3, 2):
+        last = x.shape[dim] - kernel_size
+        starts = torch.arange(last // stride + 1)[:, None] * stride
+        read = (last - (last - (starts + torch.arange(taps) - (taps - 1) // 2).abs()).abs()).reshape(-1)
+        found = x.index_select(dim, read)
+        for shift in range(1, kernel_size):
+            found = torch.maximum(found, x.index_select(dim, read + shift))
+        x = found
+    return plain.blur(x, blur.filt, [taps, taps], [0, 0], [0, 0], "reflect")
+
+
+def maxima(batch: int, layout: torch.memory_format) -> Iterator[tuple[str, Ways]]:
+    """A dense maximum and a blur of a filter shorter than its stride, and the maximum only where the blur reads."""
+    for kernel_size, stride, filt_size in POOLS:
+        x = torch.randn(batch, 64, 112, 112).contiguous(memory_format=layout)
+        dense, blur = DenseMaxPool2d(kernel_size, stride), BlurPool2d(None, filt_size=filt_size, stride=stride)
+        ways: Ways = {
+            "ours": lambda x=x, dense=dense, blur=blur: blur(dense(x)),
+            "alternative": lambda x=x, blur=blur, kernel_size=kernel_size: picked(x, blur, kernel_size),
+        }
+        yield f"maxima where read, k={kernel_size} s={stride} f={filt_size}", ways
+
+
+def poolings(batch: int, layout: torch.memory_format) -> Iterator[tuple[str, Ways]]:
+    """Of one tap, the dense maximum and the strided one."""
+    x = torch.randn(batch, 64, 112, 112).contiguous(memory_format=layout)
+    dense, blur = DenseMaxPool2d(3, 2, 1), BlurPool2d(None, filt_size=1)
+    yield "strided maxima, one tap", {"ours": lambda: blur(dense(x)), "alternative": lambda: F.max_pool2d(x, 3, 2, 1)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.alternatives", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few cases and rounds")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    rows: list[dict[str, object]] = []
+    for batch in (8,) if options.quick else (1, 8):
+        for layout, memory_format in LAYOUTS.items():
+            for kind in (concats, maxima, poolings):
+                for name, ways in kind(batch, memory_format):
+                    torch.testing.assert_close(ways["alternative"](), ways["ours"](), rtol=1e-4, atol=1e-5)
+                    seconds = medians(ways, 5 if options.quick else 15)
+                    ratio = seconds["alternative"] / seconds["ours"]
+                    rows.append({"alternative": name, "batch": batch, "layout": layout, "/ ours": ratio})
+    print(table(rows))
+    print(f"written to {record('alternatives', rows)}")
+
+
+if __name__ == "__main__":
+    with torch.no_grad():
+        main()
