@@ -1,4 +1,4 @@
-"""Whole networks, plain, antialiased by us and written by hand: `python -m benchmarks.latency [--quick]`.
+"""Whole networks, plain, antialiased by us and written by hand: `python -m benchmarks.latency [--quick] [--compiled]`.
 
 Times of one forward without gradients, as ratios to the plain network's in the same interleaved run; `gmac` is the
 ratio of the arithmetic.
@@ -41,10 +41,13 @@ def arithmetic(model: nn.Module) -> float:
     return float(counter.get_total_flops())
 
 
-def measure(name: str, batch: int, layout: str, rounds: int) -> dict[str, Any]:
+def measure(name: str, batch: int, layout: str, rounds: int, compiled: bool = False) -> dict[str, Any]:
     """One row: the plain network's milliseconds, and the ratios of the others."""
     networks = three(name)
     ratio = arithmetic(networks["ours"]) / arithmetic(networks["plain"])
+    if compiled:
+        # A graph break is an error then.
+        networks = {label: torch.compile(network, fullgraph=True) for label, network in networks.items()}
     x = torch.randn(batch, 3, 224, 224).contiguous(memory_format=LAYOUTS[layout])
     actions = {}
     for label, network in networks.items():
@@ -55,7 +58,7 @@ def measure(name: str, batch: int, layout: str, rounds: int) -> dict[str, Any]:
             actions[label] = lambda network=network: network(x)
     seconds = medians(actions, rounds)
     plain = seconds.pop("plain")
-    row = {"network": name, "batch": batch, "layout": layout, "plain ms": plain * 1e3, "gmac": ratio}
+    row: dict[str, Any] = {"network": name, "batch": batch, "layout": layout, "plain ms": plain * 1e3, "gmac": ratio}
     return row | {label: value / plain for label, value in seconds.items()}
 
 
@@ -63,16 +66,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.latency", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few cases and rounds")
     parser.add_argument("--networks", nargs="+", default=NETWORKS, choices=NETWORKS)
+    parser.add_argument("--compiled", action="store_true", help="compile all of them")
     options = parser.parse_args()
     torch.manual_seed(0)
-    rows = []
+    batches, rounds = ((8,), 5) if options.quick else ((1, 8), 11)
     with torch.no_grad():
-        for name in options.networks:
-            for batch in (8,) if options.quick else (1, 8):
-                for layout in LAYOUTS:
-                    rows.append(measure(name, batch, layout, 5 if options.quick else 11))
+        rows = [
+            measure(name, batch, layout, rounds, options.compiled)
+            for name in options.networks
+            for batch in batches
+            for layout in LAYOUTS
+        ]
     print(table(rows))
-    print(f"written to {record('latency', rows)}")
+    print(f"written to {record('compiled latency' if options.compiled else 'latency', rows)}")
 
 
 if __name__ == "__main__":

@@ -129,10 +129,11 @@ def antialias(
         traced, made = trace_and_plan(model, spec, inputs)
     if not made.rewritten:
         warnings.warn(no_effect(model, made), NoEffectWarning, stacklevel=2)
-    converted = made.apply_traced(traced, inplace, None if copied is None else copied())
-    if optimize:
-        optimize_graphs(converted)
-    return converted
+    with traced.edited():
+        made.apply_traced(traced, inplace, None if copied is None else copied())
+        if optimize:
+            optimize_graphs(traced)
+    return traced
 
 
 def trace_and_plan(model: nn.Module, spec: Spec, inputs: Inputs | None) -> tuple[TracedModule, Plan]:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -91,12 +92,21 @@ class TracedModule(fx.GraphModule):
         finally:
             self._graph = graph
 
-    def recompile_all(self) -> None:
-        """Check every graph and regenerate the code of the active one, after an edit."""
-        for graph in self.graphs:
-            graph.owning_module = self
-            graph.lint()
-        self.recompile()
+    @contextmanager
+    def edited(self) -> Iterator[None]:
+        """Check the graphs and regenerate the code when the block, the outermost of these, has ended."""
+        outermost = "_being_edited" not in self.__dict__
+        self.__dict__["_being_edited"] = True
+        try:
+            yield
+        finally:
+            if outermost:
+                del self.__dict__["_being_edited"]
+        if outermost:
+            for graph in self.graphs:
+                graph.owning_module = self
+                graph.lint()
+            self.recompile()
 
     def detached_tree(self) -> nn.Module:
         """A bare root with this module's children, parameters, buffers, hooks and mode."""

@@ -142,17 +142,17 @@ def one_tap(converted: TracedModule, plan: Plan) -> TracedModule:
     """
     twin = converted.shallow_copy()
     statistics = {decision.site for decision in plan.rewritten if decision.statistics}
-    for graph in twin.graphs:
-        paths = node_paths(graph)
-        for node in blurring(graph):
-            layer = twin.get_submodule(str(node.target))
-            if isinstance(layer, Blur):
-                set_module(twin, str(node.target), layer.with_filt_size(1))
-            # A blur that several sites share stands where none of them crossed a norm.
-            (site, *others) = node.meta["blurs"]
-            if site in statistics and not others:
-                _blur_at_site(node, paths[site])
-    twin.recompile_all()
+    with twin.edited():
+        for graph in twin.graphs:
+            paths = node_paths(graph)
+            for node in blurring(graph):
+                layer = twin.get_submodule(str(node.target))
+                if isinstance(layer, Blur):
+                    set_module(twin, str(node.target), layer.with_filt_size(1))
+                # A blur that several sites share stands where none of them crossed a norm.
+                (site, *others) = node.meta["blurs"]
+                if site in statistics and not others:
+                    _blur_at_site(node, paths[site])
     return twin
 
 

@@ -44,11 +44,11 @@ def rewrite(traced: TracedModule, decisions: Iterable[Decision]) -> None:
     calls = callers(traced)
     edited = {edit.node for edit in edits}
     names = Names(traced)
-    for edit in edits:
-        # A module that a kept call still needs keeps its stride, so this call gets a dense op elsewhere.
-        free = calls.get(str(edit.node.target), set()) <= edited
-        apply_edit(traced, edit, free, names)
-    traced.recompile_all()
+    with traced.edited():
+        for edit in edits:
+            # A module that a kept call still needs keeps its stride, so this call gets a dense op elsewhere.
+            free = calls.get(str(edit.node.target), set()) <= edited
+            apply_edit(traced, edit, free, names)
 
 
 class Names:

@@ -30,10 +30,9 @@ def optimize_graphs(traced: TracedModule) -> tuple[str, ...]:
     The lines are kept in `meta["optimized"]` too. Names of parameters and buffers stay as they are.
     """
     said: dict[str, None] = {}
-    for one in PASSES:
-        for graph in traced.graphs:
-            said.update(dict.fromkeys(one(traced, graph)))
-    if said:
-        traced.recompile_all()
+    with traced.edited():
+        for one in PASSES:
+            for graph in traced.graphs:
+                said.update(dict.fromkeys(one(traced, graph)))
     traced.meta["optimized"] = tuple(dict.fromkeys((*traced.meta.get("optimized", ()), *said)))
     return tuple(said)
