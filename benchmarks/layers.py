@@ -10,7 +10,7 @@ import antialiased_cnns
 import timm.layers
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.timing import medians, record, table
 from blurify.filters import binomial_taps
@@ -18,6 +18,8 @@ from blurify.layers import BlurPool2d, DenseMaxPool2d
 
 BLUR_SHAPES = ((8, 64, 112, 112), (8, 256, 56, 56), (8, 512, 28, 28), (8, 1024, 14, 14), (8, 2048, 7, 7))
 MAX_SHAPES = ((8, 64, 112, 112), (8, 256, 56, 56), (8, 256, 28, 28))
+# Those of MobileNetV2 that have a stride.
+DEPTHWISE_SHAPES = ((8, 96, 112, 112), (8, 144, 56, 56), (8, 192, 28, 28), (8, 576, 14, 14))
 LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 
 
@@ -58,6 +60,15 @@ def maxima(kernel: int, padding: int) -> dict[str, Callable[[Tensor], Tensor]]:
     }
 
 
+def depthwise(channels: int, layout: torch.memory_format) -> dict[str, Callable[[Tensor], Tensor]]:
+    """A depthwise conv at the stride that the method needs, and at the one that it had."""
+    conv = nn.Conv2d(channels, channels, 3, 1, 1, groups=channels, bias=False).to(memory_format=layout)
+    return {
+        "ours": conv,
+        "at stride 2": lambda x: F.conv2d(x, conv.weight, stride=2, padding=1, groups=channels),
+    }
+
+
 def cases(quick: bool) -> Iterator[tuple[str, tuple[int, ...], str, dict[str, Callable[[Tensor], Tensor]]]]:
     """What is timed: a name, a shape, a layout and the ways to do it."""
     batches = (8,) if quick else (8, 1)
@@ -69,6 +80,8 @@ def cases(quick: bool) -> Iterator[tuple[str, tuple[int, ...], str, dict[str, Ca
             for shape in MAX_SHAPES[:1] if quick else MAX_SHAPES:
                 for kernel, padding in ((2, 0), (3, 1)):
                     yield f"max k={kernel} p={padding}", (batch, *shape[1:]), layout, maxima(kernel, padding)
+            for shape in DEPTHWISE_SHAPES[:1] if quick else DEPTHWISE_SHAPES:
+                yield "depthwise conv k=3", (batch, *shape[1:]), layout, depthwise(shape[1], LAYOUTS[layout])
 
 
 def measure(
@@ -78,8 +91,8 @@ def measure(
     x = torch.randn(shape).contiguous(memory_format=LAYOUTS[layout])
     expected = ways["ours"](x)
     for way, run in ways.items():
-        # kornia pads otherwise.
-        if way != "kornia":
+        # kornia pads otherwise, and a strided conv gives less.
+        if way not in ("kornia", "at stride 2"):
             torch.testing.assert_close(run(x), expected, rtol=1e-4, atol=1e-5)
     actions = {way: (lambda run=run: run(x)) for way, run in ways.items()} | {"copy": x.clone}
     seconds = medians(actions, rounds)
