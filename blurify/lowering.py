@@ -53,9 +53,16 @@ def marked_chains(graph: fx.Graph) -> list[list[Node]]:
 
 def is_chain(nodes: list[Node]) -> bool:
     """Whether each node is read by the next one alone, and reads beside it only what the model holds."""
-    links = pairwise(nodes)
-    linked = all(set(node.users) == {following} for node, following in links)
+    linked = all(set(node.users) == {following} and before(following) is node for node, following in pairwise(nodes))
     return linked and all(len(read(node)) == 1 for node in nodes)
+
+
+def before(node: Node) -> Node:
+    """What is computed right before the node; were anything between, it might see what a chain writes in place."""
+    node = node.prev
+    while node.op == "get_attr":
+        node = node.prev
+    return node
 
 
 def read(node: Node) -> list[Node]:

@@ -19,7 +19,7 @@ from torch.nn.modules.conv import Conv2d
 
 from blurify.graph_module import TracedModule
 from blurify.layers import Blur, DenseMaxPool2d
-from blurify.lowering import Part
+from blurify.lowering import Part, before
 from blurify.optimize.nodes import batch_statistics, called, only_source
 from blurify.positionwise import Crossing, crossing, operator_name
 from blurify.tracing.constants import constant_shape, constant_tensor
@@ -49,7 +49,7 @@ def chain_to(blur: fx.Node, traced: TracedModule) -> list[fx.Node]:
         return []
     chain = [blur]
     while (source := only_source(chain[0])) is not None and len(source.users) == 1:
-        if "blurs" in source.meta or not is_of_one_sample(source, traced):
+        if "blurs" in source.meta or before(chain[0]) is not source or not is_of_one_sample(source, traced):
             break
         chain.insert(0, source)
     return chain

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from blurify.graph_module import TracedModule
+from blurify.lowering import before
 from blurify.optimize.nodes import called, only_source
 from blurify.rewrite import callers
 from blurify.rules import set_module
@@ -38,7 +39,8 @@ def run(traced: TracedModule, graph: fx.Graph) -> list[str]:
     for pad in list(graph.nodes):
         zeros = zeros_of(pad, traced)
         conv = next(iter(pad.users)) if zeros and len(pad.users) == 1 else None
-        if conv is None or only_source(conv) != pad or not widen(conv, zeros, traced):
+        # Between them, something might write to what the pad reads.
+        if conv is None or only_source(conv) != pad or before(conv) != pad or not widen(conv, zeros, traced):
             continue
         said.append(f"zeros at {pad.meta['path']} are padding of the conv at {conv.meta['path']}")
         pad.replace_all_uses_with(pad.all_input_nodes[0])

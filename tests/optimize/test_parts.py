@@ -176,6 +176,39 @@ def test_what_mixes_samples_gets_the_whole_batch(name: str, parts: list[tuple[in
     assert parts[-1] == (5, 8, 64, 64)
 
 
+class Interleaved(nn.Module):
+    """Something looks at a map after it was written to in place, and before the chain of what is read is through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv, self.pool = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3), nn.MaxPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = F.relu(x, inplace=True)
+        seen = x.mean()
+        z = self.conv(y)
+        x.mul_(2)
+        return self.pool(z) + seen
+
+
+def test_what_is_written_in_place_is_seen_when_it_was(parts: list[tuple[int, ...]]) -> None:
+    plain, optimized = both(Interleaved().eval())
+    x = torch.randn(6, 3, 64, 64)
+    assert relative_error(run(plain, x), run(optimized, x)) <= 1e-6
+    assert parts[-1] == (6, 8, 62, 62)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_layout_is_kept(layout: torch.memory_format, parts: list[tuple[int, ...]]) -> None:
+    plain, optimized = both(small()[:7])
+    x = torch.randn(6, 3, 64, 64).contiguous(memory_format=layout)
+    expected = run(plain, x)
+    parts.clear()
+    assert run(optimized, x).stride() == expected.stride()
+    assert parts
+
+
 def whole(use: Callable[[TracedModule], None]) -> Callable[[], TracedModule]:
     def make() -> TracedModule:
         model = antialias(small())

@@ -373,6 +373,20 @@ def test_a_conv_called_with_and_without_zeros_keeps_its_padding() -> None:
     assert relative_error(run(plain, x), run(optimized, x)) <= 1e-6
 
 
+def test_zeros_put_around_what_is_then_written_to_stay() -> None:
+    class Written(Padded):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            padded = self.pad(x)
+            x.mul_(2)
+            return self.pool(self.conv(padded)) + x.mean()
+
+    plain, optimized = both(Written(nn.ZeroPad2d(1), nn.Conv2d(8, 8, 3)).eval())
+    x = torch.randn(2, 3, 33, 30)
+    assert edits(optimized) == ()
+    assert relative_error(run(plain, x), run(optimized, x)) <= 1e-6
+
+
 class Wasteful(nn.Module):
     """Computes what it does not use."""
 
