@@ -16,6 +16,7 @@ from blurify.measure.shifts import crop, draw_offsets, room
 from blurify.tracing.modes import evaluating
 
 ROUNDS = 5
+PROTOCOLS = ("picture", "zhang-batch")
 _BATCH = 250
 
 
@@ -50,7 +51,14 @@ def accuracy(model: nn.Module, pictures: Tensor, labels: Tensor) -> Tensor:
 
 
 def shifted_answers(
-    model: nn.Module, pictures: Tensor, size: int, *, rounds: int = ROUNDS, seed: int = 0, batch_size: int = _BATCH
+    model: nn.Module,
+    pictures: Tensor,
+    size: int,
+    *,
+    rounds: int = ROUNDS,
+    seed: int = 0,
+    batch_size: int = _BATCH,
+    protocol: str = "picture",
 ) -> Tensor:
     """Return the top-1 class of `rounds` pairs of random windows of every picture: `[N, rounds, 2]` int64.
 
@@ -65,18 +73,68 @@ def shifted_answers(
         seed: of the offsets, drawn per picture and axis from a generator of their own. Models measured with the same
             seed see the same windows, so that their difference is a paired one.
         batch_size: how many windows the model is given at a time.
+        protocol: `picture` draws offsets for every picture; `zhang-batch` one for all pictures of a batch, from 0 to
+            one less than there is room for, as the published evaluation does.
 
     Raises:
-        ArgumentError: the window does not fit or leaves nothing to shift, or `rounds` is below 1.
+        ArgumentError: the window does not fit or leaves nothing to shift, `rounds` is below 1, or there is no such
+            protocol.
     """
     most = room(pictures, size)
     if most == 0:
         raise ArgumentError(f"a window of {size} pixels fills the pictures, so it cannot shift; give larger pictures.")
     if rounds < 1:
         raise ArgumentError(f"rounds must be at least 1, got {rounds}.")
+    if protocol not in PROTOCOLS:
+        raise ArgumentError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}.")
     generator = torch.Generator().manual_seed(seed)
-    offsets = [draw_offsets(len(pictures), most, generator) for _ in range(2 * rounds)]
+    if protocol == "picture":
+        offsets = [draw_offsets(len(pictures), most, generator) for _ in range(2 * rounds)]
+    else:
+        offsets = [
+            torch.stack(both)
+            for _ in range(rounds)
+            for both in zip(*_of_batches(len(pictures), batch_size, most - 1, generator), strict=True)
+        ]
     answers = [logits(model, crop(pictures, drawn, size), batch_size).argmax(1) for drawn in offsets]
+    return torch.stack(answers, dim=1).reshape(len(pictures), rounds, 2)
+
+
+def _of_batches(count: int, batch_size: int, most: int, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+    """The offsets of both windows of every picture, alike in a batch, which draws both of its own in turn."""
+    drawn = [draw_offsets(2, most, generator) for _ in range(0, count, batch_size)]
+    return [(drawn[i // batch_size][0], drawn[i // batch_size][1]) for i in range(count)]
+
+
+def rolled_answers(
+    model: nn.Module, pictures: Tensor, most: int, *, rounds: int = ROUNDS, seed: int = 0, batch_size: int = _BATCH
+) -> Tensor:
+    """Return the top-1 class of `rounds` pairs of circular shifts of every picture: `[N, rounds, 2]` int64.
+
+    >>> rolled_answers(nn.Flatten(), torch.zeros(3, 1, 4, 4), most=2).shape
+    torch.Size([3, 5, 2])
+
+    What leaves the picture at one side comes in at the other. Zhang (ICML 2019), section 4.1, tests so on CIFAR-10.
+
+    Args:
+        model: a classifier, `[N, C, H, W]` to `[N, classes]`.
+        pictures: `[N, C, H, W]`.
+        most: pixels of the largest shift along each axis; every one from 0 is as likely.
+        rounds: pairs of shifts a picture.
+        seed: of the shifts, drawn per picture and axis from a generator of their own.
+        batch_size: how many pictures the model is given at a time.
+
+    Raises:
+        ArgumentError: `most` or `rounds` is below 1.
+    """
+    if most < 1 or rounds < 1:
+        raise ArgumentError(f"most and rounds must be at least 1, got {most} and {rounds}.")
+    generator = torch.Generator().manual_seed(seed)
+    answers = []
+    for _ in range(2 * rounds):
+        shifts = draw_offsets(len(pictures), most, generator).tolist()
+        rolled = [picture.roll(shift, (1, 2)) for picture, shift in zip(pictures, shifts, strict=True)]
+        answers.append(logits(model, torch.stack(rolled) if rolled else pictures, batch_size).argmax(1))
     return torch.stack(answers, dim=1).reshape(len(pictures), rounds, 2)
 
 
@@ -100,6 +158,25 @@ def correctness(answers: Tensor, labels: Tensor) -> Tensor:
     """
     _check_labels(labels, len(answers))
     return (answers == labels[:, None, None]).double().mean((1, 2))
+
+
+def soft_change(first: Tensor, second: Tensor) -> Tensor:
+    """How far the probabilities of two rows of logits are apart: the sum of absolute differences, `[N]`, 0 to 2.
+
+    >>> soft_change(torch.tensor([[50.0, -50.0]]), torch.tensor([[-50.0, 50.0]])).tolist()
+    [2.0]
+    """
+    return (first.double().softmax(1) - second.double().softmax(1)).abs().sum(1)
+
+
+def divergence(first: Tensor, second: Tensor) -> Tensor:
+    """The Kullback-Leibler divergence of the second's probabilities from the first's, in nats: `[N]` float64.
+
+    >>> divergence(torch.zeros(1, 2), torch.zeros(1, 2)).tolist()
+    [0.0]
+    """
+    own, other = first.double().log_softmax(1), second.double().log_softmax(1)
+    return (own.exp() * (own - other)).sum(1)
 
 
 def _check_labels(labels: Tensor, count: int) -> None:

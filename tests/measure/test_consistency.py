@@ -12,8 +12,11 @@ from blurify.measure.consistency import (
     agreement,
     correctness,
     diagonal_sweep,
+    divergence,
     logits,
+    rolled_answers,
     shifted_answers,
+    soft_change,
     variation,
 )
 from blurify.measure.shifts import crop, draw_offsets
@@ -133,3 +136,34 @@ def test_refuses_no_pictures() -> None:
 def test_refuses_dense_outputs() -> None:
     with pytest.raises(ArgumentError, match=r"must give \[N, classes\]; for 2 pictures it gave \[2, 1, 4, 4\]"):
         logits(nn.Identity(), dots(2))
+
+
+def test_a_batch_shares_its_offsets_in_the_published_protocol() -> None:
+    pictures, generator = dots(10), torch.Generator().manual_seed(3)
+    # Three batches of four, four and two; from 0 to one less than there is room for.
+    drawn = [torch.randint(2, (2, 2), generator=generator) for _ in range(3)]
+    expected = torch.stack([(drawn[i // 4] == 1).all(1).long() for i in range(10)])
+    answers = shifted_answers(Pixel(), pictures, size=2, rounds=1, seed=3, batch_size=4, protocol="zhang-batch")
+    assert torch.equal(answers[:, 0], expected)
+    with pytest.raises(ArgumentError, match="protocol must be one of picture, zhang-batch, got 'zhang'"):
+        shifted_answers(Pixel(), pictures, size=2, protocol="zhang")
+
+
+def test_circular_shifts() -> None:
+    assert agreement(rolled_answers(Sum(), dots(20), most=3)).tolist() == [1.0] * 20
+    # Lit at (1, 1) of 4 x 4, and shifted by 0 to 3: at the first pixel for one shift of sixteen.
+    scores = agreement(rolled_answers(Pixel(), dots(4000), most=3))
+    assert float(scores.mean()) == pytest.approx((1 / 16) ** 2 + (15 / 16) ** 2, abs=0.01)
+    for arguments in ({"most": 0}, {"most": 1, "rounds": 0}):
+        with pytest.raises(ArgumentError, match="most and rounds must be at least 1"):
+            rolled_answers(Sum(), dots(2), **arguments)
+    with pytest.raises(ArgumentError, match="there are no pictures"):
+        rolled_answers(Sum(), dots(0), most=3)
+
+
+def test_soft_changes_by_hand() -> None:
+    first, second = torch.tensor([[0.75, 0.25]]).log(), torch.tensor([[0.5, 0.5]]).log()
+    assert soft_change(first, second).tolist() == pytest.approx([0.5])
+    expected = 0.75 * torch.tensor(1.5).log() + 0.25 * torch.tensor(0.5).log()
+    assert divergence(first, second).tolist() == pytest.approx([float(expected)])
+    assert divergence(first, first).tolist() == [0.0]

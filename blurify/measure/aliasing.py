@@ -1,0 +1,128 @@
+"""Where a network still aliases: how much of a map's energy is folded back when a site subsamples it.
+
+Subsampling by `s` keeps frequencies up to `1 / (2 s)` cycles a position, the new Nyquist limit, and folds all higher
+ones onto lower ones, where nothing tells them from what was there (Zhang, "Making Convolutional Networks
+Shift-Invariant Again", ICML 2019, section 3.1; Oppenheim and Schafer, "Discrete-Time Signal Processing", section 4.6).
+"""
+
+from __future__ import annotations
+
+from math import pi
+from operator import le
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from blurify.errors import ArgumentError, ArgumentTypeError
+from blurify.graph_module import TracedModule
+from blurify.layers import BLUR_POOLS, SAME_BLUR_POOLS, AvgBlurPool1d, AvgBlurPool2d, AvgBlurPool3d, Blur
+from blurify.planning import Plan
+from blurify.proofs import one_tap
+from blurify.tracing.inputs import Inputs
+from blurify.tracing.modes import evaluating
+from blurify.tracing.shapes import placeholder_values
+
+AVERAGES = (AvgBlurPool1d, AvgBlurPool2d, AvgBlurPool3d)
+KNOWN = (*BLUR_POOLS.values(), *SAME_BLUR_POOLS.values(), *AVERAGES)
+
+
+def folded_energy(converted: nn.Module, pictures: Tensor, batch_size: int = 8) -> dict[str, Tensor]:
+    """Each picture's share of energy that every site folds back, before and after: site to `[N, 2]` float64.
+
+    >>> import blurify, torchvision
+    >>> smooth = blurify.antialias(torchvision.models.resnet18())
+    >>> folded_energy(smooth, torch.rand(2, 3, 64, 64))["maxpool"].shape
+    torch.Size([2, 2])
+
+    The share is that of a map's energy beside its mean, over all channels: what lies above the new Nyquist limit on any
+    axis, to all that the site's filter lets pass. The first column is of the original network (the converted one with
+    filters of one tap, which computes the same), the second of the converted. `estimate` makes percentages of them.
+
+    Args:
+        converted: what `blurify.antialias` returned.
+        pictures: `[N, C, H, W]`, as the network takes them.
+        batch_size: how many pictures the network is given at a time.
+
+    Raises:
+        ArgumentTypeError: `converted` was not made by blurify.
+        ArgumentError: there are no pictures.
+    """
+    plan = converted.meta.get("blurify") if isinstance(converted, TracedModule) else None
+    if not isinstance(converted, TracedModule) or not isinstance(plan, Plan):
+        raise ArgumentTypeError(
+            f"converted must be what blurify.antialias returned, with its plan; got a {type(converted).__name__}."
+        )
+    if len(pictures) == 0:
+        raise ArgumentError("there are no pictures to measure on.")
+    columns = [_shares(network, pictures, batch_size) for network in (one_tap(converted, plan), converted)]
+    return {site: torch.stack([column[site] for column in columns], dim=1) for site in columns[0]}
+
+
+def _shares(network: TracedModule, pictures: Tensor, batch_size: int) -> dict[str, Tensor]:
+    batches: list[dict[str, Tensor]] = []
+    with evaluating(network):
+        for batch in torch.split(pictures, batch_size):
+            recorder = FoldingRecorder(network, network.eval_graph)
+            values = placeholder_values(network.eval_graph, Inputs((batch,)))
+            recorder.run(*values, enable_io_processing=False)
+            batches.append(recorder.shares)
+    return {site: torch.cat([batch[site] for batch in batches]) for site in batches[0]}
+
+
+class FoldingRecorder(fx.Interpreter):
+    """Runs a graph and keeps, of every site's map before it is subsampled, the share that is folded back."""
+
+    def __init__(self, module: fx.GraphModule, graph: fx.Graph) -> None:
+        super().__init__(module, garbage_collect_values=True, graph=graph)
+        self.shares: dict[str, Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run the node, after looking at what it is fed if it blurs."""
+        layer = self.fetch_attr(str(n.target)) if "blurs" in n.meta and n.op == "call_module" else None
+        if isinstance(layer, Blur) and isinstance(layer, KNOWN):
+            (x,) = self.fetch_args_kwargs_from_env(n)[0][:1]
+            share = folded_share(x, layer)
+            self.shares.update(dict.fromkeys(n.meta["blurs"], share))
+        return super().run_node(n)
+
+
+def folded_share(x: Tensor, layer: Blur) -> Tensor:
+    """The share of energy that subsampling after the layer's filter folds back, of each map: `[N]` float64."""
+    axes = tuple(range(2, x.dim()))
+    power = torch.fft.fftn(x.double(), dim=axes).abs().square()
+    kept = torch.ones_like(power[:1, :1], dtype=torch.bool)
+    for axis, stride, response in zip(axes, layer.stride, responses(layer, x.shape[2:]), strict=True):
+        shape = [-1 if other == axis else 1 for other in range(x.dim())]
+        frequencies = torch.fft.fftfreq(x.shape[axis], dtype=torch.float64, device=x.device).abs()
+        power = power * response.to(x.device).square().view(shape)
+        # To rounding: a frequency right at the limit is kept.
+        kept = kept & (frequencies <= 0.5 / stride + 1e-12).view(shape)
+    # The mean of a map is not in danger, and would hide what is.
+    power.flatten(2)[..., 0] = 0
+    everything = power.flatten(1).sum(1)
+    above = (power * ~kept).flatten(1).sum(1)
+    return torch.where(everything > 0, above / everything.clamp_min(torch.finfo(torch.float64).tiny), 0.0).cpu()
+
+
+def responses(layer: Blur, sizes: torch.Size) -> list[Tensor]:
+    """The magnitude of what the layer's filter makes of each frequency, for each axis.
+
+    A binomial filter of `n` taps has `|cos(pi f)|^(n - 1)`, and an average of `k` positions
+    `|sin(pi f k) / (k sin(pi f))|`: average pooling is an average before it is antialiased, and one that is wider than
+    the filter stays.
+    """
+    found = []
+    for taps, width, size in zip(layer.filt_size, averaged(layer), sizes, strict=True):
+        frequencies = torch.fft.fftfreq(size, dtype=torch.float64)
+        average = torch.sinc(frequencies * width) / torch.sinc(frequencies)
+        found.append((frequencies * pi).cos().abs().pow(taps - 1) * average.abs())
+    return found
+
+
+def averaged(layer: Any) -> list[int]:
+    """How many positions of each axis the layer averages before it blurs."""
+    if not isinstance(layer, AVERAGES):
+        return [1] * len(layer.filt_size)
+    covered = not layer.divisor_override and all(map(le, layer.kernel_size, layer.filt_size))
+    return [1] * len(layer.filt_size) if covered else layer.kernel_size
