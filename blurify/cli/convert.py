@@ -32,7 +32,7 @@ def convert(output: Path | None, no_verify: bool, force: bool, **options: Any) -
     MODEL is a file (a pickled module, a state_dict with --arch, or blurify's own), timm:NAME or torchvision:NAME.
     """
     request = Request(**options)
-    let_user_modules_in(request)
+    let_user_modules_in(request.arch, request.allow)
     from blurify import files
     from blurify.cli import report, session
 

@@ -14,6 +14,7 @@ from click_default_group import DefaultGroup
 from blurify._version import __version__
 from blurify.cli.convert import convert
 from blurify.cli.demo import demo
+from blurify.cli.measure import measure
 from blurify.cli.options import CONTEXT, debug_option
 from blurify.cli.plan import plan
 from blurify.errors import BlurifyError
@@ -81,8 +82,9 @@ def cli() -> None:
     blurify model.pt --filt-size 4          convert a file (the same as: blurify convert model.pt)
     blurify timm:resnet50 --pretrained      convert an architecture by name
     blurify plan model.pt                   show what would be done and write nothing
+    blurify measure model.pt --images DIR   how often its answer changes when pictures shift
     """
 
 
-for command in (convert, plan, demo):
+for command in (convert, plan, measure, demo):
     cli.add_command(command)

@@ -35,17 +35,24 @@ class Request:
 
 def model_options(command: Command) -> Command:
     """Add MODEL and the options that decide what becomes of it."""
-    for decorate in reversed(_OPTIONS):
+    for decorate in reversed((click.argument("model"), *_CONVERSION, *_READING)):
         command = decorate(command)
     return command
 
 
-def let_user_modules_in(request: Request) -> None:
+def reading_options(command: Command) -> Command:
+    """Add the options that say how a model is read."""
+    for decorate in reversed(_READING):
+        command = decorate(command)
+    return command
+
+
+def let_user_modules_in(arch: str | None, allow: tuple[str, ...]) -> None:
     """Make modules of the current folder importable, if the user named any.
 
     Last on the path, so that a file lying there cannot stand in for an installed package.
     """
-    if (request.arch or request.allow) and os.getcwd() not in sys.path:
+    if (arch or allow) and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
 
 
@@ -88,8 +95,7 @@ debug_option = click.option(
     help="Show the traceback of a failure.",
 )
 
-_OPTIONS: tuple[Callable[[Any], Any], ...] = (
-    click.argument("model"),
+_CONVERSION: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--filt-size",
         multiple=True,
@@ -110,6 +116,9 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--upsample", is_flag=True, help="Blur after transposed convs and nearest upsampling too."),
     click.option("--include", multiple=True, metavar="GLOB", help="Rewrite only sites that match. Repeatable."),
     click.option("--exclude", multiple=True, metavar="GLOB", help="Keep sites that match. Repeatable."),
+)
+
+_READING: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--arch",
         metavar="NAME",

@@ -15,7 +15,7 @@ from blurify.cli.options import CONTEXT, Request, let_user_modules_in, model_opt
 def plan(as_json: bool, **options: Any) -> None:
     """Show what converting MODEL would do, site by site; write nothing."""
     request = Request(**options)
-    let_user_modules_in(request)
+    let_user_modules_in(request.arch, request.allow)
     from blurify.cli import report, session
 
     opened = session.open_model(request)

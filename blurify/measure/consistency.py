@@ -85,25 +85,34 @@ def shifted_answers(
         raise ArgumentError(f"a window of {size} pixels fills the pictures, so it cannot shift; give larger pictures.")
     if rounds < 1:
         raise ArgumentError(f"rounds must be at least 1, got {rounds}.")
-    if protocol not in PROTOCOLS:
-        raise ArgumentError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}.")
-    generator = torch.Generator().manual_seed(seed)
-    if protocol == "picture":
-        offsets = [draw_offsets(len(pictures), most, generator) for _ in range(2 * rounds)]
-    else:
-        offsets = [
-            torch.stack(both)
-            for _ in range(rounds)
-            for both in zip(*_of_batches(len(pictures), batch_size, most - 1, generator), strict=True)
-        ]
+    offsets = window_offsets(len(pictures), most, rounds, seed=seed, protocol=protocol, batch_size=batch_size)
     answers = [logits(model, crop(pictures, drawn, size), batch_size).argmax(1) for drawn in offsets]
     return torch.stack(answers, dim=1).reshape(len(pictures), rounds, 2)
 
 
-def _of_batches(count: int, batch_size: int, most: int, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
-    """The offsets of both windows of every picture, alike in a batch, which draws both of its own in turn."""
-    drawn = [draw_offsets(2, most, generator) for _ in range(0, count, batch_size)]
-    return [(drawn[i // batch_size][0], drawn[i // batch_size][1]) for i in range(count)]
+def window_offsets(
+    count: int, most: int, rounds: int, *, seed: int, protocol: str = "picture", batch_size: int = _BATCH
+) -> list[Tensor]:
+    """The offsets of both windows of every round, `2 * rounds` times `[count, 2]`; see `shifted_answers`.
+
+    >>> [drawn.shape for drawn in window_offsets(8, 32, 1, seed=0)]
+    [torch.Size([8, 2]), torch.Size([8, 2])]
+
+    Raises:
+        ArgumentError: there is no such protocol.
+    """
+    if protocol not in PROTOCOLS:
+        raise ArgumentError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}.")
+    generator = torch.Generator().manual_seed(seed)
+    if protocol == "picture":
+        return [draw_offsets(count, most, generator) for _ in range(2 * rounds)]
+    offsets: list[Tensor] = []
+    for _ in range(rounds):
+        # A batch draws both of its own in turn.
+        pairs = [draw_offsets(2, most - 1, generator) for _ in range(0, count, batch_size)]
+        every = torch.stack(pairs).repeat_interleave(batch_size, 0)[:count]
+        offsets += [every[:, 0], every[:, 1]]
+    return offsets
 
 
 def rolled_answers(
