@@ -21,6 +21,7 @@ from blurify.eager import in_parts, is_eager, samples_at_a_time
 WHOLE_MAP, WHOLE_MAP_LAST = 256, 64
 # Beyond, maps of sides up to this are by one matrix for each axis; of larger sides up to that, where they are many.
 MIDDLING_SIDE, LARGEST_SIDE, MANY_MAPS = 32, 64, 1024
+MIDDLING_SIDE_LAST = 16
 # The C library takes memory of this size from the system, which clears it for every use.
 OFF_THE_HEAP = 32 * 2**20
 
@@ -105,9 +106,14 @@ def fastest(filt: Tensor, case: Case) -> Way | None:
         return by_whole_matrix(filt, case)
     if not case.contiguous and positions <= WHOLE_MAP_LAST:
         return by_whole_matrix_last(filt, case)
-    worth = side <= MIDDLING_SIDE or (side <= LARGEST_SIDE and maps > MANY_MAPS)
-    matrices = axis_matrices(filt, case) if case.contiguous and worth else None
-    return by_depthwise(filt, case) if matrices is None else by_axis_matrices(*matrices)
+    if case.contiguous:
+        worth = side <= MIDDLING_SIDE or (side <= LARGEST_SIDE and maps > MANY_MAPS)
+    else:
+        worth = side <= MIDDLING_SIDE_LAST
+    matrices = axis_matrices(filt, case) if worth else None
+    if matrices is None:
+        return by_depthwise(filt, case)
+    return by_axis_matrices(*matrices) if case.contiguous else by_axis_matrices_last(*matrices, case)
 
 
 def by_whole_matrix(filt: Tensor, case: Case) -> Way:
@@ -131,15 +137,25 @@ def by_axis_matrices(columns: Tensor, rows: Tensor) -> Way:
     return lambda x: (columns @ x) @ rows
 
 
+def by_axis_matrices_last(columns: Tensor, rows: Tensor, case: Case) -> Way:
+    """The same from the left, of what lies channel by channel at each position."""
+    samples, channels, height, width = case.shape
+    across = rows.t().contiguous()
+    flat, half = (samples, height, width * channels), (samples, len(columns), width, channels)
+    return lambda x: (across @ (columns @ x.permute(0, 2, 3, 1).reshape(flat)).view(half)).permute(0, 3, 1, 2)
+
+
 def by_depthwise(filt: Tensor, case: Case) -> Way:
     """Pad, then convolve: a batch of maps too large for the heap in parts."""
     stride, channels = list(case.stride), case.shape[1]
     # Spread out by strides of 0, the filter is gathered at every call.
     weight = filt.to(case.dtype).expand(channels, *filt.shape[1:]).contiguous()
-    pad = padding(case)
+    left, right = list(case.left), list(case.right)
+    folded = left if plain.pads_as_convs_do(left, right, case.pad_type) else [0, 0]
+    pad: Way = (lambda x: x) if any(folded) else padding(case)
 
     def pad_and_filter(x: Tensor) -> Tensor:
-        return F.conv2d(pad(x), weight, None, stride, 0, 1, channels)
+        return F.conv2d(pad(x), weight, None, stride, folded, 1, channels)
 
     def by_parts(x: Tensor) -> Tensor:
         at_a_time = samples_at_a_time(x)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blurify import fast, plain
+from blurify import any_size, fast, plain
 from blurify.plain import ceil_extension
 
 
@@ -59,6 +59,10 @@ def same_blur_pool(
     """
     single = x.dim() == len(stride) + 1
     x = x.unsqueeze(0) if single else x
+    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+        found = any_size.same_blur(x, filt, stride, kernel_size, dilation, pad_type)
+        if found is not None:
+            return found.squeeze(0) if single else found
     taps = filt.shape[2:]
     left = [0] * len(stride)
     right = [0] * len(stride)
@@ -170,6 +174,10 @@ def avg_blur_pool(
         left = [padding[a] + (taps[a] - kernel_size[a] + 1) // 2 for a in range(axes)]
         right = [padding[a] + (taps[a] - kernel_size[a]) // 2 for a in range(axes)]
         if ceil_mode:
+            if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+                found = any_size.ceil_blur(x, filt, stride, left, right, kernel_size, padding, pad_type)
+                if found is not None:
+                    return found.squeeze(0) if single else found
             for a in range(axes):
                 right[a] += ceil_extension(x.shape[2 + a], kernel_size[a], stride[a], padding[a], 1, ceil_mode)
     else:

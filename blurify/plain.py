@@ -23,12 +23,18 @@ def pooled_size(size: int, kernel_size: int, stride: int, padding: int, dilation
 
 
 def ceil_extension(size: int, kernel_size: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
-    """How many positions the dense output lacks on the right, so that striding over it reaches the last output."""
+    """How many positions the dense output lacks on the right, so that striding over it reaches the last output.
+
+    There is no branch on `size`: an export for any size would take one side of it for good.
+    """
     if not ceil_mode:
         return 0
-    dense = size + 2 * padding - dilation * (kernel_size - 1)
-    wanted = (pooled_size(size, kernel_size, stride, padding, dilation, ceil_mode) - 1) * stride + 1
-    return max(wanted - dense, 0)
+    reach = dilation * (kernel_size - 1)
+    lacking = (stride - (size + 2 * padding - reach - 1) % stride) % stride
+    # A window that would start in the right padding is dropped; it starts so far behind the dense ones.
+    too_far = reach + 1 - padding
+    dropped = (lacking // too_far + stride - 1) // stride
+    return lacking * (1 - dropped)
 
 
 def paddings(
@@ -80,25 +86,31 @@ def subsample(x: Tensor, stride: list[int]) -> Tensor:
     return x.clone(memory_format=torch.preserve_format)
 
 
-def depthwise(x: Tensor, filt: Tensor, stride: list[int]) -> Tensor:
+def depthwise(x: Tensor, filt: Tensor, stride: list[int], padding: list[int]) -> Tensor:
     """Correlate every channel of `x` with the one filter `filt` of shape `(1, 1, *size)`, keeping every `stride`-th."""
     channels = x.shape[1]
     if len(stride) == 1:
-        return F.conv1d(x, filt.expand(channels, 1, -1), stride=stride, groups=channels)
+        return F.conv1d(x, filt.expand(channels, 1, -1), None, stride, padding, groups=channels)
     if len(stride) == 2:
-        return F.conv2d(x, filt.expand(channels, 1, -1, -1), stride=stride, groups=channels)
-    return F.conv3d(x, filt.expand(channels, 1, -1, -1, -1), stride=stride, groups=channels)
+        return F.conv2d(x, filt.expand(channels, 1, -1, -1), None, stride, padding, groups=channels)
+    return F.conv3d(x, filt.expand(channels, 1, -1, -1, -1), None, stride, padding, groups=channels)
+
+
+def pads_as_convs_do(left: list[int], right: list[int], pad_type: str) -> bool:
+    """Whether a conv itself can pad so: by zeros, as many on one side as on the other."""
+    return pad_type == "zero" and left == right and min(left) >= 0
 
 
 def blur(x: Tensor, filt: Tensor, stride: list[int], left: list[int], right: list[int], pad_type: str) -> Tensor:
     """Pad `x`, correlate with `filt` of shape `(1, 1, *taps)`, and subsample; one tap is subsampling alone."""
-    x = pad_axes(x, left, right, pad_type)
     one_tap = True
     for t in filt.shape[2:]:
         one_tap = one_tap and t == 1
     if one_tap:
-        return subsample(x, stride)
-    return depthwise(x, filt.to(x.dtype), stride)
+        return subsample(pad_axes(x, left, right, pad_type), stride)
+    if pads_as_convs_do(left, right, pad_type):
+        return depthwise(x, filt.to(x.dtype), stride, left)
+    return depthwise(pad_axes(x, left, right, pad_type), filt.to(x.dtype), stride, [0] * len(stride))
 
 
 def dense_max(x: Tensor, kernel_size: list[int], padding: list[int], dilation: list[int]) -> Tensor:

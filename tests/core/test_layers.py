@@ -242,3 +242,12 @@ def test_power_average_pools(norm_type: float, ceil_mode: bool) -> None:
             layer = LpBlurPool2d(norm_type, kernel_size, stride, ceil_mode, filt_size=1)
             torch.testing.assert_close(layer(x), pool(x), rtol=1e-5, atol=1e-5)
             assert LpBlurPool2d(norm_type, kernel_size, stride, ceil_mode)(x).shape == pool(x).shape
+
+
+@pytest.mark.parametrize(("filt_size", "pad_type", "pads"), [(3, "zero", 0), (4, "zero", 1), (3, "reflect", 1)])
+def test_even_zeros_are_the_padding_of_the_conv(filt_size: int, pad_type: str, pads: int) -> None:
+    layer = BlurPool2d(None, pad_type, filt_size)
+    exported = torch.export.export(layer, (torch.zeros(2, 8, 16, 16),))
+    names = [str(node.target) for node in exported.graph.nodes]
+    assert sum("pad" in name for name in names) == pads
+    assert sum("conv2d" in name for name in names) == 1
