@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.latency import NETWORKS, arithmetic, three
+from benchmarks.latency import NETWORKS, arithmetic, networks_of
 from benchmarks.layers import LAYOUTS
 from benchmarks.memory import peak
 from benchmarks.timing import medians, record, table
@@ -36,12 +36,13 @@ def step(network: nn.Module, batch: int, layout: str) -> Callable[[], object]:
 
 def prepare(name: str, label: str, batch: int, layout: str) -> Callable[[], object]:
     """The first step of one of the networks, which allocates gradients and momenta too."""
-    return step(three(name)[label], batch, layout)
+    return step(networks_of(name)[label], batch, layout)
 
 
 def measure(name: str, batch: int, layout: str, rounds: int) -> dict[str, Any]:
     """One row."""
-    networks = three(name)
+    networks = networks_of(name)
+    del networks["dense"]
     ratio = arithmetic(networks["ours"]) / arithmetic(networks["plain"])
     steps = {label: step(network, batch, layout) for label, network in networks.items()}
     seconds = medians(steps, rounds)
