@@ -35,7 +35,9 @@ def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[
     show_default=True,
     help="Draw shifts for every picture, or for every batch as published.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the shifts and intervals.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the shifts and intervals."
+)
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Pictures at a time.")
 @click.option(
     "--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that read pictures."

@@ -16,14 +16,14 @@ from torch import Tensor, fx, nn
 
 from blurify.errors import ArgumentError, ArgumentTypeError
 from blurify.graph_module import TracedModule
-from blurify.layers import BLUR_POOLS, SAME_BLUR_POOLS, AvgBlurPool1d, AvgBlurPool2d, AvgBlurPool3d, Blur
+from blurify.layers import AVG_BLUR_POOLS, BLUR_POOLS, SAME_BLUR_POOLS, Blur
 from blurify.planning import Plan
 from blurify.proofs import one_tap
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.modes import evaluating
 from blurify.tracing.shapes import placeholder_values
 
-AVERAGES = (AvgBlurPool1d, AvgBlurPool2d, AvgBlurPool3d)
+AVERAGES = tuple(AVG_BLUR_POOLS.values())
 KNOWN = (*BLUR_POOLS.values(), *SAME_BLUR_POOLS.values(), *AVERAGES)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -109,12 +110,15 @@ def check_normalisation(mean: Sequence[float], std: Sequence[float], channels: i
     """Refuse what does not suit the channels.
 
     Raises:
-        ArgumentError: a count differs, or a deviation is not above 0.
+        ArgumentError: a count differs, a number is not finite, or a deviation is not above 0.
     """
     if channels not in (1, 3):
         raise ArgumentError(f"pictures have 1 or 3 channels, and the model takes {channels}.")
     for name, values in (("mean", mean), ("std", std)):
         if len(values) != channels:
             raise ArgumentError(f"{name} must have one number for each of {channels} channels, got {len(values)}.")
+        wrong = next((value for value in values if not isfinite(value)), None)
+        if wrong is not None:
+            raise ArgumentError(f"{name} must be finite numbers, got {wrong}.")
     if min(std) <= 0:
         raise ArgumentError(f"std must be above 0, got {min(std)}.")

@@ -28,7 +28,9 @@ def batch_statistics(node: fx.Node) -> Any:
 
 
 def writes(node: fx.Node, traced: TracedModule) -> bool:
-    """Whether the node changes what it reads, in place."""
+    """Whether the node changes what it reads, in place or as `out`."""
+    if "out" in node.kwargs:
+        return True
     if node.op == "call_module":
         return bool(getattr(called(node, traced), "inplace", False))
     if node.target in IN_PLACE or node.target is setitem or function_name(node.target).endswith("_"):

@@ -66,9 +66,15 @@ def is_of_one_sample(node: fx.Node, traced: TracedModule) -> bool:
         return bool(module.track_running_stats)
     if type(module) is DenseMaxPool2d or node.target in CONV_FUNCTIONS:
         return True
-    if operator_name(node) == "batch_norm" and batch_statistics(node):
+    name = operator_name(node)
+    if (name == "batch_norm" and batch_statistics(node)) or ("drop" in name and drops(node)) or "rrelu" in name:
         return False
     return crossing(node, source, traced, 2) is not Crossing.NEVER
+
+
+def drops(node: fx.Node) -> bool:
+    """Whether a dropout function draws random numbers, or may: for a few samples at a time it draws others."""
+    return (node.args[2] if len(node.args) > 2 else node.kwargs.get("training", node.kwargs.get("train"))) is not False
 
 
 def spans_samples(node: fx.Node, traced: TracedModule) -> bool:

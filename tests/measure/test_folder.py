@@ -111,6 +111,8 @@ def test_numbers_that_suit_no_picture_are_refused() -> None:
         ((0.5,) * 4, (0.5,) * 4, 4, "pictures have 1 or 3 channels, and the model takes 4"),
         ((0.5,), (0.5,) * 3, 3, "mean must have one number for each of 3 channels, got 1"),
         ((0.5,) * 3, (0.5, 0.0, 1.0), 3, "std must be above 0, got 0.0"),
+        ((0.5,) * 3, (0.5, float("nan"), 1.0), 3, "std must be finite numbers, got nan"),
+        ((float("inf"),), (0.5,), 1, "mean must be finite numbers, got inf"),
     ):
         with pytest.raises(ArgumentError, match=message):
             check_normalisation(mean, std, channels)

@@ -161,10 +161,26 @@ class OfTheBatch(nn.Conv2d):
         return super().forward(x) - x.mean()
 
 
+class AlwaysDropping(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, 0.5)
+
+
 MIXING: dict[str, Callable[[], nn.Module]] = {
     "batch statistics": lambda: nn.BatchNorm2d(8, track_running_stats=False),
     "a conv of another's": lambda: OfTheBatch(8, 8, 1),
 }
+
+
+def test_what_draws_at_random_draws_for_the_whole_batch(parts: list[tuple[int, ...]]) -> None:
+    plain, optimized = both(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), AlwaysDropping(), nn.MaxPool2d(2)).eval())
+    x = torch.randn(5, 3, 64, 64)
+    outputs = []
+    for network in (plain, optimized):
+        torch.manual_seed(1)
+        outputs.append(run(network, x))
+    assert relative_error(*outputs) <= 1e-6
+    assert parts[-1] == (5, 8, 64, 64)
 
 
 @pytest.mark.parametrize("name", MIXING)

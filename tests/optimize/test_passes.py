@@ -426,6 +426,22 @@ def test_what_nobody_reads_is_not_computed_and_nothing_impure_is_lost() -> None:
     assert list(optimized.state_dict()) == list(model.state_dict())
 
 
+def test_what_is_given_an_output_writes_to_it() -> None:
+    class Into(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.pool = nn.Conv2d(3, 8, 3), nn.MaxPool2d(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            torch.add(x, 1, out=x)
+            return self.pool(x)
+
+    plain, optimized = both(Into().eval())
+    x = torch.randn(2, 3, 16, 16)
+    assert torch.equal(run(plain, x), run(optimized, x))
+
+
 def test_what_is_listened_to_is_computed_though_nobody_reads_it() -> None:
     model = Wasteful().eval()
     model.unused.register_forward_hook(lambda module, args, output: None)
