@@ -21,7 +21,8 @@ from blurify.eager import in_parts, is_eager, samples_at_a_time
 WHOLE_MAP, WHOLE_MAP_LAST = 256, 64
 # Beyond, maps of sides up to this are by one matrix for each axis; of larger sides up to that, where they are many.
 MIDDLING_SIDE, LARGEST_SIDE, MANY_MAPS = 32, 64, 1024
-MIDDLING_SIDE_LAST = 16
+# Where channels come last, only up to this side, and for filters that are long enough.
+MIDDLING_SIDE_LAST, LEAST_TAPS_LAST = 16, 4
 # The C library takes memory of this size from the system, which clears it for every use.
 OFF_THE_HEAP = 32 * 2**20
 
@@ -109,7 +110,7 @@ def fastest(filt: Tensor, case: Case) -> Way | None:
     if case.contiguous:
         worth = side <= MIDDLING_SIDE or (side <= LARGEST_SIDE and maps > MANY_MAPS)
     else:
-        worth = side <= MIDDLING_SIDE_LAST
+        worth = side <= MIDDLING_SIDE_LAST and max(filt.shape) >= LEAST_TAPS_LAST
     matrices = axis_matrices(filt, case) if worth else None
     if matrices is None:
         return by_depthwise(filt, case)
