@@ -54,11 +54,7 @@ def verify(
         ArgumentTypeError: `converted` was not made by blurify.
         ArgumentError: the original does not run on the input.
     """
-    plan = converted.meta.get("blurify") if isinstance(converted, TracedModule) else None
-    if not isinstance(converted, TracedModule) or not isinstance(plan, Plan):
-        raise ArgumentTypeError(
-            f"converted must be what blurify.antialias returned, with its plan; got a {type(converted).__name__}."
-        )
+    converted, plan = with_plan(converted)
     given = as_inputs(example_inputs, example_kwargs)
     inputs = example_for(original) if given is None else given
     expected = _run(original, inputs, given is not None)
@@ -76,6 +72,16 @@ def verify(
         statistics=tuple(norm for decision in plan.rewritten for norm in decision.statistics),
         modes=tuple(errors),
     )
+
+
+def with_plan(converted: nn.Module) -> tuple[TracedModule, Plan]:
+    """The model that `blurify.antialias` returned, and its plan; anything else is refused."""
+    plan = converted.meta.get("blurify") if isinstance(converted, TracedModule) else None
+    if not isinstance(converted, TracedModule) or not isinstance(plan, Plan):
+        raise ArgumentTypeError(
+            f"converted must be what blurify.antialias returned, with its plan; got a {type(converted).__name__}."
+        )
+    return converted, plan
 
 
 def outputs_in_training(original: nn.Module, converted: TracedModule, inputs: Inputs) -> list[Tensor] | None:

@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from blurify.errors import ArgumentError, ArgumentTypeError
+from blurify.errors import ArgumentError
 from blurify.graph_module import TracedModule
 from blurify.layers import AVG_BLUR_POOLS, BLUR_POOLS, SAME_BLUR_POOLS, Blur
-from blurify.planning import Plan
-from blurify.proofs import one_tap
+from blurify.proofs import one_tap, with_plan
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.modes import evaluating
 from blurify.tracing.shapes import placeholder_values
@@ -48,11 +47,7 @@ def folded_energy(converted: nn.Module, pictures: Tensor, batch_size: int = 8) -
         ArgumentTypeError: `converted` was not made by blurify.
         ArgumentError: there are no pictures.
     """
-    plan = converted.meta.get("blurify") if isinstance(converted, TracedModule) else None
-    if not isinstance(converted, TracedModule) or not isinstance(plan, Plan):
-        raise ArgumentTypeError(
-            f"converted must be what blurify.antialias returned, with its plan; got a {type(converted).__name__}."
-        )
+    converted, plan = with_plan(converted)
     if len(pictures) == 0:
         raise ArgumentError("there are no pictures to measure on.")
     columns = [_shares(network, pictures, batch_size) for network in (one_tap(converted, plan), converted)]
