@@ -11,7 +11,9 @@ from blurify.cli.options import CONTEXT, debug_option
 
 @click.command(context_settings=CONTEXT)
 @click.option("--filt-size", type=click.IntRange(min=1), default=4, show_default=True, help="Taps of the blur.")
-@click.option("--picture", type=click.Path(path_type=Path), metavar="FILE", help="Draw before and after into a PNG.")
+@click.option(
+    "--picture", type=click.Path(path_type=Path), metavar="FILE", help="Draw before and after into a PNG or SVG."
+)
 @debug_option
 def demo(filt_size: int, picture: Path | None) -> None:
     """Convert a small trained classifier, prove it, and measure it before and after. Needs no file."""

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +14,17 @@ from torch.nn import functional as F
 
 from blurify.api import antialias
 from blurify.demo.classifier import FRAME, DigitNet, frame
-from blurify.files.atomic import check_output, write_atomically
+from blurify.drawing.canvas import STILL, check_suffix, require_matplotlib, save
+from blurify.drawing.sliding import Slide, sliding_strip
+from blurify.files.atomic import check_output
 from blurify.measure.consistency import accuracy, agreement, correctness, diagonal_sweep, shifted_answers, variation
 from blurify.measure.estimate import Estimate, estimate
-from blurify.measure.pictures import draw_sliding, require_matplotlib
 from blurify.planning import Plan
 from blurify.proofs import verify
 from blurify.verdict import Verdict
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ASSET = "digits.pt"
 # Offsets of 0 to 8 are one whole period of the network, whose strides multiply to 8, and keep clear of the borders.
@@ -112,13 +116,14 @@ def run_demo(filt_size: int = 4, picture: Path | None = None) -> DemoResult:
     Everything is seeded, so a second run finds the same.
 
     Raises:
-        ArgumentError: `filt_size` is not allowed.
+        ArgumentError: `filt_size` is not allowed, or `picture` ends neither in .png nor in .svg.
         BlurifyError: a picture is wanted and matplotlib is missing.
         FileError: `picture` cannot be written.
     """
     start = time.perf_counter()
     if picture is not None:
         require_matplotlib()
+        check_suffix(picture, STILL)
         check_output(picture, force=True)
     model, pictures, labels = load_demo()
     converted = antialias(model, filt_size=filt_size, example_inputs=pictures[:1])
@@ -136,28 +141,27 @@ def run_demo(filt_size: int = 4, picture: Path | None = None) -> DemoResult:
         seconds=time.perf_counter() - start,
     )
     if picture is not None:
-        _write(picture, _drawing(model, converted, wide, labels))
+        save(_drawing(model, converted, wide, labels), picture)
     return result
 
 
-def _drawing(original: nn.Module, converted: nn.Module, wide: Tensor, labels: Tensor) -> bytes:
-    moved = [variation(diagonal_sweep(m, wide, FRAME), labels) for m in (original, converted)]
+def _drawing(original: nn.Module, converted: nn.Module, wide: Tensor, labels: Tensor) -> Figure:
+    sweeps = [diagonal_sweep(m, wide, FRAME) for m in (original, converted)]
+    moved = [variation(sweep, labels) for sweep in sweeps]
     index = int(moved[0].argmax())
     mean_before, mean_after = (float(values.mean()) for values in moved)
     caption = (
         f"MNIST test picture {index}: of the {len(labels)} shipped, the one whose true class's probability moves most "
-        f"before.\nOver all of them it moves by {mean_before:.2f} in all before, {mean_after:.2f} after, on average. "
+        f"before. Over all of them it moves by {mean_before:.2f} in all before, {mean_after:.2f} after, on average. "
         "Same weights, nothing trained after. A filled box is a wrong answer."
     )
-    return draw_sliding(original, converted, wide[index], int(labels[index]), FRAME, caption=caption)
+    # Ink on paper, as digits are written.
+    windows = torch.stack(
+        [1 - wide[index, :, step : step + FRAME, step : step + FRAME] for step in range(2 * REACH + 1)]
+    )
+    before, after = (sweep[index] for sweep in sweeps)
+    return sliding_strip(Slide(windows, before, after, int(labels[index])), caption=caption)
 
 
 def _compare(before: Tensor, after: Tensor) -> Comparison:
     return Comparison(estimate(before), estimate(after), estimate(after - before))
-
-
-def _write(path: Path, content: bytes) -> None:
-    def write(file: BinaryIO) -> None:
-        file.write(content)
-
-    write_atomically(path, write)

@@ -1,0 +1,132 @@
+"""Every picture: what it shows is what it was given, and no text lies over another."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from blurify.drawing.bars import folded_chart
+from blurify.drawing.canvas import AFTER, BEFORE
+from blurify.drawing.curves import probability_curves
+from blurify.drawing.filters import filter_gallery, folded_noise, response
+from blurify.drawing.heat import heat_maps
+from blurify.drawing.toy import toy_pools, toy_signal
+from blurify.errors import ArgumentError
+from blurify.filters import binomial_taps
+from blurify.measure.equivariance import Deviation
+from tests.drawing.conftest import check_layout, colored, texts
+
+
+def deviation(stride: int, before: float, after: float) -> Deviation:
+    shifts = tuple(range(0, stride + 1, max(1, stride // 8)))
+    values = torch.tensor([before, after], dtype=torch.float64)[None, :, None, None]
+    return Deviation((stride, stride), (shifts, shifts), values.expand(1, 2, len(shifts), len(shifts)))
+
+
+@pytest.mark.parametrize("count", [1, 2, 6, 9])
+def test_heat_maps(count: int, names: list[str]) -> None:
+    figure = heat_maps({name: deviation(2 ** (i % 5 + 1), 0.25, 0.03125) for i, name in enumerate(names[:count])})
+    check_layout(figure)
+    shown = [text for text, _ in texts(figure)]
+    assert shown.count("mean 0.25") == shown.count("mean 0.031") == count
+    assert sum("stride 4" in text for text in shown) == sum(i % 5 == 1 for i in range(count))
+    images = [axes.get_images()[0] for axes in figure.axes]
+    assert len(images) == 2 * count
+    # Before and after have one scale.
+    assert {image.get_clim() for image in images} == {(0, 0.25)}
+
+
+def test_heat_maps_of_what_never_deviates() -> None:
+    check_layout(heat_maps({"a": deviation(2, 0, 0)}))
+    with pytest.raises(ArgumentError, match="no deviations"):
+        heat_maps({})
+
+
+@pytest.mark.parametrize("count", [1, 3, 9])
+def test_folded_chart(count: int, names: list[str]) -> None:
+    shares = {name: torch.rand(5, 2).double() * torch.tensor([0.5, 0.1]) for name in names[:count]}
+    figure = folded_chart(shares, caption="Five pictures.")
+    check_layout(figure)
+    bars = figure.axes[0].patches
+    means = [100 * float(values[:, column].mean()) for column in (0, 1) for values in shares.values()]
+    assert [bar.get_width() for bar in bars] == pytest.approx(means)
+    assert colored(figure, BEFORE) > 100
+    assert colored(figure, AFTER) > 20
+
+
+def test_a_chart_of_nothing() -> None:
+    check_layout(folded_chart({"a": torch.zeros(1, 2)}))
+    with pytest.raises(ArgumentError, match="no shares"):
+        folded_chart({})
+
+
+def test_the_toy_of_the_paper() -> None:
+    signal = torch.tensor([0.0, 0, 1, 1, 0, 0, 1, 1])
+    for shift, plain, smooth in ((0, [0, 1, 0, 1], [0.5, 1, 0.5, 1]), (1, [1, 1, 1, 1], [0.75] * 4)):
+        _, pooled, _, blurred = toy_pools(signal.roll(shift), 3)
+        assert (pooled.tolist(), blurred.tolist()) == (plain, smooth)
+    figure = toy_signal()
+    check_layout(figure)
+    assert [text for text, _ in texts(figure)].count("0.75") == 4
+
+
+@pytest.mark.parametrize("filt_size", [1, 2, 3, 4, 5])
+def test_the_toy_blurs_as_the_layer_does(filt_size: int) -> None:
+    from blurify.layers import BlurPool1d
+
+    signal = torch.rand(10)
+    dense, _, _, smooth = toy_pools(signal, filt_size)
+    layer = BlurPool1d(None, filt_size=filt_size, stride=2, pad_type="circular")
+    torch.testing.assert_close(smooth, layer(dense[None, None])[0, 0])
+    check_layout(toy_signal(signal.tolist(), filt_size))
+
+
+def test_a_toy_that_is_none() -> None:
+    for signal, size in (([0.0, 1, 2], 3), ([0.0, 1], 3), ([], 1)):
+        with pytest.raises(ArgumentError, match="signal must have an even number of values, at least as many as"):
+            toy_signal(signal, size)
+
+
+@pytest.mark.parametrize(("sizes", "stride"), [((1, 2, 3, 4, 5, 6, 7), 2), ((4,), 2), ((1, 5), 3)])
+def test_filter_gallery(sizes: tuple[int, ...], stride: int) -> None:
+    figure = filter_gallery(sizes, stride)
+    check_layout(figure)
+    heights = [bar.get_height() for axes in figure.axes[: len(sizes)] for bar in axes.patches]
+    assert heights == [tap for size in sizes for tap in binomial_taps(size)]
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("frequency", [0.0, 0.1, 0.5])
+def test_responses_are_those_of_the_taps(size: int, frequency: float) -> None:
+    turns = torch.exp(-2j * torch.pi * frequency * torch.arange(size, dtype=torch.float64))
+    expected = float((torch.tensor(binomial_taps(size), dtype=torch.float64) * turns).sum().abs())
+    assert response(size, frequency) == pytest.approx(expected, abs=1e-12)
+
+
+def test_folded_noise() -> None:
+    assert folded_noise(1, 4) == pytest.approx(0.75)
+    # Of cos^2 from a quarter to half a cycle: (pi/4 - 1/2) / (pi/2).
+    assert folded_noise(2, 2) == pytest.approx(0.5 - 1 / torch.pi, abs=1e-6)
+
+
+def test_a_gallery_of_nothing() -> None:
+    for sizes, stride in (((), 2), ((0,), 2), ((3,), 1)):
+        with pytest.raises(ArgumentError, match="sizes must be 1 or more and stride 2 or more"):
+            filter_gallery(sizes, stride)
+
+
+@pytest.mark.parametrize(("count", "shifts"), [(1, 9), (4, 33), (9, 33)])
+def test_probability_curves(count: int, shifts: int, names: list[str]) -> None:
+    before, after = torch.rand(count, shifts), torch.rand(count, shifts)
+    figure = probability_curves(before, after, names[:count], caption="Of the digits")
+    check_layout(figure)
+    drawn = [list(line.get_ydata()) for axes in figure.axes for line in axes.lines]
+    torch.testing.assert_close(Tensor(drawn), torch.stack([before, after], dim=1).reshape(-1, shifts))
+
+
+def test_curves_that_do_not_go_together() -> None:
+    with pytest.raises(ArgumentError, match=r"of one shape \[N, shifts\], with N names; got \[2, 9\], \[2, 8\] and 2"):
+        probability_curves(torch.rand(2, 9), torch.rand(2, 8), ["a", "b"])
+    with pytest.raises(ArgumentError, match=r"with N names; got .* and 0"):
+        probability_curves(torch.rand(0, 9), torch.rand(0, 9), [])
