@@ -237,6 +237,22 @@ class MapRecorder(fx.Interpreter):
         return value
 
 
+def network_stride(converted: nn.Module, pictures: Tensor) -> Pair:
+    """How many pixels one position of the most subsampled site's map stands for, downwards and to the right.
+
+    >>> import blurify, torchvision
+    >>> network_stride(blurify.antialias(torchvision.models.resnet18()), torch.zeros(1, 3, 64, 64))
+    (32, 32)
+
+    Pictures of a multiple of this are what `shift_deviation` takes.
+
+    Raises:
+        ArgumentTypeError: `converted` was not made by blurify.
+    """
+    converted, plan = with_plan(converted)
+    return site_strides(converted, pictures, subsampling_paths(converted.eval_graph, plan))[OUTPUT]
+
+
 def site_strides(network: TracedModule, picture: Tensor, places: Mapping[str, str]) -> dict[str, Pair]:
     """How many pixels one position of every place's map stands for; of the output's, the most of any of these."""
     shapes = output_shapes(network, Inputs((picture,)))
