@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from blurify.cli.options import CONTEXT, let_user_modules_in, reading_options
+from blurify.cli.options import CONTEXT, Command, let_user_modules_in, reading_options
+
+PATH = click.Path(path_type=Path)
 
 
 def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[float, ...] | None:
@@ -19,40 +22,58 @@ def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[
         raise click.BadParameter(f"{value!r} is not a number for each channel, such as 0.5,0.5,0.5.") from None
 
 
+def _option(*names: str, **settings: Any) -> Callable[[Command], Command]:
+    return click.option(*names, show_default="default" in settings, **settings)
+
+
 @click.command(context_settings=CONTEXT)
 @click.argument("model")
 @click.argument("other", required=False)
-@click.option("--images", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder of pictures.")
-@click.option("--labels", is_flag=True, help="The folder's subfolders, in alphabetical order, are the classes.")
-@click.option("--mean", callback=_numbers, metavar="M,M,M", help="What is subtracted.  [default: the model's]")
-@click.option("--std", callback=_numbers, metavar="S,S,S", help="What is divided by.  [default: the model's]")
-@click.option("--shift", type=click.IntRange(min=1), default=32, show_default=True, help="Room for shifts, in pixels.")
-@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Pairs of shifts a picture.")
-@click.option(
+@_option("--images", type=PATH, required=True, metavar="DIR", help="Folder of pictures, or tar archives (webdataset).")
+@_option("--labels", is_flag=True, help="Subfolders, in alphabetical order, are the classes; in archives, .cls files.")
+@_option("--labels-from", type=PATH, metavar="CSV", help="Rows of a picture's path below DIR and its class.")
+@_option(
+    "--task",
+    type=click.Choice(["classify", "segment", "picture"]),
+    default="classify",
+    help="What the model gives: classes, a mask, or a picture.",
+)
+@_option("--data-range", type=click.FloatRange(min=0, min_open=True), default=1.0, help="Span of a picture's values.")
+@_option("--mean", callback=_numbers, metavar="M,M,M", help="What is subtracted.  [default: the model's]")
+@_option("--std", callback=_numbers, metavar="S,S,S", help="What is divided by.  [default: the model's]")
+@_option("--shift", type=click.IntRange(min=1), default=32, help="Room for shifts, in pixels.")
+@_option("--rounds", type=click.IntRange(min=1), default=5, help="Pairs of shifts a picture.")
+@_option(
     "--protocol",
     type=click.Choice(["picture", "zhang-batch"]),
     default="picture",
-    show_default=True,
     help="Draw shifts for every picture, or for every batch as published.",
 )
-@click.option(
-    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the shifts and intervals."
-)
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Pictures at a time.")
-@click.option(
-    "--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that read pictures."
-)
-@click.option("--device", default="cpu", show_default=True, help="Where the models run.")
-@click.option("--strict", is_flag=True, help="Stop at a picture that cannot be read.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
+@_option("--circular", is_flag=True, help="Shift circularly too: what leaves at one side comes in at the other.")
+@_option("--diagonal", is_flag=True, help="Follow the probability of the true or first class along a diagonal too.")
+@_option("--per-layer", is_flag=True, help="Print how much of each site's energy is folded back, before and after.")
+@_option("--report", type=PATH, metavar="FILE.html", help="Write a page with all tables and pictures.")
+@_option("--no-cost", is_flag=True, help="Do not count and time what a model costs.")
+@_option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Of the shifts and intervals.")
+@_option("--batch-size", type=click.IntRange(min=1), default=32, help="Pictures at a time.")
+@_option("--workers", type=click.IntRange(min=0), default=0, help="Processes that read pictures.")
+@_option("--device", default="cpu", help="Where the models run.")
+@_option("--amp", is_flag=True, help="Run in mixed precision.")
+@_option("--channels-last", is_flag=True, help="Run in the channels-last memory layout.")
+@_option("--strict", is_flag=True, help="Stop at a picture that cannot be read.")
+@_option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
 @reading_options
 def measure(model: str, other: str | None, as_json: bool, **options: Any) -> None:
-    """Measure how consistently MODEL, and OTHER beside it, answer when pictures shift.
+    """Measure how consistently MODEL, and OTHER beside it, answer when pictures shift, and what they cost.
 
     Two windows of each picture are compared, at random shifts; a consistent network says the same of both.
     """
     let_user_modules_in(options["arch"], options["allow"])
-    from blurify.cli.measuring import Settings, run
+    from blurify.cli.measuring import run
+    from blurify.cli.settings import Settings
+    from blurify.measure import processes
 
-    result = run([name for name in (model, other) if name is not None], Settings(**options))
-    click.echo(result.as_json() if as_json else str(result))
+    with processes.processes():
+        result = run([name for name in (model, other) if name is not None], Settings(**options))
+        if processes.rank() == 0:
+            click.echo(result.as_json() if as_json else str(result))

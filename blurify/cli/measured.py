@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from blurify.measure.estimate import Estimate
+from blurify.cli.figures import Figure
+from blurify.cli.pricing import Price
+
+Cells = list[list[str]]
 
 
 @dataclass(frozen=True)
@@ -16,6 +20,7 @@ class About:
     images: str
     pictures: int
     complete: bool
+    task: str
     rounds: int
     size: int
     shift: int
@@ -23,6 +28,7 @@ class About:
     seed: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    interpolation: str
 
     def __str__(self) -> str:
         """Return two lines."""
@@ -30,47 +36,95 @@ class About:
         return (
             f"{self.pictures} pictures of {self.images}{partial}, {self.rounds} pairs of windows of {self.size} in "
             f"{self.size + self.shift} pixels each\n"
-            f"protocol {self.protocol}, seed {self.seed}, mean {_list(self.mean)}, std {_list(self.std)}"
+            f"protocol {self.protocol}, seed {self.seed}, mean {_list(self.mean)}, std {_list(self.std)}, "
+            f"{self.interpolation}"
         )
 
 
 @dataclass(frozen=True)
-class Measured:
-    """The figures of each model by name, those of both, and what they are of."""
+class Sites:
+    """Of each site, the shares of energy that are folded back before and after, and how they differ."""
 
-    models: dict[str, dict[str, Estimate]]
-    both: dict[str, Estimate]
+    network: str
+    shares: dict[str, tuple[Figure, Figure, Figure]]
+
+    def rows(self) -> Cells:
+        """A table of them."""
+        header = [f"folded back in {self.network}", "before", "after", "difference"]
+        return [header] + [[site, str(b), str(a), d.as_change()] for site, (b, a, d) in self.shares.items()]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The figures of each model by name, those of both, what they cost, of their sites, and what they are of."""
+
+    models: dict[str, dict[str, Figure]]
+    both: dict[str, Figure]
+    prices: dict[str, Price]
+    sites: Sites | None
     about: About
     skipped: list[str]
 
     def __str__(self) -> str:
-        """A table, and what it is of."""
-        rows = [["", *self.models, *(["difference"] if self.both else [])]]
-        for figure in next(iter(self.models.values())):
-            change = [self.both[figure].as_change()] if figure in self.both else []
-            rows.append([figure, *(str(figures[figure]) for figures in self.models.values()), *change])
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        """Tables, and what they are of."""
+        lines = aligned(self.figure_rows())
         if "agreement" in self.both:
             lines.append(f"both say the same of {self.both['agreement']}")
-        lines.append(str(self.about))
+        if self.prices:
+            lines += ["", *aligned(self.price_rows())]
+        if self.sites is not None:
+            lines += ["", *aligned(self.sites.rows())]
+        lines += [""] * bool(self.prices or self.sites) + [str(self.about)]
         if self.skipped:
             lines.append(f"{len(self.skipped)} skipped:")
             lines += [f"  {reason}" for reason in self.skipped]
         return "\n".join(lines)
 
+    def figure_rows(self) -> Cells:
+        """What was measured, a row a figure."""
+        rows = [["", *self.models, *(["difference"] if self.both else [])]]
+        for figure in next(iter(self.models.values())):
+            change = [self.both[figure].as_change()] if figure in self.both else []
+            rows.append([figure, *(str(figures[figure]) for figures in self.models.values()), *change])
+        return rows
+
+    def price_rows(self) -> Cells:
+        """What the models cost, a row a measure, the second one's as a ratio too."""
+        rows = [["", *self.prices, *(["ratio"] if len(self.prices) == 2 else [])]]
+        cells = [price.cells() for price in self.prices.values()]
+        for name in cells[0]:
+            values = [each[name] for each in cells]
+            ratio = [""] if len(values) == 2 else []
+            if len(values) == 2 and values[0] and values[1] is not None:
+                ratio = [f"{values[1] / values[0]:.2f}"]
+            rows.append([name, *("" if value is None else f"{value:.3f}" for value in values), *ratio])
+        return [row for row in rows if any(row[1:])]
+
     def as_json(self) -> str:
         """The same for a program: `consistency` is the first model's."""
-        models = [{"model": name} | _plain(figures) for name, figures in self.models.items()]
+        models: list[dict[str, Any]] = [{"model": name} | _plain(figures) for name, figures in self.models.items()]
+        for model, price in zip(models, self.prices.values(), strict=False):
+            model["cost"] = asdict(price)
         first, *rest = models
         content: dict[str, Any] = first | ({"other": rest[0]} if rest else {})
         if self.both:
             content |= {"difference": _plain({k: v for k, v in self.both.items() if k != "agreement"})}
-            content |= _plain({"agreement": self.both["agreement"]})
+            content |= _plain({k: v for k, v in self.both.items() if k == "agreement"})
+        if self.sites is not None:
+            names = ("before", "after", "difference")
+            content["folded"] = {
+                site: _plain(dict(zip(names, shares, strict=True))) for site, shares in self.sites.shares.items()
+            }
         return json.dumps(content | asdict(self.about) | {"skipped": self.skipped}, indent=1)
 
 
-def _plain(figures: dict[str, Estimate]) -> dict[str, Any]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows as lines, each column as wide as its widest cell."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _plain(figures: Mapping[str, Figure]) -> dict[str, Any]:
     return {name: asdict(figure) for name, figure in figures.items()}
 
 

@@ -2,86 +2,148 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import nn
 
 from blurify import files
+from blurify.cli.feeding import batches, prepared
+from blurify.cli.figures import differences, estimated, labels_of, scores_of
 from blurify.cli.measured import About, Measured
-from blurify.errors import ArgumentError, FileError
-from blurify.measure.compare import Answers, Comparison, NotFiniteError, compare
-from blurify.measure.consistency import agreement, window_offsets
-from blurify.measure.estimate import Estimate, estimate
-from blurify.measure.folder import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Folder,
-    Pictures,
-    Preprocessing,
-    check_normalisation,
-    find_pictures,
-)
-from blurify.tracing.inputs import input_size
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The options of one command line."""
-
-    images: Path
-    labels: bool
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
-    shift: int
-    rounds: int
-    protocol: str
-    seed: int
-    batch_size: int
-    workers: int
-    device: str
-    strict: bool
-    arch: str | None
-    allow: tuple[str, ...]
-    input_size: tuple[int, ...] | None
-    pretrained: bool
+from blurify.cli.pricing import prices_of
+from blurify.cli.settings import Settings
+from blurify.cli.sites import check_drawing, of_sites, write_report
+from blurify.errors import ArgumentError, BlurifyError, FileError
+from blurify.measure import processes
+from blurify.measure.compare import Asked, Classes, Comparison, NoPicturesError, NotFiniteError, compare, joined
+from blurify.measure.consistency import window_offsets
+from blurify.measure.folder import Folder, Preprocessing, find_pictures
+from blurify.measure.probes import Diagonal, Maps, Probe, Rolled, Windows
+from blurify.measure.shifts import draw_offsets
 
 
 def run(names: list[str], settings: Settings) -> Measured:
-    """Measure the named models on the pictures of the settings' folder."""
-    folder = find_pictures(settings.images, settings.labels)
-    models = {name: _read(name, settings) for name in names}
-    first = next(iter(models.values()))
-    channels, size = _square(settings.input_size or input_size(first))
-    preprocessing = _preprocessing(first, settings, channels, size)
+    """Measure the named models on the pictures that the settings name."""
+    check_settings(settings)
+    folder = find_pictures(settings.images, settings.labels, settings.labels_from)
+    loaded = {name: read(name, settings) for name in names}
+    models = {name: one.model for name, one in loaded.items()}
+    size, preprocessing = prepared(next(iter(loaded.values())), settings)
+    compared, skipped = everybodys_answers(models, folder, size, preprocessing, settings)
+    labels = labels_of(folder.labels, compared.pictures)
+    scores = [scores_of(rows, labels) for rows in compared.answers]
+    both = differences(scores, compared.answers) if len(scores) == 2 else {}
+    first = processes.rank() == 0
+    result = Measured(
+        {name: estimated(of_one, settings.seed) for name, of_one in zip(models, scores, strict=True)},
+        estimated(both, settings.seed),
+        {} if settings.no_cost or not first else prices_of(models, preprocessing, size, settings.device),
+        of_sites(models, folder, preprocessing, size, settings) if settings.per_layer and first else None,
+        about(compared, size, preprocessing, settings),
+        skipped,
+    )
+    if settings.report is not None and first:
+        write_report(settings.report, result, models, folder, preprocessing, size, settings)
+    return result
+
+
+def check_settings(settings: Settings) -> None:
+    """Refuse, before any slow work, what would fail after it."""
+    if settings.labels and settings.labels_from:
+        raise ArgumentError("--labels and --labels-from both say what the classes are; give one of them.")
+    dense = settings.task != "classify"
+    asked = [name for name in ("labels", "labels_from", "circular", "diagonal") if getattr(settings, name)]
+    if dense and asked:
+        raise ArgumentError(
+            f"--{asked[0].replace('_', '-')} is for models that give classes, not for --task {settings.task}."
+        )
+    check_drawing(settings.report)
+
+
+def read(name: str, settings: Settings) -> files.LoadedModel:
+    """The named model, on the device and in the layout that it is to run in."""
+    # What is known of a state_dict's architecture is not asked of a name or of our own files.
+    named = files.looks_like_architecture(name) and not Path(name).exists()
+    arch = None if named else settings.arch
+    loaded = files.read_model(name, arch=arch, allow=settings.allow, pretrained=settings.pretrained and named)
+    device = processes.own_device(settings.device)
+    if device.split(":")[0] == "meta":
+        raise ArgumentError("--device meta has no values to compare; give one that computes, such as cpu.")
+    try:
+        loaded.model.to(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        fact = " ".join(str(error).split()).rstrip(".")
+        raise ArgumentError(f"--device {device} cannot be used: {fact}.") from error
+    if settings.channels_last:
+        loaded.model.to(memory_format=torch.channels_last)
+    return loaded
+
+
+def everybodys_answers(
+    models: dict[str, nn.Module], folder: Folder, size: int, preprocessing: Preprocessing, settings: Settings
+) -> tuple[Comparison, list[str]]:
+    """What the models answer in all processes, and which pictures could not be read."""
+    skipped: list[str] = []
+    dense = settings.task != "classify"
+    asked = [Asked(name, model, dense, settings.amp, settings.channels_last) for name, model in models.items()]
+    shown = batches(folder, preprocessing, settings, skipped)
+    try:
+        found: Comparison | BlurifyError | None = compare(asked, probes(folder, size, settings), shown, classes(folder))
+    except NotFiniteError as error:
+        found = ArgumentError(f"{error.name} gives values that are not finite for {folder.paths[error.picture]}.")
+    except NoPicturesError:
+        # Others may have some.
+        found = None
+    except BlurifyError as error:
+        found = error
+    parts = [part for part in processes.everybodys(found) if part is not None]
+    reasons = [reason for own in processes.everybodys(skipped) for reason in own]
+    if not parts and len(reasons) == len(folder.paths):
+        raise FileError(f"none of the {len(reasons)} pictures can be read; the first: {reasons[0]}")
+    if not parts:
+        raise ArgumentError("interrupted before the first pictures were through; nothing was measured.")
+    return joined(parts), sorted(reasons)
+
+
+def probes(folder: Folder, size: int, settings: Settings) -> list[Probe]:
+    """What is asked of the models."""
+    count = len(folder.paths)
     offsets = window_offsets(
-        len(folder.paths),
+        count,
         settings.shift,
         settings.rounds,
         seed=settings.seed,
         protocol=settings.protocol,
         batch_size=settings.batch_size,
     )
-    skipped: list[str] = []
-    try:
-        compared = compare(models, _batches(folder, preprocessing, settings, skipped), offsets, size)
-    except NotFiniteError as error:
-        raise ArgumentError(
-            f"{error.name} gives values that are not finite for {folder.paths[error.picture]}."
-        ) from error
-    labels = _labels(folder, compared)
-    figures = {name: _scores(answers, labels) for name, answers in zip(models, compared.answers, strict=True)}
-    both = _differences(list(figures.values()), compared)
-    about = About(
+    if settings.task != "classify":
+        return [Maps(offsets, size, settings.data_range if settings.task == "picture" else None)]
+    asked: list[Probe] = [Windows(offsets, size)]
+    if settings.circular:
+        generator = torch.Generator().manual_seed(settings.seed)
+        shifts = [draw_offsets(count, settings.shift, generator) for _ in range(2 * settings.rounds)]
+        asked.append(Rolled(shifts, size))
+    if settings.diagonal:
+        asked.append(Diagonal(size, None if folder.labels is None else torch.tensor(folder.labels)))
+    return asked
+
+
+def classes(folder: Folder) -> Classes | None:
+    """What is known of the classes of the labels."""
+    if folder.labels is None:
+        return None
+    named = bool(folder.classes)
+    return Classes(len(folder.classes) if named else max(folder.labels) + 1, named)
+
+
+def about(compared: Comparison, size: int, preprocessing: Preprocessing, settings: Settings) -> About:
+    """What the figures are of."""
+    return About(
         str(settings.images),
         len(compared.pictures),
         compared.complete,
+        settings.task,
         settings.rounds,
         size,
         settings.shift,
@@ -89,110 +151,5 @@ def run(names: list[str], settings: Settings) -> Measured:
         settings.seed,
         preprocessing.mean,
         preprocessing.std,
+        preprocessing.interpolation,
     )
-    estimated = {name: _estimated(scores, settings.seed) for name, scores in figures.items()}
-    return Measured(estimated, _estimated(both, settings.seed), about, skipped)
-
-
-def _read(name: str, settings: Settings) -> nn.Module:
-    # What is known of a state_dict's architecture is not asked of a name or of our own files.
-    named = files.looks_like_architecture(name) and not Path(name).exists()
-    arch = None if named else settings.arch
-    loaded = files.read_model(name, arch=arch, allow=settings.allow, pretrained=settings.pretrained and named)
-    try:
-        return loaded.model.to(settings.device)
-    except (RuntimeError, AssertionError) as error:
-        fact = " ".join(str(error).split()).rstrip(".")
-        raise ArgumentError(f"--device {settings.device} cannot be used: {fact}.") from error
-
-
-def _square(size: tuple[int, ...]) -> tuple[int, int]:
-    if len(size) != 3 or size[1] != size[2]:
-        raise ArgumentError(
-            f"windows are square, and an input of {'x'.join(map(str, size))} is not; "
-            "give channels and a square with --input-size, such as 3,224,224."
-        )
-    return size[0], size[1]
-
-
-def _preprocessing(model: nn.Module, settings: Settings, channels: int, size: int) -> Preprocessing:
-    """What the user asked for, else what the model's own configuration says, else what ImageNet's models take."""
-    config = getattr(model, "pretrained_cfg", None) or {}
-
-    def chosen(asked: tuple[float, ...] | None, name: str, usual: tuple[float, ...]) -> tuple[float, ...]:
-        own = tuple(asked or config.get(name) or usual)
-        # Of a grey picture, what its three equal channels have on the average.
-        return own if asked or len(own) == channels else (sum(own) / len(own),) * channels
-
-    mean, std = chosen(settings.mean, "mean", IMAGENET_MEAN), chosen(settings.std, "std", IMAGENET_STD)
-    check_normalisation(mean, std, channels)
-    return Preprocessing(size + settings.shift, mean, std)
-
-
-def _batches(
-    folder: Folder, preprocessing: Preprocessing, settings: Settings, skipped: list[str]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The pictures that can be read, with a bar on a terminal; why others cannot goes to `skipped`."""
-    loader: DataLoader[Any] = DataLoader(
-        Pictures(folder.paths, preprocessing),
-        settings.batch_size,
-        num_workers=settings.workers,
-        collate_fn=list,
-    )
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("measuring", total=len(folder.paths))
-        for items in loader:
-            reasons = [what for _, what in items if isinstance(what, str)]
-            if reasons and settings.strict:
-                raise FileError(f"{reasons[0].rstrip('.')}; leave --strict out to skip it.")
-            skipped += reasons
-            read = [(number, picture) for number, picture in items if isinstance(picture, Tensor)]
-            if read:
-                numbers, pictures = zip(*read, strict=True)
-                yield torch.tensor(numbers), torch.stack(pictures).to(settings.device)
-            progress.advance(task, len(items))
-    if len(skipped) == len(folder.paths):
-        raise FileError(f"none of the {len(skipped)} pictures can be read; the first: {skipped[0]}")
-
-
-def _labels(folder: Folder, compared: Comparison) -> Tensor | None:
-    if folder.labels is None:
-        return None
-    classes = compared.answers[0].classes
-    if len(folder.classes) != classes:
-        raise ArgumentError(
-            f"the folder has {len(folder.classes)} subfolders and the model {classes} classes; "
-            "give one subfolder a class, or leave --labels out."
-        )
-    return torch.tensor(folder.labels)[compared.pictures]
-
-
-def _scores(answers: Answers, labels: Tensor | None) -> dict[str, Tensor]:
-    """One number a picture, for each figure."""
-    scores = {"consistency": agreement(answers.windows)}
-    if labels is not None:
-        hits = answers.middle == labels[:, None]
-        scores["accuracy"] = hits[:, 0].double()
-        if answers.middle.shape[1] == 5 < answers.classes:
-            scores["top-5 accuracy"] = hits.any(1).double()
-    return scores
-
-
-def _differences(figures: list[dict[str, Tensor]], compared: Comparison) -> dict[str, Tensor]:
-    """The second model's scores less the first's on the same windows, and how often both say the same."""
-    if len(figures) < 2:
-        return {}
-    first, second = compared.answers
-    if first.classes != second.classes:
-        raise ArgumentError(
-            f"the models have {first.classes} and {second.classes} classes, so they cannot be compared; "
-            "give two models of the same classes, or measure them one by one."
-        )
-    differences = {name: figures[1][name] - scores for name, scores in figures[0].items()}
-    return differences | {"agreement": (first.middle[:, 0] == second.middle[:, 0]).double()}
-
-
-def _estimated(scores: dict[str, Tensor], seed: int) -> dict[str, Estimate]:
-    return {name: estimate(score, seed=seed) for name, score in scores.items()}

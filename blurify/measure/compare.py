@@ -2,107 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from blurify.errors import ArgumentError
-from blurify.measure.shifts import crop
+from blurify.measure.probes import Probe, Rows
 from blurify.tracing.modes import evaluating
 
-TOP = 5
-
-
-@dataclass(frozen=True)
-class Answers:
-    """A model's top-1 classes for the windows, `[N, rounds, 2]`, and its best classes for the middle one, `[N, 5]`."""
-
-    windows: Tensor
-    middle: Tensor
-    classes: int
+# Under these names networks of several outputs give the one that counts.
+MAIN_OUTPUTS = ("out", "logits")
+Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The answers of every model, the numbers of the pictures that they are of, and whether these are all."""
+    """What every model answered, a row a picture; the numbers of the pictures, in order; whether these are all."""
 
-    answers: list[Answers]
+    answers: list[Rows]
     pictures: Tensor
     complete: bool
 
 
-Batch = tuple[Tensor, Tensor]
+@dataclass(frozen=True)
+class Classes:
+    """How many classes the labels know: all that have a name, or one more than their largest number."""
+
+    count: int
+    named: bool
 
 
-def compare(models: dict[str, nn.Module], batches: Iterable[Batch], offsets: list[Tensor], size: int) -> Comparison:
-    """Ask every model for the class of the same windows of every picture.
-
-    Args:
-        models: classifiers by the names that messages call them.
-        batches: numbers of pictures `[B]`, and the pictures `[B, C, H, W]`. Interrupting them ends the run.
-        offsets: of both windows of every round, `2 * rounds` times `[N, 2]`, by the pictures' numbers.
-        size: of the windows, in pixels.
-
-    Raises:
-        ArgumentError: there is no picture, a model gives no classes or no numbers, or the models differ in classes.
-    """
-    found: dict[str, list[tuple[Tensor, Tensor, int]]] = {name: [] for name in models}
-    seen: list[Tensor] = []
-    complete = True
-    with ExitStack() as stack:
-        for model in models.values():
-            stack.enter_context(evaluating(model))
-        try:
-            for numbers, pictures in batches:
-                if len(numbers) == 0:
-                    continue
-                rows = {name: _ask(name, model, numbers, pictures, offsets, size) for name, model in models.items()}
-                for name, row in rows.items():
-                    found[name].append(row)
-                seen.append(numbers)
-        except KeyboardInterrupt:
-            complete = False
-    if not seen:
-        raise ArgumentError("there are no pictures to measure on.")
-    return Comparison([_joined(rows) for rows in found.values()], torch.cat(seen), complete)
-
-
-def _ask(
-    name: str, model: nn.Module, numbers: Tensor, pictures: Tensor, offsets: list[Tensor], size: int
-) -> tuple[Tensor, Tensor, int]:
-    middle = (torch.tensor(pictures.shape[-2:]) - size) // 2
-    answers: list[Tensor] = []
-    classes = 0
-    for drawn in (*offsets, middle.expand(int(numbers.max()) + 1, 2)):
-        output = _run(name, model, crop(pictures, drawn[numbers], size))
-        if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != len(pictures):
-            shape = [*output.shape] if isinstance(output, Tensor) else type(output).__name__
-            raise ArgumentError(
-                f"{name} must give a row of classes for each picture; for {len(pictures)} it gave {shape}."
-            )
-        finite = output.isfinite().all(1)
-        if not bool(finite.all()):
-            number = int(numbers[int((~finite).nonzero()[0])])
-            raise NotFiniteError(name, number)
-        classes = output.shape[1]
-        answers.append(output.topk(min(TOP, classes)).indices.cpu())
-    windows = torch.stack([answer[:, 0] for answer in answers[:-1]], dim=1).reshape(len(pictures), -1, 2)
-    return windows, answers[-1], classes
-
-
-def _run(name: str, model: nn.Module, windows: Tensor) -> object:
-    try:
-        return model(windows)
-    except Exception as error:  # whatever it is, the user must know of which model
-        fact = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        size = "x".join(map(str, windows.shape[1:]))
-        raise ArgumentError(
-            f"{name} does not run on pictures of {size}: {fact}; "
-            "give the size that it takes (--input-size on the command line)."
-        ) from error
+class NoPicturesError(ArgumentError):
+    """There was nothing to show to a model."""
 
 
 class NotFiniteError(ArgumentError):
@@ -113,5 +47,130 @@ class NotFiniteError(ArgumentError):
         self.name, self.picture = name, picture
 
 
-def _joined(rows: list[tuple[Tensor, Tensor, int]]) -> Answers:
-    return Answers(torch.cat([row[0] for row in rows]), torch.cat([row[1] for row in rows]), rows[0][2])
+@dataclass
+class Asked:
+    """A model that is asked: how it is run, and what its outputs must be like.
+
+    `dense` models give a map as large as their input for each picture, all others a row of classes.
+    """
+
+    name: str
+    model: nn.Module
+    dense: bool = False
+    amp: bool = False
+    channels_last: bool = False
+    channels: int = field(default=0, init=False)
+
+    def about(self, probes: Sequence[Probe], numbers: Tensor, pictures: Tensor) -> Rows:
+        """What all probes get of a batch."""
+
+        def run(inputs: Tensor) -> Tensor:
+            output = self.checked(self.run(inputs), inputs)
+            finite = output.isfinite().flatten(1).all(1)
+            if not bool(finite.all()):
+                raise NotFiniteError(self.name, int(numbers[int((~finite).nonzero()[0])]))
+            return output
+
+        rows: Rows = {}
+        for probe in probes:
+            rows.update(probe(run, numbers, pictures))
+        return rows
+
+    def run(self, inputs: Tensor) -> object:
+        """The model's output; of several, the main one."""
+        if self.channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        try:
+            with torch.autocast(inputs.device.type, enabled=self.amp):
+                output = self.model(inputs)
+        except Exception as error:  # whatever it is, the user must know of which model
+            fact = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+            size = "x".join(map(str, inputs.shape[1:]))
+            raise ArgumentError(
+                f"{self.name} does not run on pictures of {size}: {fact}; "
+                "give the size that it takes (--input-size on the command line)."
+            ) from error
+        named = [output[name] for name in MAIN_OUTPUTS if name in output] if isinstance(output, dict) else []
+        return named[0] if named else output
+
+    def checked(self, output: object, inputs: Tensor) -> Tensor:
+        """The output, if it is of the kind that is asked for."""
+        shape = tuple(output.shape) if isinstance(output, Tensor) else None
+        rest = tuple(inputs.shape[2:]) if self.dense else ()
+        if not isinstance(output, Tensor) or shape is None or (shape[:1], shape[2:]) != ((len(inputs),), rest):
+            wanted = "a map as large as its input" if self.dense else "a row of classes"
+            gave = type(output).__name__ if shape is None else [*shape]
+            kind = "" if shape is None or len(shape) != 4 or self.dense else " (of masks or pictures, say so: --task)"
+            raise ArgumentError(
+                f"{self.name} must give {wanted} for each picture; for {len(inputs)} it gave {gave}{kind}."
+            )
+        self.channels = output.shape[1]
+        return output.float().cpu()
+
+
+def compare(
+    models: Sequence[Asked], probes: Sequence[Probe], batches: Iterable[Batch], classes: Classes | None = None
+) -> Comparison:
+    """Ask every model the same of every picture.
+
+    Args:
+        models: who is asked.
+        probes: what is asked; see `blurify.measure.probes`.
+        batches: numbers of pictures `[B]`, and the pictures `[B, C, H, W]`. Interrupting them ends the run.
+        classes: those of the labels, if there are any.
+
+    Raises:
+        ArgumentError: there is no picture, a model gives something else or no numbers, or the models differ in classes.
+    """
+    found: list[list[Rows]] = []
+    seen: list[Tensor] = []
+    complete = True
+    with ExitStack() as stack:
+        for asked in models:
+            stack.enter_context(evaluating(asked.model))
+        try:
+            for numbers, pictures in batches:
+                if len(numbers):
+                    rows = [asked.about(probes, numbers, pictures) for asked in models]
+                    check_alike(models, classes)
+                    found.append(rows)
+                    seen.append(numbers)
+        except KeyboardInterrupt:
+            complete = False
+    if not seen:
+        raise NoPicturesError("there are no pictures to measure on.")
+    return joined([Comparison(rows, numbers, complete) for rows, numbers in zip(found, seen, strict=True)])
+
+
+def check_alike(models: Sequence[Asked], classes: Classes | None) -> None:
+    """Refuse models that cannot be compared, and labels of other classes than a model has."""
+    first, *others = models
+    for other in others:
+        if other.channels != first.channels:
+            raise ArgumentError(
+                f"the models have {first.channels} and {other.channels} classes, so they cannot be compared; "
+                "give two models of the same classes, or measure them one by one."
+            )
+    if classes is None:
+        return
+    if classes.named and classes.count != first.channels:
+        raise ArgumentError(
+            f"the labels have {classes.count} classes and the model {first.channels}; "
+            "give one subfolder, or one name, a class, or leave the labels out."
+        )
+    if classes.count > first.channels:
+        raise ArgumentError(
+            f"there is a label {classes.count - 1}, and the model has {first.channels} classes, counted from 0; "
+            "give labels of the model's own classes, or leave them out."
+        )
+
+
+def joined(parts: Sequence[Comparison]) -> Comparison:
+    """The comparisons of different pictures as one, in order of the pictures."""
+    numbers = torch.cat([part.pictures for part in parts])
+    order = numbers.argsort()
+    answers = [
+        {name: torch.cat([part.answers[i][name] for part in parts])[order] for name in model}
+        for i, model in enumerate(parts[0].answers)
+    ]
+    return Comparison(answers, numbers[order], all(part.complete for part in parts))

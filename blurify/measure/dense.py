@@ -35,7 +35,7 @@ def shifted_maps(
     generator = torch.Generator().manual_seed(seed)
     offsets = [draw_offsets(len(pictures), most, generator) for _ in range(2)]
     maps = [_maps(model, crop(pictures, drawn, size), batch_size) for drawn in offsets]
-    return [_overlap(*each) for each in zip(*maps, *offsets, strict=True)]
+    return [overlap(*each) for each in zip(*maps, *offsets, strict=True)]
 
 
 def _maps(model: nn.Module, windows: Tensor, batch_size: int) -> Tensor:
@@ -48,7 +48,7 @@ def _maps(model: nn.Module, windows: Tensor, batch_size: int) -> Tensor:
     return output
 
 
-def _overlap(first: Tensor, second: Tensor, at: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+def overlap(first: Tensor, second: Tensor, at: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     """The parts of two maps that are of the same positions of the picture."""
     for axis, (here, there) in enumerate(zip(at.tolist(), other.tolist(), strict=True), start=1):
         length = first.shape[axis] - abs(here - there)

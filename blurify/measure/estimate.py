@@ -1,4 +1,4 @@
-"""A mean over pictures, in percent, with the interval that a bootstrap over pictures gives it."""
+"""A mean over pictures with the interval that a bootstrap over pictures gives it: a share in percent, or a quantity."""
 
 from __future__ import annotations
 
@@ -38,6 +38,32 @@ class Estimate:
         return f"{self.percent:+.1f} points ({self.low:+.1f} to {self.high:+.1f})"
 
 
+@dataclass(frozen=True)
+class Quantity:
+    """A mean in a unit of its own (or a difference of means), its 95 % interval, and the number of pictures.
+
+    >>> str(Quantity(31.25, 30.5, 32.0, 1000, "dB"))
+    '31.2 dB (30.5 to 32)'
+    """
+
+    mean: float
+    low: float
+    high: float
+    pictures: int
+    unit: str = ""
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, [f"{self.mean:.3g}", self.unit, f"({self.low:.3g} to {self.high:.3g})"]))
+
+    def as_change(self) -> str:
+        """The same read as a difference.
+
+        >>> Quantity(-0.25, -0.5, 0.0, 1000).as_change()
+        '-0.25 (-0.5 to +0)'
+        """
+        return " ".join(filter(None, [f"{self.mean:+.3g}", self.unit, f"({self.low:+.3g} to {self.high:+.3g})"]))
+
+
 def estimate(scores: Tensor, *, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
     """Return the mean of per-picture scores in percent, with a 95 % interval.
 
@@ -57,6 +83,24 @@ def estimate(scores: Tensor, *, seed: int = 0, resamples: int = RESAMPLES) -> Es
     Raises:
         ArgumentError: `scores` is empty or not a vector, or `resamples` is below 1.
     """
+    mean, low, high = mean_and_interval(scores, seed, resamples)
+    return Estimate(100 * mean, 100 * low, 100 * high, len(scores))
+
+
+def quantity(scores: Tensor, unit: str = "", *, seed: int = 0) -> Quantity:
+    """Return the mean of per-picture numbers of any size in their own unit, with a 95 % interval as `estimate` has it.
+
+    >>> quantity(torch.tensor([30.0, 30.0]), "dB").mean
+    30.0
+
+    Raises:
+        ArgumentError: `scores` is empty or not a vector.
+    """
+    return Quantity(*mean_and_interval(scores, seed, RESAMPLES), len(scores), unit)
+
+
+def mean_and_interval(scores: Tensor, seed: int, resamples: int) -> tuple[float, float, float]:
+    """The mean, and the ends of the interval."""
     if scores.dim() != 1 or scores.numel() == 0:
         raise ArgumentError(f"scores must hold one number a picture, got a tensor of shape {tuple(scores.shape)}.")
     if resamples < 1:
@@ -68,4 +112,4 @@ def estimate(scores: Tensor, *, seed: int = 0, resamples: int = RESAMPLES) -> Es
     means = torch.stack([values[torch.randint(count, (count,), generator=generator)].mean() for _ in range(resamples)])
     tail = (1 - LEVEL) / 2
     low, high = torch.quantile(means, torch.tensor([tail, 1 - tail], dtype=means.dtype)).tolist()
-    return Estimate(100 * float(values.mean()), 100 * low, 100 * high, count)
+    return float(values.mean()), low, high

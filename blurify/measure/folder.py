@@ -1,7 +1,8 @@
-"""The pictures of a folder, as a network takes them: read, turned upright, resized, cut, normalised."""
+"""Pictures as a network takes them: found in a folder or archives, read, turned upright, resized, cut, normalised."""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -12,45 +13,66 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from blurify.errors import ArgumentError, FileError
+from blurify.measure.shards import Member, class_of, find_members
 
+Source = Path | Member
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 # What timm, torchvision and the published networks normalise by, unless a model says otherwise.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Pillow's names of these; whatever else a model's configuration says is not what it was tested with.
+INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "nearest", "box", "hamming")
 # More than 8 bits a pixel.
 DEEP_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 
 
 @dataclass(frozen=True)
 class Folder:
-    """The pictures of a folder in order of their paths, and the class of each where its subfolder tells."""
+    """Pictures in order, and the class of each where that is told; `classes` where classes have names."""
 
-    paths: tuple[Path, ...]
+    paths: tuple[Source, ...]
     labels: tuple[int, ...] | None
     classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The side of the square that is cut out of a resized picture, and what each channel is normalised by."""
+    """How a picture is resized, the side of the square that is cut out, and what each channel is normalised by."""
 
     side: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    interpolation: str = "bilinear"
 
 
-def find_pictures(folder: Path, labelled: bool) -> Folder:
-    """List the pictures below a folder; `labelled` takes its subfolders, in alphabetical order, for classes.
+def find_pictures(source: Path, labelled: bool, table: Path | None = None) -> Folder:
+    """List the pictures below a folder, or in tar archives.
+
+    `source` is a folder of pictures, one tar archive (webdataset), or a folder of archives. `labelled` takes a folder's
+    subfolders, in alphabetical order, for classes, and in archives the `.cls` beside each picture. `table` is a CSV
+    file of `path,class`, whose pictures alone are taken; a class is a number, or a name, and names count in
+    alphabetical order.
 
     Raises:
-        FileError: it is no folder, there are no pictures in it, or, labelled, pictures lie outside of subfolders.
+        FileError: there are no pictures, or one has no class, or the table cannot be read.
     """
-    if not folder.is_dir():
-        raise FileError(f"{folder} is not a folder; give one that holds pictures.")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if table is not None:
+        return from_table(table, source)
+    archives = [source] if source.is_file() else sorted(source.glob("*.tar"))
+    if archives:
+        pictures, holders = find_members(archives, SUFFIXES)
+        if not pictures:
+            raise FileError(f"there are no pictures in {source}; these are looked for: {' '.join(sorted(SUFFIXES))}.")
+        return Folder(tuple(pictures), tuple(map(class_of, pictures, holders)) if labelled else None)
+    if not source.is_dir():
+        raise FileError(f"{source} is not a folder; give one that holds pictures.")
+    paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not paths:
-        raise FileError(f"there are no pictures in {folder}; these are looked for: {' '.join(sorted(SUFFIXES))}.")
-    if not labelled:
-        return Folder(tuple(paths), None)
+        raise FileError(f"there are no pictures in {source}; these are looked for: {' '.join(sorted(SUFFIXES))}.")
+    return by_subfolder(source, paths) if labelled else Folder(tuple(paths), None)
+
+
+def by_subfolder(folder: Path, paths: Sequence[Path]) -> Folder:
+    """The pictures with the number of the subfolder that each is in."""
     loose = next((path for path in paths if path.parent == folder), None)
     if loose is not None:
         raise FileError(f"{loose} lies in no subfolder, so it has no class; give a folder with one subfolder a class.")
@@ -59,7 +81,28 @@ def find_pictures(folder: Path, labelled: bool) -> Folder:
     return Folder(tuple(paths), tuple(numbers[path.relative_to(folder).parts[0]] for path in paths), tuple(classes))
 
 
-def read_picture(path: Path, channels: int, side: int) -> Tensor:
+def from_table(table: Path, folder: Path) -> Folder:
+    """The pictures that a CSV file lists, with their classes."""
+    try:
+        with table.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.reader(file) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise FileError(f"{table} cannot be read: {' '.join(str(error).split()).rstrip('.')}.") from error
+    wrong = next((number for number, row in enumerate(rows, 1) if len(row) != 2), None)
+    if wrong is not None:
+        raise FileError(f"row {wrong} of {table} must be a picture's path and its class, as in: cats/1.png,3")
+    # The names of the columns may stand above.
+    rows = rows[1:] if rows and Path(rows[0][0]).suffix.lower() not in SUFFIXES else rows
+    if not rows:
+        raise FileError(f"{table} lists no pictures; give rows of a picture's path and its class.")
+    paths, named = [folder / path for path, _ in rows], [name.strip() for _, name in rows]
+    if all(name.isascii() and name.isdigit() for name in named):
+        return Folder(tuple(paths), tuple(map(int, named)))
+    classes = sorted(set(named))
+    return Folder(tuple(paths), tuple(map(classes.index, named)), tuple(classes))
+
+
+def read_picture(path: Source, channels: int, side: int, interpolation: str = "bilinear") -> Tensor:
     """Read a picture upright, its shorter side resized to `side`, and its middle: `[channels, side, side]` uint8.
 
     Raises:
@@ -67,8 +110,9 @@ def read_picture(path: Path, channels: int, side: int) -> Tensor:
     """
     from PIL import Image, ImageOps
 
+    resampling = Image.Resampling[interpolation.upper()]
     try:
-        with Image.open(path) as opened:
+        with Image.open(path.open() if isinstance(path, Member) else path) as opened:
             image = ImageOps.exif_transpose(opened)
             if image.mode in DEEP_MODES:
                 image = image.point(lambda value: value / 257).convert("L")
@@ -78,7 +122,7 @@ def read_picture(path: Path, channels: int, side: int) -> Tensor:
             scale = side / min(image.size)
             width, height = (max(side, int(length * scale)) for length in image.size)
             left, top = (width - side) // 2, (height - side) // 2
-            image = image.resize((width, height), Image.Resampling.BILINEAR)
+            image = image.resize((width, height), resampling)
             image = image.crop((left, top, left + side, top + side))
             pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
             return pixels.view(side, side, channels).permute(2, 0, 1)
@@ -89,7 +133,7 @@ def read_picture(path: Path, channels: int, side: int) -> Tensor:
 class Pictures(Dataset[tuple[int, Tensor | str]]):
     """Every picture with its number, normalised; in the place of one that cannot be read, why."""
 
-    def __init__(self, paths: Sequence[Path], preprocessing: Preprocessing) -> None:
+    def __init__(self, paths: Sequence[Source], preprocessing: Preprocessing) -> None:
         self.paths, self.preprocessing = paths, preprocessing
 
     def __len__(self) -> int:
@@ -99,7 +143,7 @@ class Pictures(Dataset[tuple[int, Tensor | str]]):
         """The number, and `[C, side, side]` float32 or a sentence."""
         wanted = self.preprocessing
         try:
-            picture = read_picture(self.paths[index], len(wanted.mean), wanted.side)
+            picture = read_picture(self.paths[index], len(wanted.mean), wanted.side, wanted.interpolation)
         except FileError as error:
             return index, str(error)
         mean, std = torch.tensor(wanted.mean), torch.tensor(wanted.std)

@@ -1,0 +1,125 @@
+"""What a network costs: arithmetic, parameters, memory of its maps, time."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import weakref
+from collections.abc import Mapping
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from blurify.tracing.export import quietly
+from blurify.tracing.modes import evaluating
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Multiply-accumulates of one forward at one input size, bytes of the maps at its peak, and parameters."""
+
+    macs: int
+    size: tuple[int, ...]
+    activations: int = 0
+    parameters: int = 0
+
+
+def cost(model: nn.Module, example: Tensor) -> Cost:
+    """Count what one forward costs in eval mode, on shapes alone where the model lets us.
+
+    >>> import torchvision
+    >>> cost(torchvision.models.resnet18(), torch.zeros(1, 3, 224, 224)).macs
+    1814073344
+
+    `activations` are the most bytes that the input, the maps and whatever else the forward makes take at one time. They
+    are counted of the plain formulation without gradients; batches that go through in parts (`blurify.optimize`) take
+    less.
+
+    Args:
+        model: any; its mode and random state are left as found.
+        example: a batch, as the model takes it.
+    """
+    with evaluating(model):
+        try:
+            with quietly():
+                return _count(model, example, FakeTensorMode(allow_non_fake_inputs=True))
+        except Exception:  # a model that looks at values (detection, say) cannot run without them
+            return _count(model, example, None)
+
+
+def _count(model: nn.Module, example: Tensor, fake: FakeTensorMode | None) -> Cost:
+    counter, memory = FlopCounterMode(display=False), PeakMemory()
+    with counter, fake or nullcontext(), memory:
+        example = example if fake is None else fake.from_tensor(example)
+        memory.meet(example)
+        model(example)
+    own = {id(parameter): parameter.numel() for parameter in model.parameters()}
+    return Cost(counter.get_total_flops() // 2, tuple(example.shape[1:]), memory.peak, sum(own.values()))
+
+
+class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of all tensors that operators make, and that are there at one time."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = 0
+        self.met: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operator and count what it gives."""
+        result = func(*args, **(kwargs or {}))
+        given = {id(leaf.untyped_storage()._cdata) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        for leaf in tree_leaves(result):
+            # A view, or what is written in place, is memory that was there.
+            if isinstance(leaf, Tensor) and id(leaf.untyped_storage()._cdata) not in given:
+                self.meet(leaf)
+        return result
+
+    def meet(self, tensor: Tensor) -> None:
+        """Count the tensor's memory, until it is gone."""
+        storage = tensor.untyped_storage()
+        if storage._cdata in self.met:
+            return
+        self.met.add(storage._cdata)
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
+
+    def _forget(self, key: int, size: int) -> None:
+        self.met.discard(key)
+        self.now -= size
+
+
+def milliseconds(models: Mapping[str, nn.Module], example: Tensor, rounds: int = 9) -> dict[str, float]:
+    """Median milliseconds of one forward of every model, all of them once a round in turn, without gradients.
+
+    >>> list(milliseconds({"a": nn.Identity(), "b": nn.Flatten()}, torch.zeros(1, 3, 8, 8), rounds=1))
+    ['a', 'b']
+
+    Ratios of one call are to be trusted; of two calls, the machine may have had other things to do.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    with ExitStack() as stack:
+        for model in models.values():
+            stack.enter_context(evaluating(model))
+            model(example)
+        for _ in range(rounds):
+            for name, model in models.items():
+                _wait(example.device)
+                begin = time.perf_counter()
+                model(example)
+                _wait(example.device)
+                seconds[name].append(time.perf_counter() - begin)
+    return {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
+
+
+def _wait(device: torch.device) -> None:
+    if device.type in ("cuda", "mps", "xpu"):
+        getattr(torch, device.type).synchronize()
