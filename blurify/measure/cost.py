@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 import weakref
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
@@ -70,31 +71,37 @@ class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
-        self.met: set[int] = set()
+        self.readers: Counter[int] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operator and count what it gives."""
         result = func(*args, **(kwargs or {}))
-        given = {id(leaf.untyped_storage()._cdata) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        given = {key_of(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         for leaf in tree_leaves(result):
-            # A view, or what is written in place, is memory that was there.
-            if isinstance(leaf, Tensor) and id(leaf.untyped_storage()._cdata) not in given:
+            # A view of a weight is memory that was there; one of a map keeps that there.
+            if isinstance(leaf, Tensor) and (key_of(leaf) not in given or key_of(leaf) in self.readers):
                 self.meet(leaf)
         return result
 
     def meet(self, tensor: Tensor) -> None:
-        """Count the tensor's memory, until it is gone."""
-        storage = tensor.untyped_storage()
-        if storage._cdata in self.met:
-            return
-        self.met.add(storage._cdata)
-        self.now += storage.nbytes()
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
+        """Count the tensor's memory, until the last tensor that has it is gone."""
+        key, size = key_of(tensor), tensor.untyped_storage().nbytes()
+        if key not in self.readers:
+            self.now += size
+            self.peak = max(self.peak, self.now)
+        self.readers[key] += 1
+        weakref.finalize(tensor, self._forget, key, size)
 
     def _forget(self, key: int, size: int) -> None:
-        self.met.discard(key)
-        self.now -= size
+        self.readers[key] -= 1
+        if self.readers[key] == 0:
+            del self.readers[key]
+            self.now -= size
+
+
+def key_of(tensor: Tensor) -> int:
+    """What tells the tensor's memory from other memory."""
+    return int(tensor.untyped_storage()._cdata)
 
 
 def milliseconds(models: Mapping[str, nn.Module], example: Tensor, rounds: int = 9) -> dict[str, float]:
