@@ -30,7 +30,7 @@ class Ledger:
         self.entries: dict[str, Entry] = {}
         if path.exists():
             for line in path.read_text().splitlines():
-                self._merge(_parsed(line))
+                self._merge(parsed(line))
 
     def _merge(self, entry: Entry) -> None:
         if not entry:
@@ -59,7 +59,8 @@ class Ledger:
         draft.replace(self.path)
 
 
-def _parsed(line: str) -> Entry:
+def parsed(line: str) -> Entry:
+    """The line's object, or an empty one of a line that is not whole."""
     try:
         return json.loads(line)
     except ValueError:
