@@ -65,16 +65,16 @@ LINEAR = Geometry((), (), (), (), 1)
 class Call:
     """One call whose weight can be fitted, by names that both networks' graphs have.
 
-    `offset` is the tensor that takes what a fitted bias adds, and `sign` with which sign: the layer's own bias, or the
-    running mean of the batch-norm after it.
+    What a fit adds to the outputs goes into `bias`, the layer's own, or is taken from `mean`, the running mean of the
+    batch-norm after it; with neither, nothing is added.
     """
 
     path: str
     node: str
     source: str
     weight: Tensor
-    offset: Tensor | None
-    sign: float
+    bias: Tensor | None
+    mean: Tensor | None
     geometry: Geometry
 
 
@@ -180,9 +180,8 @@ def _parameter(node: object, traced: TracedModule) -> Tensor | None:
 def _call(
     node: fx.Node, source: fx.Node, weight: Tensor, bias: Tensor | None, geometry: Geometry, traced: TracedModule
 ) -> Call:
-    offset = bias if bias is not None else _mean_after(node, traced)
-    sign = 1.0 if bias is not None else -1.0
-    return Call(str(node.meta["path"]), node.name, source.name, weight, offset, sign, geometry)
+    mean = _mean_after(node, traced) if bias is None else None
+    return Call(str(node.meta["path"]), node.name, source.name, weight, bias, mean, geometry)
 
 
 def _mean_after(node: fx.Node, traced: TracedModule) -> Tensor | None:

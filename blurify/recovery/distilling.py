@@ -25,7 +25,7 @@ class Schedule:
     """How long to train and how fast; `shift` in pixels. The learning rate falls to nothing along a cosine."""
 
     epochs: int = 4
-    rate: float = 5e-4
+    rate: float = 3e-5
     shift: int = 8
     batch_size: int = 16
     seed: int = 0

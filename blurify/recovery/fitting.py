@@ -69,6 +69,8 @@ class Refit:
         if needed > self.settings.memory // 2:
             return LayerFit(call.path, 0.0, 0.0, skip=Skip.TOO_LARGE, unknowns=weight.shape[2])
         fitting, holding = (self._equations(group, batches) for batches in (self.fitting, self.holding))
+        if holding.constant or fitting.constant:
+            return LayerFit(call.path, 0.0, 0.0, skip=Skip.CONSTANT, unknowns=weight.shape[2], rows=fitting.rows)
         carried = Fit(weight, torch.zeros_like(weight[:, :, 0]))
         before = holding.error(carried)
         ridge, fit = self._chosen(fitting, holding, carried)
@@ -102,7 +104,7 @@ class Refit:
         return best
 
     def _equations(self, group: list[Call], batches: Batches) -> NormalEquations:
-        equations = NormalEquations(intercept=group[0].offset is not None)
+        equations = NormalEquations(intercept=group[0].bias is not None or group[0].mean is not None)
         rows = max(LEAST_ROWS, ROWS_A_WEIGHT * as_rows(group[0]).shape[2])
         each = -(-rows // self.pictures)
         for before, after in batches:
@@ -121,7 +123,11 @@ class Refit:
             raise ArgumentError(
                 f"the networks give values that are not finite at {call.path!r}; look at the pictures and the weights."
             )
-        equations.add(*rows)
+        x, t = rows
+        if call.bias is not None:
+            # What is fitted is added to it.
+            t = t - call.bias.detach().reshape(len(t), 1, -1)
+        equations.add(x, t)
 
 
 def grouped(calls: Iterable[Call]) -> list[list[Call]]:
@@ -143,5 +149,7 @@ def write(call: Call, fit: Fit) -> None:
     """Put the fitted values into the layer's tensors."""
     with torch.no_grad():
         call.weight.copy_(fit.weight.reshape(call.weight.shape))
-        if call.offset is not None:
-            call.offset.add_((call.sign * fit.offset.reshape(-1)).to(call.offset))
+        if call.bias is not None:
+            call.bias.add_(fit.offset.reshape(-1).to(call.bias))
+        elif call.mean is not None:
+            call.mean.sub_(fit.offset.reshape(-1).to(call.mean))

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# What float32 networks leave of a number's square, by far.
+ROUNDING = 1e-10
+
 
 class NormalEquations:
     """Sums over rows, for each group of channels by itself; `intercept` says whether a bias is fitted too."""
@@ -57,10 +60,10 @@ class NormalEquations:
     def solve(self, start: Tensor, ridge: float) -> Fit:
         """The weights `[groups, O, K]` nearest to `start` that fit; `ridge` is in units of the mean diagonal of `G`."""
         gram, cross, _ = self.centred()
-        scale = gram.diagonal(dim1=1, dim2=2).mean(1)
-        # A channel that is constant would leave nothing to divide by.
-        scale = torch.where(scale > 0, scale, 1.0)
-        damped = gram + torch.diag_embed((ridge * scale)[:, None].expand(gram.shape[:2]))
+        scale, raw = (square.diagonal(dim1=1, dim2=2).mean(1) for square in (gram, self.sums[0]))
+        # Where inputs hardly vary, rounding alone is left when their means are taken off.
+        strength = torch.maximum(ridge * scale, ROUNDING * raw).clamp_min(torch.finfo(raw.dtype).tiny)
+        damped = gram + torch.diag_embed(strength[:, None].expand(gram.shape[:2]))
         change = torch.cholesky_solve(cross - gram @ start.mT, torch.linalg.cholesky(damped))
         weight = start + change.mT
         return Fit(weight, self._offset(weight))
@@ -79,6 +82,12 @@ class NormalEquations:
         left = left + 2 * (b * ((w @ x[:, :, None]).squeeze(2) - t)).sum() + self.rows * b.square().sum()
         whole = (energy - t.square().sum(1) / self.rows).sum()
         return float(left.clamp_min(0) / whole) if whole > 0 else float("nan")
+
+    @property
+    def constant(self) -> bool:
+        """Whether the targets hardly vary."""
+        energy, t = self.sums[4].sum(), self.sums[3]
+        return bool(energy - t.square().sum() / self.rows <= ROUNDING * energy)
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,14 @@ from blurify.graph_module import TracedModule
 from blurify.planning import Plan
 from blurify.proofs import one_tap, tensors_in
 from blurify.recovery.calls import Skip
+from blurify.recovery.distilling import Schedule, distill
 from blurify.recovery.fits import LayerFit, Settings
 from blurify.recovery.fitting import Refit
 from blurify.recovery.journal import Journal
 from blurify.recovery.statistics import reestimate
 from blurify.tracing.modes import evaluating
 
-METHODS = ("lstsq", "bn", "all")
+METHODS = ("lstsq", "bn", "distill", "all")
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,9 @@ def recover(
         original: the network before `blurify.antialias`.
         converted: what that returned.
         images: float, `[N, ...]`, on the models' device, as the networks take them. The last of them are held out.
-        method: `lstsq`, the fit; `bn`, batch-norm statistics estimated anew; `all`, the one and then the other. Of what
-            a method gives, nothing is kept unless the outputs on the held-out pictures come nearer to the original's.
+        method: `lstsq`, the fit; `bn`, batch-norm statistics estimated anew; `distill`, training on the original's
+            outputs (`blurify.recovery.distilling`); `all`, one after the other. Of what a method gives, nothing is kept
+            unless the outputs on the held-out pictures come nearer to the original's.
         memory: bytes that may be taken for what lies between two layers; what is beyond them goes to temporary files.
         held_out: the share of pictures that choose how strongly each layer is tied to its carried weights.
         batch_size: how many pictures are run at a time.
@@ -136,6 +138,9 @@ def recover(
                 steps.run("lstsq", lambda: fits.extend(refit.run(tell, book)))
             if method in ("bn", "all"):
                 steps.run("bn", lambda: reestimate(student, images, batch_size))
+            if method in ("distill", "all"):
+                schedule = Schedule(batch_size=batch_size, seed=seed)
+                steps.run("distill", lambda: distill(teacher, student, images[: -len(held)], schedule, steps.error))
         except (MemoryError, RuntimeError) as error:
             raise out_of_memory(error, settings) from error
     model: TracedModule = copy.deepcopy(converted)  # type: ignore[assignment]
@@ -149,7 +154,7 @@ class Steps:
     def __init__(self, teacher: TracedModule, student: TracedModule, held: Tensor, batch_size: int) -> None:
         self.student, self.held, self.batch_size = student, held, batch_size
         self.wanted = outputs(teacher, held, batch_size)
-        self.errors = {"carried": self._error()}
+        self.errors = {"carried": self.error()}
         self.seconds: dict[str, float] = {}
 
     def run(self, name: str, step: Callable[[], object]) -> None:
@@ -159,12 +164,13 @@ class Steps:
         begin = time.perf_counter()
         step()
         self.seconds[name] = time.perf_counter() - begin
-        self.errors[name] = self._error()
+        self.errors[name] = self.error()
         # A NaN is not below anything.
         if not self.errors[name] < best:
             self.student.load_state_dict(before)
 
-    def _error(self) -> float:
+    def error(self) -> float:
+        """How far the outputs on the held-out pictures are from the original's."""
         given = outputs(self.student, self.held, self.batch_size)
         whole = (self.wanted - self.wanted.mean(0)).square().sum()
         return float((given - self.wanted).square().sum() / whole.clamp_min(torch.finfo(torch.float64).tiny))
