@@ -172,8 +172,9 @@ class Steps:
     def error(self) -> float:
         """How far the outputs on the held-out pictures are from the original's."""
         given = outputs(self.student, self.held, self.batch_size)
-        whole = (self.wanted - self.wanted.mean(0)).square().sum()
-        return float((given - self.wanted).square().sum() / whole.clamp_min(torch.finfo(torch.float64).tiny))
+        varying, energy = ((self.wanted - mean).square().sum() for mean in (self.wanted.mean(0), 0.0))
+        # Outputs that hardly vary have rounding alone to be compared with.
+        return float((given - self.wanted).square().sum() / torch.maximum(varying, 1e-12 * energy).clamp_min(1e-300))
 
 
 def outputs(network: nn.Module, pictures: Tensor, batch_size: int) -> Tensor:
