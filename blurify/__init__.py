@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from blurify.files import load, save
     from blurify.planning import Plan
     from blurify.proofs import verify
+    from blurify.recovery.recovering import recover
     from blurify.verdict import Verdict
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "antialias",
     "load",
     "plan",
+    "recover",
     "save",
     "verify",
 ]
@@ -37,6 +39,7 @@ _HOMES = {
     "antialias": "api",
     "load": "files",
     "plan": "api",
+    "recover": "recovery.recovering",
     "save": "files",
     "verify": "proofs",
 }

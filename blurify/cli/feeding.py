@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,7 +30,17 @@ from blurify.measure.folder import (
 from blurify.tracing.inputs import input_size
 
 
-def prepared(loaded: files.LoadedModel, settings: Settings) -> tuple[int, Preprocessing]:
+@dataclass(frozen=True)
+class Wishes:
+    """What a user says of how pictures are prepared."""
+
+    input_size: tuple[int, ...] | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    shift: int
+
+
+def prepared(loaded: files.LoadedModel, asked: Wishes) -> tuple[int, Preprocessing]:
     """The side of the model's input, and what happens to pictures before it.
 
     What the user asked for, else what the model's own configuration (timm) or its weights' transforms (torchvision)
@@ -37,18 +48,18 @@ def prepared(loaded: files.LoadedModel, settings: Settings) -> tuple[int, Prepro
     """
     config: Mapping[str, Any] = getattr(loaded.model, "pretrained_cfg", None) or torchvision_preprocessing(loaded.arch)
     own = config.get("input_size") if loaded.arch and loaded.arch.startswith("torchvision:") else None
-    channels, size = square(settings.input_size or own or input_size(loaded.model))
+    channels, size = square(asked.input_size or own or input_size(loaded.model))
 
-    def chosen(asked: tuple[float, ...] | None, name: str, usual: tuple[float, ...]) -> tuple[float, ...]:
-        own = tuple(asked or config.get(name) or usual)
+    def chosen(given: tuple[float, ...] | None, name: str, usual: tuple[float, ...]) -> tuple[float, ...]:
+        own = tuple(given or config.get(name) or usual)
         # Of a grey picture, what its three equal channels have on the average.
-        return own if asked or len(own) == channels else (sum(own) / len(own),) * channels
+        return own if given or len(own) == channels else (sum(own) / len(own),) * channels
 
-    mean, std = chosen(settings.mean, "mean", IMAGENET_MEAN), chosen(settings.std, "std", IMAGENET_STD)
+    mean, std = chosen(asked.mean, "mean", IMAGENET_MEAN), chosen(asked.std, "std", IMAGENET_STD)
     check_normalisation(mean, std, channels)
     interpolation = str(config.get("interpolation", "bilinear"))
     known = interpolation if interpolation in INTERPOLATIONS else "bilinear"
-    return size, Preprocessing(size + settings.shift, mean, std, known)
+    return size, Preprocessing(size + asked.shift, mean, std, known)
 
 
 def square(size: tuple[int, ...]) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from blurify.cli.demo import demo
 from blurify.cli.measure import measure
 from blurify.cli.options import CONTEXT, debug_option
 from blurify.cli.plan import plan
+from blurify.cli.recover import recover
 from blurify.errors import BlurifyError
 
 INTERRUPTED = 130
@@ -83,8 +84,9 @@ def cli() -> None:
     blurify timm:resnet50 --pretrained      convert an architecture by name
     blurify plan model.pt                   show what would be done and write nothing
     blurify measure model.pt --images DIR   how often its answer changes when pictures shift
+    blurify recover model.pt --images DIR   convert, and refit the weights to the blurs, without labels
     """
 
 
-for command in (convert, plan, measure, demo):
+for command in (convert, plan, measure, recover, demo):
     cli.add_command(command)

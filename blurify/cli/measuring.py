@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from blurify import files
-from blurify.cli.feeding import batches, prepared
+from blurify.cli.feeding import Wishes, batches, prepared
 from blurify.cli.figures import differences, estimated, labels_of, scores_of
 from blurify.cli.measured import About, Measured
 from blurify.cli.pricing import prices_of
@@ -29,7 +29,9 @@ def run(names: list[str], settings: Settings) -> Measured:
     folder = find_pictures(settings.images, settings.labels, settings.labels_from)
     loaded = {name: read(name, settings) for name in names}
     models = {name: one.model for name, one in loaded.items()}
-    size, preprocessing = prepared(next(iter(loaded.values())), settings)
+    size, preprocessing = prepared(
+        next(iter(loaded.values())), Wishes(settings.input_size, settings.mean, settings.std, settings.shift)
+    )
     compared, skipped = everybodys_answers(models, folder, size, preprocessing, settings)
     labels = labels_of(folder.labels, compared.pictures)
     scores = [scores_of(rows, labels) for rows in compared.answers]

@@ -1,0 +1,99 @@
+"""`blurify recover MODEL --images DIR`: convert, then find weights that work with the blurs, without labels."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from blurify.cli.options import CONTEXT, Request, let_user_modules_in, model_options
+
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+
+
+def _bytes(_: click.Context, __: click.Parameter, value: str) -> int:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?", value.strip(), re.IGNORECASE)
+    if found is None or float(found[1]) == 0:
+        raise click.BadParameter(f"{value!r} is not a size in memory, such as 4GB or 500MB.")
+    return int(float(found[1]) * UNITS[found[2].upper()])
+
+
+def _channels(_: click.Context, __: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    try:
+        return None if value is None else tuple(map(float, value.split(",")))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not one number a channel, such as 0.5,0.5,0.5.") from error
+
+
+@click.command(context_settings=CONTEXT)
+@model_options
+@click.option("--images", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder of pictures.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where to write the result.  [default: MODEL.recovered.pt beside MODEL]",
+)
+@click.option(
+    "--method",
+    type=click.Choice(["lstsq", "bn", "distill", "all"]),
+    default="lstsq",
+    show_default=True,
+    help="Refit layers by least squares, estimate batch-norms anew, train on the original's answers, or all in turn.",
+)
+@click.option(
+    "--calib", type=click.IntRange(min=2), default=256, show_default=True, help="Pictures to recover from, at most."
+)
+@click.option(
+    "--memory", default="4GB", show_default=True, callback=_bytes, metavar="SIZE", help="For what is between layers."
+)
+@click.option("--labels", is_flag=True, help="The folder's subfolders are the classes; report the accuracy too.")
+@click.option("--mean", callback=_channels, metavar="M,M,M", help="What is subtracted.  [default: the model's]")
+@click.option("--std", callback=_channels, metavar="S,S,S", help="What is divided by.  [default: the model's]")
+@click.option("--shift", type=click.IntRange(min=1), default=32, show_default=True, help="Room for shifts, in pixels.")
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Pairs of shifts a picture.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Pictures at a time.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of all that is drawn.")
+@click.option("--device", default="cpu", show_default=True, help="Where the networks run.")
+@click.option("--resume", is_flag=True, help="Go on from the journal that an interrupted run left beside the output.")
+@click.option("--force", is_flag=True, help="Overwrite the output.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
+def recover(
+    images: Path,
+    output: Path | None,
+    method: str,
+    calib: int,
+    memory: int,
+    as_json: bool,
+    force: bool,
+    resume: bool,
+    **options: Any,
+) -> None:
+    """Convert MODEL and find weights that work with the blurs, from pictures without labels.
+
+    The pictures are shuffled; some are recovered from, and the networks are measured on the others.
+    """
+    names = [name for name in Request.__dataclass_fields__ if name in options]
+    request = Request(**{name: options.pop(name) for name in names})
+    let_user_modules_in(request.arch, request.allow)
+    from blurify import files
+    from blurify.cli import recovering
+
+    target = output or default_output(request.model)
+    source = Path(request.model)
+    if source.exists() or files.looks_like_architecture(request.model):
+        files.check_output(target, source=source, force=force)
+    settings = recovering.Settings(images=images, method=method, calib=calib, memory=memory, **options)
+    report = recovering.run(request, settings, target, force=force, resume=resume)
+    click.echo(report.as_json() if as_json else str(report))
+
+
+def default_output(model: str) -> Path:
+    """Return where the result goes unless told: beside a file, or in the current folder for a name."""
+    source = Path(model)
+    if source.exists() or ":" not in model:
+        return source.with_name(f"{source.stem}.recovered.pt")
+    return Path(f"{model.partition('?')[0].rpartition(':')[2]}.recovered.pt")

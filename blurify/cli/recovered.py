@@ -1,0 +1,50 @@
+"""What `blurify recover` says, to people and to programs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from blurify.measure.estimate import Estimate
+from blurify.recovery.recovering import Recovered
+
+
+@dataclass(frozen=True)
+class Report:
+    """The figures of the original, the carried and the recovered network on pictures kept apart, and the recovery."""
+
+    figures: dict[str, dict[str, Estimate]]
+    recovered: Recovered
+    written: str
+    pictures: int
+    skipped: list[str]
+
+    def __str__(self) -> str:
+        """A table, and what was done."""
+        rows = [["", *self.figures]]
+        for figure in next(iter(self.figures.values())):
+            rows.append([figure, *(str(figures[figure]) for figures in self.figures.values())])
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines.append(f"on {self.pictures} pictures that nothing was fitted to; agreement is with the original")
+        lines.append(str(self.recovered))
+        lines += [f"kept: {name}: {skip}" for name, skip in self.recovered.skipped.items()]
+        lines += [f"skipped: {reason}" for reason in self.skipped]
+        return "\n".join([*lines, self.written])
+
+    def as_json(self) -> str:
+        """The same for a program, with every layer."""
+        found = self.recovered
+        content = {
+            "models": {n: {k: asdict(e) for k, e in figures.items()} for n, figures in self.figures.items()},
+            "test_pictures": self.pictures,
+            "pictures": found.pictures,
+            "pictures_wanted": found.pictures_wanted,
+            "errors": found.errors,
+            "seconds": found.seconds,
+            "layers": [asdict(layer) for layer in found.layers],
+            "kept": found.skipped,
+            "skipped": self.skipped,
+            "written": self.written,
+        }
+        return json.dumps(content, indent=1)

@@ -1,0 +1,203 @@
+"""The convs and linear layers of a graph whose weights can be fitted, and why others cannot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from blurify.graph_module import TracedModule
+from blurify.rules.arguments import Signature, are_known, bind
+from blurify.rules.conv import signature_of
+from blurify.rules.same import SAME_CONVS
+from blurify.sites import per_axis
+
+CONVS: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
+LINEARS: dict[Any, Signature] = dict.fromkeys(
+    (F.linear, torch.ops.aten.linear.default), Signature(0, ("input", "weight", "bias"))
+)
+NORM_FUNCTIONS = (F.batch_norm, torch.batch_norm, torch.ops.aten.batch_norm.default)
+# Where the running mean stands in each of their signatures.
+NORM_MEANS = {F.batch_norm: 1, torch.batch_norm: 3, torch.ops.aten.batch_norm.default: 3}
+
+
+class Skip(str, Enum):
+    """Why a layer keeps its carried weights. The value is what a person reads."""
+
+    STANDARDISED = "its weight is standardised, so that a fitted one cannot be expressed"
+    COMPUTED = "its weight is computed from others"
+    SUBCLASS = "a subclass whose forward may do something else"
+    OPAQUE = "inside a module that the tracer does not look into"
+    TRANSPOSED = "a transposed conv"
+    NOT_BETTER = "no fit lowers the error on held-out pictures"
+    TOO_LARGE = "its normal equations do not fit into the memory budget"
+    CONSTANT = "what it is to give is constant on these pictures"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a conv slides: one entry per spatial axis; a linear layer has none. `pad_mode` is `F.pad`'s."""
+
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...] | str
+    dilation: tuple[int, ...]
+    groups: int
+    pad_mode: str = "constant"
+
+    @property
+    def axes(self) -> int:
+        """The number of spatial axes, 0 for a linear layer."""
+        return len(self.kernel_size)
+
+
+LINEAR = Geometry((), (), (), (), 1)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call whose weight can be fitted, by names that both networks' graphs have.
+
+    What a fit adds to the outputs goes into `bias`, the layer's own, or is taken from `mean`, the running mean of the
+    batch-norm after it; with neither, nothing is added.
+    """
+
+    path: str
+    node: str
+    source: str
+    weight: Tensor
+    bias: Tensor | None
+    mean: Tensor | None
+    geometry: Geometry
+
+
+def find_calls(traced: TracedModule) -> tuple[list[Call], dict[str, Skip]]:
+    """The calls that see the effect of a blur, in graph order, and those among them that cannot be fitted."""
+    reached = downstream(traced.eval_graph)
+    calls: list[Call] = []
+    skipped: dict[str, Skip] = {}
+    for node in traced.eval_graph.nodes:
+        found = recognise(node, traced) if node in reached else None
+        if isinstance(found, Call):
+            calls.append(found)
+        elif found is not None:
+            skipped[str(node.meta["path"])] = found
+    return calls, skipped
+
+
+def downstream(graph: fx.Graph) -> set[fx.Node]:
+    """Every node that reads, through others, what a blur gives."""
+    reached: set[fx.Node] = set()
+    for node in graph.nodes:
+        if any(source in reached or "blurs" in source.meta for source in node.all_input_nodes):
+            reached.add(node)
+    return reached
+
+
+def recognise(node: fx.Node, traced: TracedModule) -> Call | Skip | None:
+    """The call that the node is, or why it cannot be fitted, or None where there is nothing to fit."""
+    if node.op == "call_module":
+        return _of_module(node, traced.get_submodule(str(node.target)), traced)
+    signature = signature_of(node)
+    if signature is not None:
+        return _of_function(node, bind(node, signature), signature.axes, traced)
+    if node.op == "call_function" and node.target in LINEARS:
+        return _of_function(node, bind(node, LINEARS[node.target]), 0, traced)
+    return None
+
+
+def _of_module(node: fx.Node, module: Any, traced: TracedModule) -> Call | Skip | None:
+    kind = type(module)
+    known = kind in CONVS or kind is nn.Linear or kind.__name__ == "Conv2dSame"
+    if not known:
+        return _why_not(module)
+    if len(node.all_input_nodes) != 1:
+        return Skip.SUBCLASS
+    geometry = LINEAR if kind is nn.Linear else _geometry(module)
+    return _call(node, node.all_input_nodes[0], module.weight, module.bias, geometry, traced)
+
+
+def _why_not(module: nn.Module) -> Skip | None:
+    if isinstance(module, (nn.modules.conv._ConvTransposeNd, nn.modules.conv._LazyConvXdMixin)):
+        return Skip.TRANSPOSED
+    if nn.utils.parametrize.is_parametrized(module):
+        return Skip.COMPUTED
+    if type(module).__name__ in SAME_CONVS | {"StdConv2d", "ScaledStdConv2d"}:
+        return Skip.STANDARDISED
+    if isinstance(module, (*CONVS, nn.Linear)):
+        return Skip.SUBCLASS
+    inside = (child for child in module.modules() if child is not module)
+    return Skip.OPAQUE if any(isinstance(child, (*CONVS, nn.Linear)) for child in inside) else None
+
+
+def _geometry(module: Any) -> Geometry:
+    axes = len(module.kernel_size)
+    same = "tf_same" if type(module).__name__ in SAME_CONVS else module.padding
+    return Geometry(
+        kernel_size=tuple(module.kernel_size),
+        stride=per_axis(module.stride, axes),
+        padding=same if isinstance(same, str) else per_axis(same, axes),
+        dilation=per_axis(module.dilation, axes),
+        groups=module.groups,
+        pad_mode="constant" if module.padding_mode == "zeros" else module.padding_mode,
+    )
+
+
+def _of_function(node: fx.Node, given: dict[str, Any], axes: int, traced: TracedModule) -> Call | Skip | None:
+    weight, bias = _parameter(given["weight"], traced), _parameter(given.get("bias"), traced)
+    settings = [given.get(name, usual) for name, usual in (("stride", 1), ("padding", 0), ("dilation", 1))]
+    if weight is None or (given.get("bias") is not None and bias is None):
+        return Skip.COMPUTED
+    if not are_known(*settings) or not isinstance(given["input"], fx.Node):
+        return Skip.COMPUTED
+    if not axes:
+        return _call(node, given["input"], weight, bias, LINEAR, traced)
+    stride, padding, dilation = settings
+    geometry = Geometry(
+        kernel_size=tuple(weight.shape[2:]),
+        stride=per_axis(stride, axes),
+        padding=padding if isinstance(padding, str) else per_axis(padding, axes),
+        dilation=per_axis(dilation, axes),
+        groups=given.get("groups", 1),
+    )
+    return _call(node, given["input"], weight, bias, geometry, traced)
+
+
+def _parameter(node: object, traced: TracedModule) -> Tensor | None:
+    if not isinstance(node, fx.Node) or node.op != "get_attr":
+        return None
+    path, _, name = str(node.target).rpartition(".")
+    return traced.get_submodule(path)._parameters.get(name)
+
+
+def _call(
+    node: fx.Node, source: fx.Node, weight: Tensor, bias: Tensor | None, geometry: Geometry, traced: TracedModule
+) -> Call:
+    mean = _mean_after(node, traced) if bias is None else None
+    return Call(str(node.meta["path"]), node.name, source.name, weight, bias, mean, geometry)
+
+
+def _mean_after(node: fx.Node, traced: TracedModule) -> Tensor | None:
+    """The running mean of the batch-norm that alone reads the node, and reads nothing else anywhere."""
+    user = next(iter(node.users)) if len(node.users) == 1 else None
+    if user is None:
+        return None
+    if user.op == "call_module":
+        module = traced.get_submodule(str(user.target))
+        alone = sum(other.target == user.target for other in traced.eval_graph.nodes) == 1
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats and alone:
+            return module.running_mean
+        return None
+    position = NORM_MEANS.get(user.target) if user.op == "call_function" else None
+    mean = user.args[position] if position is not None and len(user.args) > position else None
+    if not isinstance(mean, fx.Node) or mean.op != "get_attr" or len(mean.users) != 1:
+        return None
+    path, _, name = str(mean.target).rpartition(".")
+    return traced.get_submodule(path)._buffers.get(name)

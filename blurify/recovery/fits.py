@@ -1,0 +1,49 @@
+"""What a fit is asked for, and what it says of each layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from blurify.recovery.calls import Skip
+
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+
+
+@dataclass(frozen=True)
+class LayerFit:
+    """What became of a layer: the error on held-out pictures with the carried and with the fitted weights.
+
+    Errors are sums of squares relative to those of the targets about their mean. `ridge` is None where the carried
+    weights stay, for the reason that `skip` tells. `unknowns` are the weights that one output has, `rows` the positions
+    of `pictures` pictures that they were fitted to.
+    """
+
+    layer: str
+    before: float
+    after: float
+    ridge: float | None = None
+    skip: Skip | None = None
+    unknowns: int = 0
+    rows: int = 0
+    pictures: int = 0
+    seconds: float = 0.0
+
+    @property
+    def pictures_wanted(self) -> int:
+        """How many pictures give as many equations as there are unknowns, when all positions are counted."""
+        return -(-self.unknowns * self.pictures // max(self.rows, 1))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the fit is made; `memory` in bytes, `held_out` the share of pictures that choose the ridge."""
+
+    ridges: tuple[float, ...] = RIDGES
+    memory: int = 4 << 30
+    held_out: float = 0.2
+    batch_size: int = 16
+    seed: int = 0
+
+    def held_out_of(self, pictures: int) -> int:
+        """How many pictures are held out."""
+        return max(1, round(pictures * self.held_out))

@@ -1,0 +1,155 @@
+"""Layer by layer, in graph order: give the converted network the weights with which it does what the original does.
+
+At a layer the converted network, its earlier layers fitted already, is fed `x`, and the original gives `t`; the new
+weights are the ridge solution of `W x + b = t`. How strong the ridge is, the pictures held out say; where they say that
+no fit is better than the carried weights, these stay.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from blurify.errors import ArgumentError
+from blurify.graph_module import TracedModule
+from blurify.recovery.calls import Call, Skip, find_calls
+from blurify.recovery.fits import LayerFit, Settings
+from blurify.recovery.journal import Journal
+from blurify.recovery.lockstep import Batches, Progress, Stepper
+from blurify.recovery.normal import Fit, NormalEquations
+from blurify.recovery.patches import sample_rows
+
+# Positions of a layer that are used: so many a weight, and at least so many in all.
+ROWS_A_WEIGHT, LEAST_ROWS = 16, 8192
+
+
+class Refit:
+    """The walk through both networks, which are given in evaluation mode."""
+
+    def __init__(self, original: TracedModule, student: TracedModule, pictures: Tensor, settings: Settings) -> None:
+        self.settings = settings
+        self.before, self.after = Stepper(original), Stepper(student)
+        calls, self.skipped = find_calls(student)
+        self.groups = grouped(calls)
+        held = settings.held_out_of(len(pictures))
+        self.pictures = len(pictures)
+        self.fitting = self._batches(pictures[:-held], settings.memory * len(pictures[:-held]) // len(pictures))
+        self.holding = self._batches(pictures[-held:], settings.memory * held // len(pictures))
+        self.generator = torch.Generator().manual_seed(settings.seed)
+
+    def _batches(self, pictures: Tensor, budget: int) -> Batches:
+        batches = Batches(budget // 2)
+        for part in torch.split(pictures, self.settings.batch_size):
+            batches.append((self.before.start(part), self.after.start(part)))
+        return batches
+
+    def run(self, tell: Callable[[LayerFit], None], journal: Journal) -> list[LayerFit]:
+        """Fit every layer that can be and is not in the journal; `tell` is called after each."""
+        try:
+            for group in self.groups:
+                if group[0].path not in journal.done:
+                    journal.add(self._fit(group))
+                tell(journal.done[group[0].path])
+            return list(journal.done.values())
+        except BaseException:
+            journal.write()
+            raise
+        finally:
+            self.fitting.close()
+            self.holding.close()
+
+    def _fit(self, group: list[Call]) -> LayerFit:
+        begin = time.perf_counter()
+        call = group[0]
+        weight = as_rows(call)
+        needed = 2 * 8 * weight.shape[0] * weight.shape[2] * (weight.shape[1] + 2 * weight.shape[2])
+        if needed > self.settings.memory // 2:
+            return LayerFit(call.path, 0.0, 0.0, skip=Skip.TOO_LARGE, unknowns=weight.shape[2])
+        fitting, holding = (self._equations(group, batches) for batches in (self.fitting, self.holding))
+        if holding.constant or fitting.constant:
+            return LayerFit(call.path, 0.0, 0.0, skip=Skip.CONSTANT, unknowns=weight.shape[2], rows=fitting.rows)
+        carried = Fit(weight, torch.zeros_like(weight[:, :, 0]))
+        before = holding.error(carried)
+        ridge, fit = self._chosen(fitting, holding, carried)
+        after = holding.error(fit)
+        better = after < before
+        if better:
+            write(call, fit)
+        return LayerFit(
+            call.path,
+            before,
+            after if better else before,
+            ridge=ridge if better else None,
+            skip=None if better else Skip.NOT_BETTER,
+            unknowns=weight.shape[2],
+            rows=fitting.rows,
+            pictures=self.pictures,
+            seconds=time.perf_counter() - begin,
+        )
+
+    def _chosen(self, fitting: NormalEquations, holding: NormalEquations, carried: Fit) -> tuple[float, Fit]:
+        """The best ridge, from the strongest down for as long as the held-out pictures gain: solving is what costs."""
+        first, *weaker = sorted(self.settings.ridges, reverse=True)
+        best = first, fitting.solve(carried.weight, first)
+        lowest = holding.error(best[1])
+        for ridge in weaker:
+            fit = fitting.solve(carried.weight, ridge)
+            error = holding.error(fit)
+            if not error < lowest:
+                break
+            best, lowest = (ridge, fit), error
+        return best
+
+    def _equations(self, group: list[Call], batches: Batches) -> NormalEquations:
+        equations = NormalEquations(intercept=group[0].bias is not None or group[0].mean is not None)
+        rows = max(LEAST_ROWS, ROWS_A_WEIGHT * as_rows(group[0]).shape[2])
+        each = -(-rows // self.pictures)
+        for before, after in batches:
+            if len(group) > 1:
+                # The layers between two calls of one weight are fitted later than it, so they are passed on trial.
+                before, after = before.copied(), after.copied()
+            for call in group:
+                self._add(call, before, after, each, equations)
+        return equations
+
+    def _add(self, call: Call, before: Progress, after: Progress, count: int, equations: NormalEquations) -> None:
+        t = self.before.advance(before, call.node, through=True)
+        self.after.advance(after, call.node)
+        rows = sample_rows(after.values[call.source], t, call.geometry, count, self.generator)
+        if not all(bool(part.isfinite().all()) for part in rows):
+            raise ArgumentError(
+                f"the networks give values that are not finite at {call.path!r}; look at the pictures and the weights."
+            )
+        x, t = rows
+        if call.bias is not None:
+            # What is fitted is added to it.
+            t = t - call.bias.detach().reshape(len(t), 1, -1)
+        equations.add(x, t)
+
+
+def grouped(calls: Iterable[Call]) -> list[list[Call]]:
+    """Calls of one weight together, in the order of the first."""
+    groups: dict[int, list[Call]] = {}
+    for call in calls:
+        groups.setdefault(id(call.weight), []).append(call)
+    return list(groups.values())
+
+
+def as_rows(call: Call) -> Tensor:
+    """The weight as `[groups, O, K]` float64."""
+    weight = call.weight.detach()
+    exact = (weight.cpu() if weight.device.type == "mps" else weight).double()
+    return exact.reshape(call.geometry.groups, len(weight) // call.geometry.groups, -1)
+
+
+def write(call: Call, fit: Fit) -> None:
+    """Put the fitted values into the layer's tensors."""
+    with torch.no_grad():
+        call.weight.copy_(fit.weight.reshape(call.weight.shape))
+        if call.bias is not None:
+            call.bias.add_(fit.offset.reshape(-1).to(call.bias))
+        elif call.mean is not None:
+            call.mean.sub_(fit.offset.reshape(-1).to(call.mean))

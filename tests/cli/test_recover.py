@@ -1,0 +1,76 @@
+"""`blurify recover` on the shipped classifier: it reports, writes, and refuses in one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+
+import blurify
+from blurify import demo
+from blurify.cli.group import cli
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The classifier as a file, and pictures of digits in a folder a class."""
+    where = tmp_path_factory.mktemp("recover")
+    model, pictures, labels = demo.load_demo()
+    torch.save(model, where / "net.pt")
+    for number, (picture, label) in enumerate(zip(pictures[:90], labels[:90].tolist(), strict=True)):
+        (where / "digits" / str(label)).mkdir(parents=True, exist_ok=True)
+        pixels = (picture[0] * 255).to(torch.uint8).numpy()
+        Image.fromarray(pixels).resize((44, 44)).save(where / "digits" / str(label) / f"{number:03}.png")
+    return where
+
+
+def invoke(folder: Path, *options: str) -> Result:
+    allow = ["--allow", "blurify.demo.classifier.DigitNet", "--allow", "blurify.demo.classifier.Block"]
+    common = f"--images {folder / 'digits'} --input-size 1,40,40 --shift 4 --mean 0 --std 1".split()
+    return CliRunner().invoke(cli, ["recover", str(folder / "net.pt"), *allow, *common, *options])
+
+
+def test_it_reports_and_writes(folder: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.pt"
+    result = invoke(folder, "-o", str(target), "--labels", "--json", "--filt-size", "4", "--calib", "60")
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)
+    assert set(said["models"]) == {"original", "carried", "recovered"}
+    assert said["models"]["original"]["agreement"]["percent"] == 100
+    assert {"consistency", "accuracy"} < set(said["models"]["recovered"])
+    assert (said["pictures"], said["test_pictures"]) == (60, 30)
+    assert said["errors"]["lstsq"] < said["errors"]["carried"]
+    names = ("demo.classifier.DigitNet", "demo.classifier.Block", "graph_module.rebuild")
+    written = blurify.load(target, allow=[f"blurify.{name}" for name in names])
+    assert len(written.meta["blurify"].rewritten) == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["out.pt"]
+
+
+def test_a_person_reads_a_table(folder: Path, tmp_path: Path) -> None:
+    result = invoke(folder, "-o", str(tmp_path / "out.pt"), "--method", "bn")
+    assert result.exit_code == 0, result.output
+    head, *lines = result.stdout.splitlines()
+    assert head.split() == ["original", "carried", "recovered"]
+    assert [line.split()[0] for line in lines[:2]] == ["consistency", "agreement"]
+    assert "on 30 pictures that nothing was fitted to" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "sentence"),
+    [
+        (["--memory", "plenty"], 2, "'plenty' is not a size in memory, such as 4GB or 500MB."),
+        (["--mean", "grey"], 2, "'grey' is not one number a channel"),
+        (["--input-size", "1,40,44"], 1, "windows are square, and an input of 1x40x44 is not"),
+        (["--exclude", "*"], 1, "there is nothing to recover"),
+    ],
+)
+def test_what_cannot_be_is_refused(folder: Path, tmp_path: Path, options: list[str], code: int, sentence: str) -> None:
+    result = invoke(folder, "-o", str(tmp_path / "out.pt"), *options)
+    assert result.exit_code == code
+    assert sentence in " ".join(result.output.replace("\u2502", " ").split())
+    assert "Traceback" not in result.output
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,219 @@
+"""`recover` on real networks and the shipped pictures: it helps, changes values only, and leaves all else as found."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+import blurify
+from blurify import demo
+from blurify.errors import ArgumentError, ArgumentTypeError, FileError
+from blurify.measure.consistency import accuracy, agreement, shifted_answers
+from blurify.recovery import recovering
+from blurify.recovery.calls import Skip
+from blurify.recovery.fits import LayerFit, Settings
+from tests.conftest import relative_error, run
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Tensor:
+    """Digits as the shipped classifier takes them."""
+    return demo.load_demo()[1][:96]
+
+
+@pytest.fixture(scope="module")
+def networks() -> tuple[nn.Module, nn.Module]:
+    """Trained: what a random network gives says nothing of how near another is."""
+    model = demo.load_demo()[0]
+    return model, blurify.antialias(model, 4)
+
+
+@pytest.fixture(scope="module")
+def fields() -> Tensor:
+    """Smooth random fields, which unlike noise have something left when they are blurred."""
+    coarse = torch.randn(24, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    return nn.functional.interpolate(coarse, size=32, mode="bicubic", align_corners=False)
+
+
+def test_it_comes_nearer_to_the_original(networks: tuple[nn.Module, nn.Module], pictures: Tensor) -> None:
+    original, converted = networks
+    before = copy.deepcopy(converted.state_dict())
+    found = blurify.recover(original, converted, pictures)
+    new = demo.load_demo()[1][500:600]
+    carried = relative_error(run(original, new), run(converted, new))
+    assert found.errors["lstsq"] < 0.7 * found.errors["carried"]
+    assert relative_error(run(original, new), run(found.model, new)) < carried
+    assert all(torch.equal(value, before[name]) for name, value in converted.state_dict().items())
+    assert list(found.model.state_dict()) == list(before)
+    assert found.model.meta["blurify"] == converted.meta["blurify"]
+    assert all(fit.after < fit.before for fit in found.fitted)
+    assert {fit.skip for fit in found.layers if fit.ridge is None} <= {Skip.NOT_BETTER}
+
+
+def test_the_same_seed_gives_the_same_weights_in_memory_and_in_files(
+    networks: tuple[nn.Module, nn.Module], pictures: Tensor
+) -> None:
+    random_state = torch.get_rng_state()
+    one, other = (blurify.recover(*networks, pictures, memory=memory) for memory in (1 << 30, 40 << 20))
+    assert all(torch.equal(value, other.model.state_dict()[name]) for name, value in one.model.state_dict().items())
+    assert torch.equal(random_state, torch.get_rng_state())
+
+
+def test_layers_before_every_blur_keep_their_weights(networks: tuple[nn.Module, nn.Module], pictures: Tensor) -> None:
+    original, converted = networks
+    first = next(name for name, module in original.named_modules() if isinstance(module, nn.Conv2d))
+    found = blurify.recover(original, converted, pictures)
+    assert first not in {fit.layer for fit in found.layers}
+    assert torch.equal(found.model.get_submodule(first).weight, original.get_submodule(first).weight)
+
+
+class Shared(nn.Module):
+    """One conv called at two places behind a blur, and a linear layer that reads a flattened map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.pool = nn.MaxPool2d(2)
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+        self.between = nn.Conv2d(8, 8, 1)
+        self.head = nn.Linear(8 * 16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(self.pool(torch.relu(self.stem(x)))).relu_()
+        x = self.conv(self.pool(self.between(x)).relu_())
+        return self.head(self.pool(x).flatten(1))
+
+
+def test_a_shared_conv_is_fitted_once_for_both_calls(fields: Tensor) -> None:
+    original = Shared().eval()
+    found = blurify.recover(original, blurify.antialias(original, 3), fields)
+    assert [fit.layer for fit in found.layers] == ["conv", "between", "head"]
+    assert found.errors["lstsq"] < found.errors["carried"]
+
+
+def test_batch_norms_alone(networks: tuple[nn.Module, nn.Module], pictures: Tensor) -> None:
+    original, converted = networks
+    found = blurify.recover(original, converted, pictures, method="bn")
+    changed = {n for n, v in found.model.state_dict().items() if not torch.equal(v, converted.state_dict()[n])}
+    assert all(name.endswith(("running_mean", "running_var", "num_batches_tracked")) for name in changed)
+    # What does not help is taken back.
+    assert (found.errors["bn"] < found.errors["carried"]) == bool(changed)
+
+
+def test_distilling_lowers_the_error(networks: tuple[nn.Module, nn.Module], pictures: Tensor) -> None:
+    original, converted = networks
+    flags = [p.requires_grad for p in converted.parameters()]
+    found = blurify.recover(original, converted, pictures, method="distill")
+    assert found.errors["distill"] < found.errors["carried"]
+    assert [p.requires_grad for p in found.model.parameters()] == flags
+    assert not any(p.grad is not None for p in found.model.parameters())
+
+
+def test_an_interrupted_fit_goes_on(networks: tuple[nn.Module, nn.Module], pictures: Tensor, tmp_path: Path) -> None:
+    def interrupt(fit: LayerFit) -> None:
+        seen.append(fit.layer)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    seen: list[str] = []
+    journal = tmp_path / "journal"
+    whole = blurify.recover(*networks, pictures)
+    with pytest.raises(KeyboardInterrupt):
+        blurify.recover(*networks, pictures, journal=journal, tell=interrupt)
+    resumed = blurify.recover(*networks, pictures, journal=journal)
+    assert [fit.layer for fit in resumed.layers] == [fit.layer for fit in whole.layers]
+    assert [fit.seconds for fit in resumed.layers[:3]] != [fit.seconds for fit in whole.layers[:3]]
+    assert resumed.errors["lstsq"] == pytest.approx(whole.errors["lstsq"], rel=0.05)
+
+
+def test_a_journal_of_something_else_is_refused(
+    networks: tuple[nn.Module, nn.Module], pictures: Tensor, tmp_path: Path
+) -> None:
+    (tmp_path / "journal").write_bytes(b"something else")
+    with pytest.raises(FileError, match="is no journal of this network's recovery; remove it to begin anew"):
+        blurify.recover(*networks, pictures, journal=tmp_path / "journal")
+
+
+def refused(networks: tuple[nn.Module, nn.Module], images: object, kind: type[Exception], match: str) -> None:
+    with pytest.raises(kind, match=match):
+        blurify.recover(*networks, images)  # type: ignore[arg-type]
+
+
+def test_pictures_that_tell_nothing_are_refused(networks: tuple[nn.Module, nn.Module], pictures: Tensor) -> None:
+    refused(networks, pictures[:1], ArgumentError, "and there are 1; give 64 or more")
+    refused(networks, pictures[:1].expand(8, -1, -1, -1), ArgumentError, "all 8 pictures are the same")
+    refused(networks, torch.arange(8.0).view(8, 1, 1, 1).expand(8, 1, 40, 40), ArgumentError, "8 pictures are blank")
+    refused(networks, pictures * torch.nan, ArgumentError, "hold values that are not finite")
+    refused(networks, pictures.to(torch.uint8), ArgumentTypeError, r"images must be a float tensor \[N, ...\]")
+    refused(networks, "pictures", ArgumentTypeError, "got str")
+
+
+def test_models_that_do_not_belong_together_are_refused(
+    networks: tuple[nn.Module, nn.Module], pictures: Tensor
+) -> None:
+    original, converted = networks
+    refused(
+        (torchvision.models.resnet18(), converted), pictures, ArgumentError, "do not belong together: '.*' is not in"
+    )
+    other = copy.deepcopy(original)
+    with torch.no_grad():
+        for value in other.parameters():
+            value.mul_(1.01)
+    refused((other, converted), pictures, ArgumentError, "not one weight is the same in both")
+    refused((original, original), pictures, ArgumentTypeError, "converted must be what blurify.antialias returned")
+
+
+def test_values_that_are_not_finite_name_the_layer(fields: Tensor) -> None:
+    original = Shared().eval()
+    with torch.no_grad():
+        original.stem.bias.fill_(torch.nan)
+    refused((original, blurify.antialias(original, 3)), fields, ArgumentError, "not finite at 'conv'")
+
+
+def test_few_pictures_say_how_many_are_wanted(fields: Tensor) -> None:
+    original = Shared().eval()
+    found = blurify.recover(original, blurify.antialias(original, 3), fields)
+    head = found.layers[-1]
+    assert (head.unknowns, head.rows) == (128, 19)
+    assert found.pictures_wanted == head.pictures_wanted > 128
+    assert f"{found.pictures_wanted} pictures would be enough" in str(found)
+
+
+def test_a_layer_too_large_for_the_budget_is_kept(networks: tuple[nn.Module, nn.Module], pictures: Tensor) -> None:
+    found = blurify.recover(*networks, pictures, memory=1 << 20)
+    kept = {fit.layer: fit.skip for fit in found.layers if fit.ridge is None}
+    assert Skip.TOO_LARGE in kept.values()
+    assert found.errors["lstsq"] < found.errors["carried"]
+
+
+def test_running_out_of_memory_says_what_would_fit() -> None:
+    told = recovering.out_of_memory(MemoryError(), Settings(memory=4 << 30, batch_size=16))
+    assert str(told) == (
+        "memory ran out with a budget of 4.0 GB and 16 pictures at a time; 2.0 GB and 8 pictures would take half."
+    )
+    other = RuntimeError("shapes differ")
+    assert recovering.out_of_memory(other, Settings()) is other
+
+
+def test_the_shipped_classifier_recovers() -> None:
+    """Trained, on real pictures: no answer is lost that the blurs had taken, and the two shifts agree more often."""
+    model, digits, labels = demo.load_demo()
+    smooth = blurify.antialias(model, 4)
+    found = blurify.recover(model, smooth, digits[:128])
+    rest, wanted = digits[128:], labels[128:]
+    framed = nn.functional.pad(rest, (4,) * 4)
+
+    def measured(network: nn.Module) -> tuple[float, float]:
+        right = accuracy(network, rest, wanted).mean()
+        same = agreement(shifted_answers(network, framed, 40, rounds=1)).mean()
+        return float(right), float(same)
+
+    before, carried, after = map(measured, (model, smooth, found.model))
+    assert after[0] > carried[0]
+    assert after[0] > before[0] - 0.01
+    assert after[1] > before[1]
