@@ -54,12 +54,13 @@ def convert(output: Path | None, no_verify: bool, force: bool, **options: Any) -
 
 def _converted(opened: Session, *, verify: bool) -> nn.Module:
     from blurify.cli import report, session
+    from blurify.cost import cost
 
     with report.stage("rewriting"):
         converted = session.convert(opened)
     for line in converted.meta["optimized"]:
         click.echo(f"optimized: {line}")
-    click.echo(report.arithmetic(opened.cost, session.cost(converted, opened.example)))
+    click.echo(report.arithmetic(opened.cost, cost(converted, opened.example)))
     if verify:
         with report.stage("proving"):
             verdict = session.verify(opened, converted)

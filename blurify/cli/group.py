@@ -17,6 +17,7 @@ from blurify.cli.demo import demo
 from blurify.cli.measure import measure
 from blurify.cli.options import CONTEXT, debug_option
 from blurify.cli.plan import plan
+from blurify.cli.zoo import zoo
 from blurify.errors import BlurifyError
 
 INTERRUPTED = 130
@@ -83,8 +84,9 @@ def cli() -> None:
     blurify timm:resnet50 --pretrained      convert an architecture by name
     blurify plan model.pt                   show what would be done and write nothing
     blurify measure model.pt --images DIR   how often its answer changes when pictures shift
+    blurify zoo 'resnet*' -o DIR            convert many models
     """
 
 
-for command in (convert, plan, measure, demo):
+for command in (convert, plan, measure, zoo, demo):
     cli.add_command(command)

@@ -7,34 +7,23 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
-from torch.utils.flop_counter import FlopCounterMode
 
 from blurify import api, files, proofs
 from blurify.cli import report
 from blurify.cli.options import Request
+from blurify.cost import Cost, cost
 from blurify.errors import ArgumentError, HooksWarning
 from blurify.graph_module import TracedModule
 from blurify.optimize import optimize_graphs
 from blurify.planning import Plan, lost_hooks
 from blurify.spec import Spec
-from blurify.tracing.export import quietly
 from blurify.tracing.inputs import Inputs, input_size, random_batch
-from blurify.tracing.modes import evaluating
 from blurify.verdict import Verdict
 
 # Of a model without any of these, a wrong size of input is not what is wrong.
 SHRINKING = (_ConvNd, _MaxPoolNd, _AvgPoolNd, fx.GraphModule)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Multiply-accumulates of one forward at one input size."""
-
-    macs: int
-    size: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -126,31 +115,6 @@ def verify(session: Session, converted: nn.Module) -> Verdict:
     True
     """
     return proofs.verify(session.loaded.model, converted, example_inputs=(session.example,))
-
-
-def cost(model: nn.Module, example: Tensor) -> Cost:
-    """Count what one forward costs in eval mode, on shapes alone where the model lets us.
-
-    >>> cost(resnet18, torch.zeros(1, 3, 224, 224)).macs
-    1814073344
-    """
-    with evaluating(model):
-        try:
-            with quietly():
-                return _count(model, example, FakeTensorMode(allow_non_fake_inputs=True))
-        except Exception:  # a model that looks at values (detection, say) cannot run without them
-            return _count(model, example, None)
-
-
-def _count(model: nn.Module, example: Tensor, fake: FakeTensorMode | None) -> Cost:
-    counter = FlopCounterMode(display=False)
-    with counter:
-        if fake is None:
-            model(example)
-        else:
-            with fake:
-                model(fake.from_tensor(example))
-    return Cost(counter.get_total_flops() // 2, tuple(example.shape[1:]))
 
 
 def _first_cost(model: nn.Module, example: Tensor, request: Request) -> Cost:
