@@ -17,6 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from blurify.zoo import folder as folders
+from blurify.zoo import pool
+from blurify.zoo.cluster import runner as ray_runner
 from blurify.zoo.running import convert_all, plan_all
 from blurify.zoo.settings import FAILED, Limits, Record, Settings
 
@@ -130,13 +132,20 @@ def _watched() -> Iterator[tuple[Lines | Display, Callable[[], bool]]]:
 
 
 def convert(
-    names: list[str], settings: Settings, where: str, limits: Limits, state: Path | None, retry_failed: bool
+    names: list[str],
+    settings: Settings,
+    where: str,
+    limits: Limits,
+    state: Path | None = None,
+    retry_failed: bool = False,
+    cluster: str | None = None,
 ) -> bool | None:
     """Convert and say what came out; false if a model failed, None if it was interrupted.
 
-    >>> convert(["timm:resnet18"], Settings(), "converted", Limits(), None, False)
+    >>> convert(["timm:resnet18"], Settings(), "converted", Limits())
     True
     """
+    runner = pool.run_all if cluster is None else ray_runner(cluster)
     try:
         with _watched() as (watcher, stopping):
             result = convert_all(
@@ -148,6 +157,7 @@ def convert(
                 retry_failed=retry_failed,
                 watcher=watcher,
                 stopping=stopping,
+                runner=runner,
             )
     except KeyboardInterrupt:
         click.echo("stopped; run the same again to go on from here", err=True)

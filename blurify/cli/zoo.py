@@ -58,6 +58,7 @@ def _memory(_: click.Context, __: click.Parameter, value: str | None) -> int | N
 )
 @click.option("--memory", callback=_memory, metavar="SIZE", help="Of all jobs together, such as 8GB.  [default: 80 %]")
 @click.option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
+@click.option("--cluster", metavar="ADDRESS|local", help="Run on a Ray cluster: HOST:PORT, or one of this machine.")
 @click.option("--dry-run", is_flag=True, help="Plan every model, print, write nothing.")
 @debug_option
 def convert(patterns: tuple[str, ...], output: str | None, **options: Any) -> None:
@@ -82,7 +83,9 @@ def convert(patterns: tuple[str, ...], output: str | None, **options: Any) -> No
     if options["dry_run"]:
         ok = bulk.dry_run(names, settings, limits)
     else:
-        ok = bulk.convert(names, settings, str(output), limits, options["state"], options["retry_failed"])
+        ok = bulk.convert(
+            names, settings, str(output), limits, options["state"], options["retry_failed"], options["cluster"]
+        )
     if ok is None:
         sys.exit(INTERRUPTED)
     if not ok:

@@ -165,7 +165,7 @@ class _Run:
         unknown = [name for name in left if name not in self.ledger.parameters]
         self.watcher.begin("weighing", len(unknown))
         found: dict[str, int] = {}
-        for task, record in self._run([Task(name, job.weigh, (name,)) for name in unknown], pool.run_all):
+        for task, record in self._run([Task(name, job.weigh, (name,)) for name in unknown]):
             if record.get("kind") in ("timeout", "crash", "memory"):
                 self._record(task.name, record)
             else:
@@ -178,7 +178,7 @@ class _Run:
     def _convert(self, left: list[str]) -> None:
         self.watcher.begin("converting", len(left))
         known = self.ledger.parameters
-        for task, record in self._run([self._task(name, known[name]) for name in left if name in known], self.runner):
+        for task, record in self._run([self._task(name, known[name]) for name in left if name in known]):
             if record.get("kind") == "disk":
                 raise OSError(errno.ENOSPC, record["error"])
             if record["status"] != FAILED and not self.store.holds(record):
@@ -197,8 +197,10 @@ class _Run:
         arguments = (name, self.settings, self.store.where, self.limits.threads)
         return Task(name, job.convert, arguments, job.needed_memory(parameters))
 
-    def _run(self, tasks: list[Task], runner: Runner) -> Generator[tuple[Task, Record]]:
-        with closing(runner(tasks, self.limits, lambda task: self.watcher.started(task.name), self.stopping)) as ended:
+    def _run(self, tasks: list[Task]) -> Generator[tuple[Task, Record]]:
+        with closing(
+            self.runner(tasks, self.limits, lambda task: self.watcher.started(task.name), self.stopping)
+        ) as ended:
             yield from ended
 
     def _full(self) -> str:
