@@ -1,6 +1,6 @@
 """Kill a bulk run at random moments, go on, and see that every model is there exactly once.
 
-`python -m benchmarks.kills [--quick]`: 20 times SIGKILL, of the run or of one of its workers, while 60 models are converted.
+`python -m benchmarks.kills [--quick]`: 20 times SIGKILL, of the run or of a process below it, over 60 models.
 """
 
 from __future__ import annotations
