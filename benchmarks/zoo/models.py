@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import timm
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import nn
 
-from blurify.tracing.inputs import Inputs, random_batch
+from blurify.tracing.inputs import Inputs
+from blurify.zoo.architectures import Shape, inputs_of, own_shape, task
 
-Shape = tuple[int, ...]
-
-FRAMES = 16
 SIDES = (64, 96, 128, 192, 224, 256)
 ODD_SIDES = ((67, 83), (99, 115), (131, 163), (225, 257), (307, 331))
-# Optical flow compares two pictures.
-PICTURES = {"optical_flow": 2}
-OWN_SHAPES = {"video": (3, FRAMES, 224, 224), "detection": (3, 320, 320)}
 
 
 def all_names() -> list[str]:
@@ -43,14 +37,6 @@ def family(name: str) -> str:
 @cache
 def _timm_families() -> dict[str, str]:
     return {name: module for module in timm.list_modules() for name in timm.list_models(module=module)}
-
-
-def task(name: str) -> str:
-    """What the architecture is for, as torchvision groups them."""
-    library, _, architecture = name.partition(":")
-    groups = ("detection", "segmentation", "video", "optical_flow", "quantization")
-    parts = _builder(architecture).__module__.split(".") if library == "torchvision" else []
-    return next((group for group in groups if group in parts), "classification")
 
 
 def _builder(architecture: str) -> Callable[..., nn.Module]:
@@ -83,18 +69,6 @@ def _torchvision(architecture: str, **sizes: Any) -> nn.Module:
     return builder(weights=None, **options, **sizes)
 
 
-def own_shape(name: str, model: nn.Module) -> Shape:
-    """Channels and sizes that the model is made for."""
-    config = getattr(model, "pretrained_cfg", None) or {}
-    return OWN_SHAPES.get(task(name)) or tuple(config.get("input_size", (3, 224, 224)))
-
-
-def inputs_of(name: str, model: nn.Module, shape: Shape, batch: int = 1) -> Inputs:
-    """A batch of the given channels and sizes for every argument of the model."""
-    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    return Inputs(tuple(random_batch((batch, *shape), like) for _ in range(PICTURES.get(task(name), 1))))
-
-
 def given_inputs(name: str, model: nn.Module) -> Inputs | None:
     """What a user must pass because the model takes something else than one picture; None for the others."""
     if task(name) in ("video", "optical_flow"):
@@ -124,52 +98,3 @@ def runs(name: str, model: nn.Module, shape: Shape) -> bool:
     except Exception:
         return False
     return True
-
-
-def parameter_count(model: nn.Module) -> int:
-    """The number of parameters."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-@torch.no_grad()
-def randomize(name: str, model: nn.Module, shape: Shape) -> nn.Module:
-    """Give what starts as a constant values that show whether it is applied in place, and let every signal survive."""
-    generator = torch.Generator().manual_seed(0)
-    for key, parameter in model.named_parameters():
-        if parameter.is_floating_point() and bool((parameter == parameter.flatten()[:1]).all()):
-            low, high = _spread(key, parameter)
-            parameter.uniform_(low, high, generator=generator)
-    # Where maps end in one position, a single picture has no variance, and norms magnify its rounding.
-    with following_norms(model, generator):
-        model(*inputs_of(name, model, shape, batch=4).args)
-    return model
-
-
-def _spread(key: str, parameter: Tensor) -> tuple[float, float]:
-    if key.endswith("bias"):
-        return -0.2, 0.2
-    if parameter.numel() > max(parameter.shape, default=1):
-        # A head or an embedding of zeros.
-        return -0.05, 0.05
-    # A scale of a residual branch starts near 0, which would hide the branch; that of a norm starts at 1.
-    return (0.7, 1.3) if float(parameter.flatten()[0]) == 1 else (0.1, 0.3)
-
-
-@contextmanager
-def following_norms(model: nn.Module, generator: torch.Generator) -> Iterator[None]:
-    """Let every batch-norm take statistics from what it is fed, disturbed: untrained ones let deep signals vanish."""
-
-    def follow(module: nn.modules.batchnorm._BatchNorm, args: tuple[Tensor, ...]) -> None:
-        x = args[0]
-        spread = torch.rand(2, module.num_features, generator=generator).to(x) * 0.6 + 0.7
-        axes = [0, *range(2, x.dim())]
-        module.running_mean.copy_(x.mean(axes) * spread[0])
-        module.running_var.copy_((x.var(axes, unbiased=False) + 1e-3) * spread[1])
-
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    hooks = [norm.register_forward_pre_hook(follow) for norm in norms]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()

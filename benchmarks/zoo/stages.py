@@ -27,6 +27,8 @@ from blurify.tracing import trace
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.paths import node_paths
 from blurify.tracing.shapes import output_shapes
+from blurify.zoo.architectures import Shape, inputs_of, parameter_count
+from blurify.zoo.telling import randomize
 
 Outcome = dict[str, Any]
 # The largest network whose weights are given values.
@@ -48,7 +50,7 @@ class Subject:
     def __init__(
         self,
         name: str,
-        shapes: Sequence[models.Shape] = (),
+        shapes: Sequence[Shape] = (),
         sizes: Mapping[str, Any] | None = None,
         options: Mapping[str, bool] | None = None,
     ) -> None:
@@ -78,7 +80,7 @@ class Subject:
         return self.plan(**self.options)
 
     @cached_property
-    def shapes(self) -> list[models.Shape]:
+    def shapes(self) -> list[Shape]:
         """What it runs on."""
         found = models.workable_shapes(self.name, self.model)
         if not found:
@@ -102,7 +104,7 @@ def plan(subject: Subject) -> Outcome:
     return {
         "ok": True,
         "family": models.family(subject.name),
-        "parameters": models.parameter_count(model),
+        "parameters": parameter_count(model),
         "front_end": traced.meta["front_end"],
         "refusals": [without_home(refusal) for refusal in traced.meta["refusals"]],
         "eval_only": bool(traced.meta.get("eval_only")),
@@ -131,7 +133,7 @@ def shapes(subject: Subject) -> Outcome:
     problems: list[str] = []
     compared = 0
     for shape in subject.shapes:
-        inputs = models.inputs_of(subject.name, subject.model, shape)
+        inputs = inputs_of(subject.name, subject.model, shape)
         before, after = output_shapes(subject.traced, inputs), output_shapes(converted, inputs)
         for path, twin in twins(subject.traced, converted, made.rewritten).items():
             if path in before and twin in after:
@@ -166,11 +168,12 @@ def identity(subject: Subject) -> Outcome:
     """Whether with one-tap filters the outputs are the original's, in real arithmetic."""
     if not subject.full_plan.rewritten:
         return {"ok": True, "skipped": "nothing is rewritten"}
-    if models.parameter_count(subject.model) >= LARGEST:
+    if parameter_count(subject.model) >= LARGEST:
         return {"ok": True, "skipped": "100 M parameters or more"}
     sizes = subject.shapes
     with torch.no_grad():
-        model = models.randomize(subject.name, models.make(subject.name, "cpu", **subject.sizes), sizes[0])
+        model = models.make(subject.name, "cpu", **subject.sizes)
+        randomize(model, inputs_of(subject.name, model, sizes[0], batch=4))
         outcome = _identity(subject, model)
         if not outcome["ok"]:
             outcome |= {"float32": outcome["errors"]} | _identity(subject, model.double())
@@ -179,18 +182,18 @@ def identity(subject: Subject) -> Outcome:
 
 def _identity(subject: Subject, model: nn.Module) -> Outcome:
     name, sizes = subject.name, subject.shapes
-    given = models.inputs_of(name, model, sizes[0])
+    given = inputs_of(name, model, sizes[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoEffectWarning)
         converted = antialias(model, inplace=True, example_inputs=given.args, **subject.options).eval()
     made = converted.meta["blurify"]
     twin = one_tap(converted, made).eval()
-    pairs = [outputs(m, models.inputs_of(name, model, shape)) for shape in sizes for m in (model, twin)]
+    pairs = [outputs(m, inputs_of(name, model, shape)) for shape in sizes for m in (model, twin)]
     expected, actual = pairs[::2], pairs[1::2]
     errors = [relative_error(e, a) for e, a in zip(expected, actual, strict=True)]
     dtype = expected[0][0].dtype
     telling = all(_is_telling(tensor) for e in expected for tensor in e[:1])
-    effect = relative_error(expected[0], outputs(converted, models.inputs_of(name, model, sizes[0])))
+    effect = relative_error(expected[0], outputs(converted, inputs_of(name, model, sizes[0])))
     statistics = {"statistics": sum(len(d.statistics) for d in made.rewritten)}
     return {
         "ok": max(errors) <= TOLERANCES[dtype] and telling and effect > LEAST_EFFECT,

@@ -54,7 +54,7 @@ def convert(output: Path | None, no_verify: bool, force: bool, **options: Any) -
 
 def _converted(opened: Session, *, verify: bool) -> nn.Module:
     from blurify.cli import report, session
-    from blurify.measure.cost import cost
+    from blurify.cost import cost
 
     with report.stage("rewriting"):
         converted = session.convert(opened)

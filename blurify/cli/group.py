@@ -18,6 +18,7 @@ from blurify.cli.measure import measure
 from blurify.cli.options import CONTEXT, debug_option
 from blurify.cli.plan import plan
 from blurify.cli.recover import recover
+from blurify.cli.zoo import zoo
 from blurify.errors import BlurifyError
 
 INTERRUPTED = 130
@@ -85,8 +86,9 @@ def cli() -> None:
     blurify plan model.pt                   show what would be done and write nothing
     blurify measure model.pt --images DIR   how often its answer changes when pictures shift
     blurify recover model.pt --images DIR   convert, and refit the weights to the blurs, without labels
+    blurify zoo 'resnet*' -o DIR            convert many models
     """
 
 
-for command in (convert, plan, measure, recover, demo):
+for command in (convert, plan, measure, recover, zoo, demo):
     cli.add_command(command)

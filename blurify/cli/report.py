@@ -17,7 +17,7 @@ from blurify.planning import Plan
 from blurify.sites import Action
 
 if TYPE_CHECKING:
-    from blurify.measure.cost import Cost
+    from blurify.cost import Cost
 
 # A pipe or file has no width; wide enough that no site's name is ever cut.
 _PIPE_WIDTH = 10_000

@@ -13,9 +13,9 @@ from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
 from blurify import api, files, proofs
 from blurify.cli import report
 from blurify.cli.options import Request
+from blurify.cost import Cost, cost
 from blurify.errors import ArgumentError, HooksWarning
 from blurify.graph_module import TracedModule
-from blurify.measure.cost import Cost, cost
 from blurify.optimize import optimize_graphs
 from blurify.planning import Plan, lost_hooks
 from blurify.spec import Spec

@@ -70,8 +70,8 @@ def _from_name(text: str, arch: str | None, pretrained: bool) -> LoadedModel:
         raise ArgumentError(f"{text} is an architecture already, so --arch {arch} has nothing to say; leave it out.")
     model = build_architecture(text, pretrained=pretrained).eval()
     # A library may build a trained model otherwise than an untrained one; such a model cannot be written as a recipe.
-    rebuilds = not pretrained or _alike(model, build_architecture(text).eval())
-    return LoadedModel(model, "architecture", text if rebuilds else None, None)
+    written = text if not pretrained or rebuilds(model, text) else None
+    return LoadedModel(model, "architecture", written, None)
 
 
 def _from_content(content: Any, path: Path, arch: str | None, allow: Collection[str]) -> LoadedModel:
@@ -100,14 +100,20 @@ def _find_module(content: Any) -> nn.Module | None:
     return found._modules.get("module") if isinstance(found, nn.DataParallel) else found
 
 
-def _alike(first: nn.Module, second: nn.Module) -> bool:
-    def facts(model: nn.Module) -> tuple[str, list[str], dict[str, object]]:
-        plain: dict[str, object] = {
-            key: value for key, value in vars(model).items() if isinstance(value, (bool, int, float, str))
-        }
-        return repr(model), sorted(model.state_dict()), plain
+def rebuilds(model: nn.Module, arch: str) -> bool:
+    """Say whether the architecture of that name is the model's, but for the values of its weights.
 
-    return facts(first) == facts(second)
+    >>> rebuilds(timm.create_model("resnet18", num_classes=10).eval(), "timm:resnet18?num_classes=10")
+    True
+    """
+
+    def facts(of: nn.Module) -> tuple[str, list[str], dict[str, object]]:
+        plain: dict[str, object] = {
+            key: value for key, value in vars(of).items() if isinstance(value, (bool, int, float, str))
+        }
+        return repr(of), sorted(of.state_dict()), plain
+
+    return facts(model) == facts(build_architecture(arch).eval())
 
 
 def _describe(content: Any) -> str:

@@ -45,6 +45,8 @@ def _pickle(content: Any, opened: Any, path: Path) -> None:
     except OSError:
         raise
     except Exception as error:  # pickle raises whatever the object's own code raises
+        if isinstance(error.__context__, OSError):  # torch covers what the disk said by what its archive missed then
+            raise error.__context__ from error
         fact = " ".join(str(error).split())
         message = f"the converted model cannot be pickled to {path}: {fact}; "
         raise FileError(message + "name its architecture with arch, so that a recipe is written instead.") from error

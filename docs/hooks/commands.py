@@ -18,11 +18,12 @@ def reference() -> str:
     return "\n\n".join(_section(name, command) for name, command in commands())
 
 
-def commands() -> Iterator[tuple[str, click.Command]]:
-    """Every command with what a user types to reach it, the group first."""
-    yield "blurify", cli
-    for name, command in cli.commands.items():
-        yield f"blurify {name}", command
+def commands(name: str = "blurify", command: click.Command = cli) -> Iterator[tuple[str, click.Command]]:
+    """Every command with what a user types to reach it, a group before what is in it."""
+    yield name, command
+    if isinstance(command, click.Group):
+        for below, each in command.commands.items():
+            yield from commands(f"{name} {below}", each)
 
 
 def _section(name: str, command: click.Command) -> str:

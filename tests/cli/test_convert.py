@@ -16,7 +16,7 @@ from torch import nn
 import blurify
 from blurify import proofs
 from blurify.cli import session
-from blurify.measure.cost import cost as cost_of
+from blurify.cost import cost
 from blurify.verdict import Verdict, Weights
 
 ARCH = "timm:test_resnet"
@@ -215,8 +215,8 @@ def test_a_pipe_gets_whole_lines_without_colour(tmp_path: Path) -> None:
 def test_cost_leaves_modes_as_found_and_counts_what_is_known() -> None:
     model = torchvision.models.resnet18().train()
     model.bn1.eval()
-    cost = cost_of(model, torch.zeros(1, 3, 224, 224))
-    assert cost.macs == pytest.approx(1.814e9, rel=1e-3)
+    price = cost(model, torch.zeros(1, 3, 224, 224))
+    assert price.macs == pytest.approx(1.814e9, rel=1e-3)
     assert model.training
     assert not model.bn1.training
 
@@ -226,4 +226,4 @@ def test_cost_of_a_model_that_looks_at_values() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return super().forward(x) if x.sum().item() != 1 else x
 
-    assert cost_of(Fussy(3, 4, 1), torch.zeros(1, 3, 8, 8)).macs == 3 * 4 * 64
+    assert cost(Fussy(3, 4, 1), torch.zeros(1, 3, 8, 8)).macs == 3 * 4 * 64

@@ -11,7 +11,7 @@ import pytest
 from blurify._version import __version__
 
 # Everything that is slow to import or that a help text has no use for.
-_HEAVY = ("torch", "timm", "torchvision", "numpy", "rich", "matplotlib")
+_HEAVY = ("torch", "timm", "torchvision", "numpy", "rich", "matplotlib", "pebble")
 
 _PROBE = """
 import sys
@@ -34,7 +34,16 @@ def _heavy_imports(arguments: list[str], extra: str = "") -> str:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["convert", "--help"], ["plan", "--help"], ["demo", "--help"], ["--version"], [], ["m.pt", "--nope"]],
+    [
+        ["--help"],
+        ["convert", "--help"],
+        ["plan", "--help"],
+        ["zoo", "--help"],
+        ["demo", "--help"],
+        ["--version"],
+        [],
+        ["m.pt", "--nope"],
+    ],
     ids=" ".join,
 )
 def test_imports_nothing_heavy(arguments: list[str]) -> None:

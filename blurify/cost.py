@@ -6,7 +6,7 @@ import statistics
 import time
 import weakref
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +32,7 @@ class Cost:
     parameters: int = 0
 
 
-def cost(model: nn.Module, example: Tensor) -> Cost:
+def cost(model: nn.Module, *examples: Tensor) -> Cost:
     """Count what one forward costs in eval mode, on shapes alone where the model lets us.
 
     >>> import torchvision
@@ -45,24 +45,25 @@ def cost(model: nn.Module, example: Tensor) -> Cost:
 
     Args:
         model: any; its mode and random state are left as found.
-        example: a batch, as the model takes it.
+        examples: its inputs, the first of them a batch whose size is the one that is said.
     """
     with evaluating(model):
         try:
             with quietly():
-                return _count(model, example, FakeTensorMode(allow_non_fake_inputs=True))
+                return _count(model, examples, FakeTensorMode(allow_non_fake_inputs=True))
         except Exception:  # a model that looks at values (detection, say) cannot run without them
-            return _count(model, example, None)
+            return _count(model, examples, None)
 
 
-def _count(model: nn.Module, example: Tensor, fake: FakeTensorMode | None) -> Cost:
+def _count(model: nn.Module, examples: Sequence[Tensor], fake: FakeTensorMode | None) -> Cost:
     counter, memory = FlopCounterMode(display=False), PeakMemory()
     with counter, fake or nullcontext(), memory:
-        example = example if fake is None else fake.from_tensor(example)
-        memory.meet(example)
-        model(example)
+        given = [example if fake is None else fake.from_tensor(example) for example in examples]
+        for example in given:
+            memory.meet(example)
+        model(*given)
     own = {id(parameter): parameter.numel() for parameter in model.parameters()}
-    return Cost(counter.get_total_flops() // 2, tuple(example.shape[1:]), memory.peak, sum(own.values()))
+    return Cost(counter.get_total_flops() // 2, tuple(examples[0].shape[1:]), memory.peak, sum(own.values()))
 
 
 class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]

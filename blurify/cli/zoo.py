@@ -1,0 +1,102 @@
+"""`blurify zoo PATTERN... -o DIR`: convert every matching model; `blurify zoo status DIR`: what a folder holds."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import click
+from click_default_group import DefaultGroup
+
+from blurify.cli.options import CONTEXT, debug_option, let_user_modules_in
+
+INTERRUPTED = 130
+_UNITS = {"GB": 10**9, "MB": 10**6, "G": 10**9, "M": 10**6, "GIB": 2**30, "MIB": 2**20}
+
+
+@click.group("zoo", cls=DefaultGroup, default="convert", context_settings=CONTEXT)
+def _zoo() -> None:
+    """Convert many models at once, prove each, and leave a folder that can be picked up again.
+
+    \b
+    blurify zoo 'resnet*' 'torchvision:vgg*' -o DIR   (the same as: blurify zoo convert ...)
+    blurify zoo status DIR
+    """
+
+
+# DefaultGroup has no types.
+zoo = cast("click.Group", _zoo)
+
+
+def _memory(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    if value is None:
+        return None
+    number = value.rstrip("GMIBgmib ")
+    unit = value[len(number) :].strip().upper() or "GB"
+    try:
+        size = int(float(number) * _UNITS[unit])
+    except (KeyError, ValueError, OverflowError):
+        size = 0
+    if size < 10**8:
+        raise click.BadParameter(f"{value!r} is not an amount of memory from 100MB up, such as 8GB.")
+    return size
+
+
+@zoo.command(context_settings=CONTEXT)
+@click.argument("patterns", nargs=-1, required=True, metavar="PATTERN...")
+@click.option("-o", "--output", metavar="DIR|URL", help="Where the models go: a folder, or a URL with --state.")
+@click.option("--state", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the ledger and the index.")
+@click.option("--filt-size", type=click.IntRange(min=1), default=4, show_default=True, help="Taps of the blur.")
+@click.option("--pretrained", is_flag=True, help="With the weights that the library or the hub has.")
+@click.option("--tag-filter", metavar="GLOB", help="All weights of timm whose tag matches, such as '*in1k'.")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Models that are left out. Repeatable.")
+@click.option("--format", "formats", multiple=True, type=click.Choice(["native"]), default=["native"], help="Of files.")
+@click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Models at a time.  [default: the cores]")
+@click.option(
+    "--timeout", type=click.FloatRange(min=1), default=600, show_default=True, help="Seconds that a model may take."
+)
+@click.option("--memory", callback=_memory, metavar="SIZE", help="Of all jobs together, such as 8GB.  [default: 80 %]")
+@click.option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
+@click.option("--cluster", metavar="ADDRESS|local", help="Run on a Ray cluster: HOST:PORT, or one of this machine.")
+@click.option("--dry-run", is_flag=True, help="Plan every model, print, write nothing.")
+@debug_option
+def convert(patterns: tuple[str, ...], output: str | None, **options: Any) -> None:
+    """Convert the models that PATTERN matches and write them to a folder.
+
+    PATTERN is a glob on timm's names (resnet*), or on those with tags (resnet50.*_in1k), or torchvision:GLOB; or one
+    name of hf-hub:ORG/NAME, local-dir:PATH or package.module:factory. Run it again to go on where it ended.
+    """
+    if output is None and not options["dry_run"]:
+        raise click.UsageError("say where the models go with -o DIR, or see what would be done with --dry-run.")
+    let_user_modules_in(None, patterns)
+    from blurify.cli import bulk
+    from blurify.zoo import catalogue
+    from blurify.zoo.settings import Limits, Settings, cores, most_memory
+
+    weighted = options["pretrained"] or options["tag_filter"] is not None
+    names = catalogue.choose(
+        patterns, exclude=options["exclude"], pretrained=weighted, tag_filter=options["tag_filter"]
+    )
+    settings = Settings(options["filt_size"], weighted, tuple(sorted(set(options["formats"]))))
+    limits = Limits(options["jobs"] or cores(), options["timeout"], options["memory"] or most_memory())
+    if options["dry_run"]:
+        ok = bulk.dry_run(names, settings, limits)
+    else:
+        ok = bulk.convert(
+            names, settings, str(output), limits, options["state"], options["retry_failed"], options["cluster"]
+        )
+    if ok is None:
+        sys.exit(INTERRUPTED)
+    if not ok:
+        sys.exit(1)
+
+
+@zoo.command(context_settings=CONTEXT)
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@debug_option
+def status(folder: Path) -> None:
+    """Say what a folder holds: converted, kept, failed and why, left, and whether a run is under way."""
+    from blurify.cli import bulk
+
+    bulk.status(folder)

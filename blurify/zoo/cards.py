@@ -1,0 +1,129 @@
+"""What lies beside a converted model: its plan, a `config.json` like the hub's, and a card for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from blurify.planning import Plan
+from blurify.zoo.settings import CONVERTED, Record, Settings
+
+_CARD = """---
+library_name: {library}
+tags:
+- image-classification
+- {library}
+- antialiasing
+- blurify
+{license}---
+
+# {title}, antialiased
+
+{subject} with every downsampling rewritten into blur-then-subsample (filters of {filt_size} taps), as in Zhang, "Making
+Convolutional Networks Shift-Invariant Again" (ICML 2019). Made by `blurify zoo`; the weights are {weights}.
+
+| | |
+|---|---|
+| rewritten sites | {rewrite} |
+| kept sites | {keep} |
+| parameters | {parameters:,} |
+{facts}
+```python
+import blurify
+
+model = blurify.load("model.pt")
+```
+
+`plan.json` says what was done at every site, `report.json` what was proved and the SHA-256 of every file.
+{advice}"""
+
+_KEPT = """# {title}
+
+{reason}
+
+There is no converted model here for that reason. `plan.json` has every site that was found.
+"""
+
+_ADVICE = """
+The weights were learnt without the blurs, so the model usually wants fine-tuning with a small learning rate, or at
+least fresh batch-norm statistics.
+"""
+
+
+def write(folder: Path, name: str, settings: Settings, model: nn.Module, plan: Plan, facts: Record) -> None:
+    """Write `plan.json`, `config.json` and `README.md`.
+
+    >>> write(Path("resnet18"), "timm:resnet18", Settings(), model, plan, {"status": "converted", ...})
+    """
+    texts = {
+        "plan.json": plan.to_json(),
+        "config.json": json.dumps(config(name, settings, model, facts), indent=1),
+        "README.md": card(name, settings, model, facts),
+    }
+    for file, text in texts.items():
+        (folder / file).write_text(text.rstrip() + "\n", encoding="utf-8")
+
+
+def config(name: str, settings: Settings, model: nn.Module, facts: Record) -> dict[str, Any]:
+    """The fields that timm's own `config.json` has, and what blurify did.
+
+    >>> config("timm:resnet18", Settings(), model, {})["architecture"]
+    'resnet18'
+    """
+    pretrained = _plain(getattr(model, "pretrained_cfg", None) or {})
+    fallback = name.partition(":")[2].partition(".")[0]
+    return {
+        "architecture": pretrained.pop("architecture", None) or fallback,
+        "num_classes": getattr(model, "num_classes", None),
+        "num_features": getattr(model, "num_features", None),
+        "model_args": _plain(getattr(model, "_model_args", {})),
+        "pretrained_cfg": pretrained,
+        "blurify": settings.as_json() | {"model": name, "arch": facts.get("arch"), "sites": facts.get("sites")},
+    }
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What of it JSON can hold."""
+    kinds = (str, int, float, bool, list, tuple, dict)
+    return {key: value for key, value in values.items() if isinstance(value, kinds) and key != "state_dict"}
+
+
+def card(name: str, settings: Settings, model: nn.Module, facts: Record) -> str:
+    """The model card, in Markdown with the hub's front matter.
+
+    >>> card("timm:resnet18", Settings(), model, facts).splitlines()[0]
+    '---'
+    """
+    library, _, title = name.partition(":")
+    if facts["status"] != CONVERTED:
+        return _KEPT.format(title=title, reason=facts["reason"])
+    terms = (getattr(model, "pretrained_cfg", None) or {}).get("license") if settings.pretrained else None
+    return _CARD.format(
+        library="torchvision" if library == "torchvision" else "timm",
+        license=f"license: {terms}\n" if terms else "",
+        title=title,
+        subject=f"`{name}`",
+        filt_size=settings.filt_size,
+        weights="the pretrained ones, unchanged" if settings.pretrained else "random",
+        parameters=facts["parameters"],
+        **facts["sites"],
+        facts=_facts(facts),
+        advice=_ADVICE if settings.pretrained else "",
+    )
+
+
+def _facts(facts: Record) -> str:
+    before, after = (count / 1e9 for count in facts["macs"])
+    size = "x".join(map(str, facts["input_size"]))
+    proofs = facts["proofs"]
+    identity = f"{proofs['identity_error']:.1e} relative, {proofs['tolerance']:.0e} allowed"
+    return (
+        f"| GMAC at {size} | {before:.3f} before, {after:.3f} after |\n"
+        f"| identity with one-tap filters | {identity} |\n"
+        f"| sites that keep their output size | {proofs['shapes']} |\n"
+        f"| parameters and buffers equal to the original's | {proofs['weights']} |\n"
+    )

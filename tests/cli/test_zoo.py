@@ -1,0 +1,85 @@
+"""`blurify zoo`: what it says, and what it refuses in one sentence."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from blurify.cli import bulk
+from tests.cli.conftest import Run
+
+TINY = "tests.zoo.subjects:tiny"
+RAISES = "tests.zoo.subjects:raises"
+
+
+def test_converts_and_says_so_and_status_says_it_again(run: Run, tmp_path: Path) -> None:
+    done = run("zoo", "timm:test_vit", RAISES, TINY, "-o", "out", "--jobs", 1)
+    assert done.exit_code == 1  # a model failed
+    lines = done.output.splitlines()
+    assert lines[0] == "weighing 3 models"
+    assert "converting 3 models" in lines
+    line = re.compile(rf"\d/3 \d+s {TINY}: converted, 1 sites rewritten and 0 kept, [\d.]+ s")
+    assert any(map(line.fullmatch, lines))
+    failed = f"  {RAISES}: failed (error): '{RAISES}' cannot be built: there is no such block"
+    assert lines[-3] == "3 models: 1 converted, 1 failed, 1 kept"
+    assert lines[-2].startswith(failed)
+    assert lines[-1] == "see out/index.html"
+    again = run("zoo", "timm:test_vit", TINY, "-o", "out")
+    assert again.exit_code == 0
+    assert "2 of them were there already and are whole" in again.output
+    status = run("zoo", "status", "out").output.splitlines()
+    assert status[0] == "out: filt_size 4, pretrained False, formats native"
+    assert status[1:] == [*lines[-3:-1], "no run is under way"]
+
+
+def test_a_dry_run_writes_nothing(run: Run, tmp_path: Path) -> None:
+    done = run("zoo", "test_resnet", "--dry-run", "--jobs", 1)
+    assert done.exit_code == 0, done.output
+    assert "timm:test_resnet: converted, 7 sites rewritten and 1 kept" in done.output
+    assert done.output.endswith("nothing was written\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["resnt18", "-o", "out"], 1, "Error: no model matches 'resnt18'; the nearest names are timm:resnet18"),
+        (["test_resnet"], 2, "Error: say where the models go with -o DIR, or see what would be done with --dry-run."),
+        (["test_resnet", "-o", "out", "--format", "gif"], 2, "'gif' is not 'native'"),
+        (["test_resnet", "-o", "out", "--memory", "much"], 2, "'much' is not an amount of memory from 100MB up"),
+        (["test_resnet", "-o", "out", "--memory", "1KB"], 2, "'1KB' is not an amount of memory from 100MB up"),
+        (["test_resnet", "-o", "memory://zoo"], 1, "the ledger of memory://zoo must lie in a folder of this machine"),
+        (["test_resnet", "-o", "file"], 1, "the output file is a file, not a folder; name a folder with -o."),
+        (["test_resnet", "-o", "foreign"], 1, "foreign holds thesis.tex and no zoo.json, so it is not a zoo's"),
+        (["test_resnet", "-o", "/proc/zoo"], 1, "/proc/zoo cannot be written to: No such file or directory; name"),
+        (["status", "foreign"], 1, "foreign has no zoo.json, so no zoo was converted into it"),
+        ([], 2, "Usage"),
+    ],
+)
+def test_bad_input(run: Run, tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.tex").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    done = run("zoo", *arguments)
+    assert (done.exit_code, "Traceback" in done.output) == (code, False), done.output
+    assert said in done.output.replace("\n", " ")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_display_shows_what_every_worker_is_on() -> None:
+    console = Console(width=100, force_terminal=True, record=True)
+    display = bulk.Display(console)
+    display.begin("converting", 3)
+    display.started("timm:a")
+    display.started("timm:b")
+    display.ended("timm:a", {"status": "failed", "kind": "error", "error": "no"})
+    console.print(display.render())
+    shown = console.export_text()
+    assert "timm:a: failed (error): no" in shown
+    assert "converting" in shown
+    assert "1/3" in shown
+    assert re.search(r"1 failed\n  timm:b \(0 s\)", shown)
