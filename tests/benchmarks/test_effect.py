@@ -109,6 +109,16 @@ def test_differences_are_taken_within_a_seed() -> None:
     assert (change.mean, change.half) == (2.0, 0.0)
 
 
+def test_a_seed_that_is_not_done_is_left_out_of_the_means() -> None:
+    every = runs(Recipe("mnist", 32, 1, 1, 1, 1), 2)
+    found = {run: {"consistency": [10.0 * run.seed, 0, 0]} for run in every}
+    assert Summary(found, "mnist").seeds == [0, 1]
+    del found[every[-1]]
+    summary = Summary(found, "mnist")
+    assert summary.seeds == [0]
+    assert summary.mean("vgg", 1, "consistency").mean == 0
+
+
 def test_small_digits_are_all_of_them() -> None:
     digits = small_digits()
     assert isinstance(digits, Digits)
