@@ -20,8 +20,7 @@ CONVS: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
 LINEARS: dict[Any, Signature] = dict.fromkeys(
     (F.linear, torch.ops.aten.linear.default), Signature(0, ("input", "weight", "bias"))
 )
-NORM_FUNCTIONS = (F.batch_norm, torch.batch_norm, torch.ops.aten.batch_norm.default)
-# Where the running mean stands in each of their signatures.
+# Where the running mean stands in the signature of each function.
 NORM_MEANS = {F.batch_norm: 1, torch.batch_norm: 3, torch.ops.aten.batch_norm.default: 3}
 
 

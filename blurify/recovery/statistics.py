@@ -14,20 +14,20 @@ from blurify.graph_module import TracedModule
 from blurify.recovery.calls import downstream
 
 
-def norms(traced: TracedModule, frozen: bool = False) -> list[_BatchNorm]:
-    """The batch-norms behind a blur; with `frozen` also those that `.train()` leaves in evaluation."""
+def norms(traced: TracedModule) -> list[_BatchNorm]:
+    """The batch-norms behind a blur, but for frozen ones, which the model's own `.train()` leaves in evaluation."""
     exempt = traced._modes.exceptions(True)
     paths = {str(n.target) for n in downstream(traced.eval_graph) if n.op == "call_module"}
-    found = [traced.get_submodule(path) for path in sorted(paths) if frozen or path not in exempt]
+    found = [traced.get_submodule(path) for path in sorted(paths - exempt)]
     return [norm for norm in found if isinstance(norm, _BatchNorm) and norm.track_running_stats]
 
 
-def reestimate(traced: TracedModule, pictures: Tensor, batch_size: int, frozen: bool = False) -> int:
+def reestimate(traced: TracedModule, pictures: Tensor, batch_size: int) -> int:
     """Estimate the statistics of the model, which is in evaluation mode, in place; return of how many norms.
 
     Every module's mode and momentum is left as found.
     """
-    chosen = norms(traced, frozen)
+    chosen = norms(traced)
     momenta = [norm.momentum for norm in chosen]
     try:
         for norm in chosen:

@@ -72,6 +72,18 @@ def test_layers_before_every_blur_keep_their_weights(networks: tuple[nn.Module, 
     assert torch.equal(found.model.get_submodule(first).weight, original.get_submodule(first).weight)
 
 
+@pytest.mark.parametrize("bias", [True, False], ids=["its own bias", "the norm's mean"])
+def test_what_is_added_goes_to_the_right_place(bias: bool, fields: Tensor) -> None:
+    original = nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(3, 4, 3, bias=bias), nn.BatchNorm2d(4)).eval()
+    found = blurify.recover(original, blurify.antialias(original, 5), fields)
+    used = fields[: -Settings().held_out_of(len(fields))]
+    wanted, given = (run(network, used).mean((0, 2, 3)) for network in (original, found.model))
+    # An intercept takes the mean of what is left over to nothing.
+    torch.testing.assert_close(given, wanted, atol=1e-5, rtol=0)
+    changed = {n for n, v in found.model.state_dict().items() if not torch.equal(v, original.state_dict()[n])}
+    assert changed == {"1.weight", "1.bias" if bias else "2.running_mean"}
+
+
 class Shared(nn.Module):
     """One conv called at two places behind a blur, and a linear layer that reads a flattened map."""
 
