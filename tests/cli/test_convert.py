@@ -246,3 +246,14 @@ def test_a_class_that_cannot_be_kept_is_refused_whole(run, tmp_path: Path) -> No
     result = run(architecture, "--keep-class", "--partial", "--no-verify")
     assert result.exit_code == 0, result.output
     assert result.stdout.count("no module can be changed for it") == 2
+
+
+def test_a_program_is_written_by_its_suffix(run, tmp_path: Path) -> None:
+    result = run(ARCH, "-o", "net.pt2", "--no-verify", "--input-size", "3,96,96")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1] == "wrote net.pt2 (a program; read it with torch.export.load)"
+    assert torch.export.load("net.pt2").module()(torch.zeros(3, 3, 96, 96)).shape == (3, 1000)
+    result = run(ARCH, "--dynamic-size")
+    assert result.exit_code == 2
+    assert "name it *.pt2 with -o." in result.stderr
+    assert _listing(tmp_path) == ["net.pt2"]
