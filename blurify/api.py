@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Literal, TypeVar, overload
 
 import torch
 from torch import nn
@@ -14,8 +14,9 @@ from torch.nn.parameter import is_lazy
 from blurify.decide import ShapesOf, decide
 from blurify.errors import ArgumentError, ArgumentTypeError, NoEffectWarning
 from blurify.graph_module import TracedModule
+from blurify.keep import keep_class as keep_class_of
 from blurify.optimize import optimize_graphs
-from blurify.planning import Plan
+from blurify.planning import Plan, set_plan
 from blurify.sites import Reason
 from blurify.spec import DEFAULT_FILT_SIZE, Spec
 from blurify.tracing import trace
@@ -24,6 +25,7 @@ from blurify.tracing.inputs import Inputs, as_inputs, example_for
 from blurify.tracing.shapes import Shapes, node_shapes
 from blurify.tree import copying_parameters
 
+M = TypeVar("M", bound=nn.Module)
 QUANTIZED_HOMES = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 
 
@@ -62,6 +64,42 @@ def plan(
     return trace_and_plan(model, spec, as_inputs(example_inputs, example_kwargs))[1]
 
 
+@overload
+def antialias(
+    model: nn.Module,
+    filt_size: int | Mapping[str, int] = DEFAULT_FILT_SIZE,
+    *,
+    pad_type: str = ...,
+    stem: bool = ...,
+    patch_embed: bool = ...,
+    upsample: bool = ...,
+    include: Iterable[str] = ...,
+    exclude: Iterable[str] = ...,
+    example_inputs: Any = ...,
+    example_kwargs: Mapping[str, Any] | None = ...,
+    inplace: bool = ...,
+    optimize: bool = ...,
+    keep_class: Literal[False] = ...,
+    partial: bool = ...,
+) -> TracedModule: ...
+@overload
+def antialias(
+    model: M,
+    filt_size: int | Mapping[str, int] = DEFAULT_FILT_SIZE,
+    *,
+    pad_type: str = ...,
+    stem: bool = ...,
+    patch_embed: bool = ...,
+    upsample: bool = ...,
+    include: Iterable[str] = ...,
+    exclude: Iterable[str] = ...,
+    example_inputs: Any = ...,
+    example_kwargs: Mapping[str, Any] | None = ...,
+    inplace: bool = ...,
+    optimize: bool = ...,
+    keep_class: Literal[True],
+    partial: bool = ...,
+) -> M: ...
 def antialias(
     model: nn.Module,
     filt_size: int | Mapping[str, int] = DEFAULT_FILT_SIZE,
@@ -76,7 +114,9 @@ def antialias(
     example_kwargs: Mapping[str, Any] | None = None,
     inplace: bool = False,
     optimize: bool = True,
-) -> TracedModule:
+    keep_class: bool = False,
+    partial: bool = False,
+) -> nn.Module:
     """Return `model` with every downsampling rewritten into blur-then-subsample, its weights carried over.
 
     >>> import torchvision
@@ -106,10 +146,14 @@ def antialias(
             before goes on working. The model object itself keeps its structure.
         optimize: remove arithmetic that the outputs do not need (`blurify.optimize`): a blur after a 1x1 conv moves
             before it, for one. `meta["optimized"]` says what was done.
+        keep_class: return a copy of `model` of its own class instead of a graph, not optimized: strides become 1 on its
+            modules, and modules blur. It keeps its methods and attributes, and `meta["blurify"]` is put beside them.
+        partial: with `keep_class`, keep the sites that no module can be changed for, instead of refusing.
 
     Raises:
         ArgumentError, ArgumentTypeError: an argument is not allowed, or a pattern matches no site.
         TraceError: `forward` cannot be recorded.
+        PlanError: `keep_class` cannot be had for all sites, and `partial` is not wanted.
 
     Warns:
         NoEffectWarning: there was nothing to rewrite.
@@ -129,11 +173,28 @@ def antialias(
         traced, made = trace_and_plan(model, spec, inputs)
     if not made.rewritten:
         warnings.warn(no_effect(model, made), NoEffectWarning, stacklevel=2)
+    memo = None if copied is None else copied()
+    if keep_class:
+        return kept_class(model, traced, made, inputs, own_tensors(model) if memo is None else memo, partial)
     with traced.edited():
-        made.apply_traced(traced, inplace, None if copied is None else copied())
+        made.apply_traced(traced, inplace, memo)
         if optimize:
             optimize_graphs(traced)
     return traced
+
+
+def kept_class(
+    model: M, traced: TracedModule, made: Plan, inputs: Inputs | None, copied: Mapping[int, Any], partial: bool
+) -> M:
+    """The model's own class with what was planned in it; see `blurify.keep`."""
+    kept, left = keep_class_of(model, traced, made.rewritten, inputs, copied=copied, partial=partial)
+    set_plan(kept, Plan(tuple(left.get(decision.site, decision) for decision in made.decisions)))
+    return kept
+
+
+def own_tensors(model: nn.Module) -> dict[int, Any]:
+    """A memo of `copy.deepcopy` that lets a copy use the model's own parameters and buffers."""
+    return {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
 
 
 def trace_and_plan(model: nn.Module, spec: Spec, inputs: Inputs | None) -> tuple[TracedModule, Plan]:

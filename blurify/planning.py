@@ -71,8 +71,7 @@ class Plan:
         if not inplace:
             traced.own_tree(copied)
         rewrite(traced, self.rewritten)
-        earlier = traced.meta.get("blurify")
-        traced.meta["blurify"] = earlier.followed_by(self) if isinstance(earlier, Plan) else self
+        set_plan(traced, self)
         return traced
 
     def followed_by(self, later: Plan) -> Plan:
@@ -104,6 +103,22 @@ class Plan:
         padding = "".join(f", padding {pad}" for pad in sorted({d.pad_type for d in self.rewritten}))
         lines.append(f"{len(self.rewritten)} rewritten, {len(self.kept)} kept{padding}")
         return "\n".join(lines)
+
+
+def plan_of(model: nn.Module) -> Plan | None:
+    """The plan that was carried out on a converted model: in `meta["blurify"]` of it."""
+    meta = getattr(model, "meta", None)
+    plan = meta.get("blurify") if isinstance(meta, dict) else None
+    return plan if isinstance(plan, Plan) else None
+
+
+def set_plan(model: nn.Module, plan: Plan) -> None:
+    """Let the model say that the plan was carried out on it, after what was before."""
+    earlier = plan_of(model)
+    meta: Any = getattr(model, "meta", None)
+    if not isinstance(meta, dict):
+        meta = model.__dict__["meta"] = {}
+    meta["blurify"] = plan if earlier is None else earlier.followed_by(plan)
 
 
 def lost_hooks(name: str, paths: tuple[str, ...]) -> str:

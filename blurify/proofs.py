@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from blurify.errors import ArgumentError, ArgumentTypeError
 from blurify.graph_module import TracedModule
 from blurify.layers import Blur
-from blurify.planning import Plan
+from blurify.planning import Plan, plan_of
 from blurify.rewrite import insert_after
 from blurify.rules import set_module
 from blurify.sites import Kind
@@ -54,6 +55,9 @@ def verify(
         ArgumentTypeError: `converted` was not made by blurify.
         ArgumentError: the original does not run on the input.
     """
+    kept = None if isinstance(converted, fx.GraphModule) else plan_of(converted)
+    if kept is not None:
+        return verify_kept(original, converted, kept, as_inputs(example_inputs, example_kwargs))
     converted, plan = with_plan(converted)
     given = as_inputs(example_inputs, example_kwargs)
     inputs = example_for(original) if given is None else given
@@ -75,13 +79,29 @@ def verify(
 
 
 def with_plan(converted: nn.Module) -> tuple[TracedModule, Plan]:
-    """The model that `blurify.antialias` returned, and its plan; anything else is refused."""
-    plan = converted.meta.get("blurify") if isinstance(converted, TracedModule) else None
-    if not isinstance(converted, TracedModule) or not isinstance(plan, Plan):
+    """The graph that `blurify.antialias` returned, and its plan; anything else is refused."""
+    plan = plan_of(converted)
+    if not isinstance(converted, TracedModule) or plan is None:
         raise ArgumentTypeError(
             f"converted must be what blurify.antialias returned, with its plan; got a {type(converted).__name__}."
         )
     return converted, plan
+
+
+def verify_kept(original: nn.Module, converted: nn.Module, plan: Plan, given: Inputs | None) -> Verdict:
+    """Prove of a model that kept its class that it computes what the graph form does, and prove the graph form."""
+    inputs = example_for(original) if given is None else given
+    graph = plan.apply(original, inplace=True, example_inputs=inputs.args, example_kwargs=inputs.kwargs)
+    verdict = verify(original, graph, inputs.args, inputs.kwargs)
+    differences = [relative_error(_run(graph, inputs, True), _run(converted, inputs, True))]
+    if "train" in verdict.modes:
+        paths = graph.leaf_paths()
+        differences.append(relative_error(_run(graph, inputs, True, paths), _run(converted, inputs, True, paths)))
+    return replace(
+        verdict,
+        identity_error=max(verdict.identity_error, *differences),
+        weights=compare_weights(original, converted),
+    )
 
 
 def outputs_in_training(original: nn.Module, converted: TracedModule, inputs: Inputs) -> list[Tensor] | None:

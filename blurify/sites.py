@@ -55,6 +55,7 @@ class Reason(str, Enum):
     RANDOM_WINDOWS = "random_windows"
     OFFSETS = "offsets"
     GAPS = "gaps"
+    NO_MODULE = "no_module"
 
     def __str__(self) -> str:
         return self.value
@@ -84,6 +85,7 @@ SENTENCES = {
     Reason.RANDOM_WINDOWS: "draws its windows at random, so there is no grid to blur on",
     Reason.OFFSETS: "its offsets are one per output position, so it cannot be computed at stride 1",
     Reason.GAPS: "its windows leave out positions of the map, and no value is computed that could be blurred",
+    Reason.NO_MODULE: "no module can be changed for it, so a model that keeps its class keeps it",
     Reason.UPSAMPLING: "raises the resolution (ask for a blur after it with upsample=True)",
 }
 

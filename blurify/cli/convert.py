@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,42 +25,69 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Where to write the result.  [default: MODEL.blur4.pt beside MODEL]",
 )
+@click.option("--keep-class", is_flag=True, help="Keep the model's own class instead of a graph; written as a pickle.")
+@click.option("--partial", is_flag=True, help="With --keep-class, keep sites that no module can be changed for.")
+@click.option("--dynamic-size", is_flag=True, help="Let a program (-o NAME.pt2) take pictures of any size.")
 @click.option("--no-verify", is_flag=True, help="Skip the proofs.")
 @click.option("--force", is_flag=True, help="Overwrite the output.")
-def convert(output: Path | None, no_verify: bool, force: bool, **options: Any) -> None:
+def convert(
+    output: Path | None,
+    keep_class: bool,
+    partial: bool,
+    dynamic_size: bool,
+    no_verify: bool,
+    force: bool,
+    **options: Any,
+) -> None:
     """Antialias MODEL and write the result.
 
-    MODEL is a file (a pickled module, a state_dict with --arch, or blurify's own), timm:NAME or torchvision:NAME.
+    MODEL is a file (a pickled module, a state_dict with --arch, or blurify's own), timm:NAME or torchvision:NAME. An
+    output named *.pt2 is a program of torch.export, which runs without blurify.
     """
     request = Request(**options)
     let_user_modules_in(request.arch, request.allow)
     from blurify import files
     from blurify.cli import report, session
+    from blurify.planning import plan_of
 
     target = output or default_output(request)
+    if dynamic_size and target.suffix != files.PROGRAM_SUFFIX:
+        raise click.UsageError(f"--dynamic-size is for programs, and {target} is none; name it *.pt2 with -o.")
     source = Path(request.model)
     if source.exists() or files.looks_like_architecture(request.model):
         files.check_output(target, source=source, force=force)
     opened = session.open_model(request)
+    kept = session.keep_class(opened, partial) if keep_class and opened.plan.rewritten else None
+    opened = opened if kept is None else replace(opened, plan=plan_of(kept) or opened.plan)
     report.print_remarks(session.remarks(opened))
     report.print_plan(opened.plan)
     if not opened.plan.rewritten:
         click.echo(f"{session.nothing_to_do(opened)} Nothing was written.")
         return
-    converted = _converted(opened, verify=not no_verify)
+    arch = None if keep_class else opened.loaded.arch
+    converted = _proved(opened, _converted(opened) if kept is None else kept, verify=not no_verify)
     with report.stage("writing"):
-        files.save(converted, target, arch=opened.loaded.arch, force=force)
-    click.echo(report.written(target, opened.loaded.arch))
+        if target.suffix == files.PROGRAM_SUFFIX:
+            files.save_program(converted, target, opened.example, dynamic_size=dynamic_size, force=force)
+        else:
+            files.save(converted, target, arch=arch, force=force)
+    click.echo(report.written(target, arch))
 
 
-def _converted(opened: Session, *, verify: bool) -> nn.Module:
+def _converted(opened: Session) -> nn.Module:
     from blurify.cli import report, session
-    from blurify.cost import cost
 
     with report.stage("rewriting"):
         converted = session.convert(opened)
     for line in converted.meta["optimized"]:
         click.echo(f"optimized: {line}")
+    return converted
+
+
+def _proved(opened: Session, converted: nn.Module, *, verify: bool) -> nn.Module:
+    from blurify.cli import report, session
+    from blurify.cost import cost
+
     click.echo(report.arithmetic(opened.cost, cost(converted, opened.example)))
     if verify:
         with report.stage("proving"):

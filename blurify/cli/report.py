@@ -108,6 +108,8 @@ def written(path: Path, arch: str | None) -> str:
     >>> written(Path("net.blur4.pt"), "timm:resnet18")
     'wrote net.blur4.pt (recipe and weights; read it with blurify.load)'
     """
+    if path.suffix == ".pt2":
+        return f"wrote {path} (a program; read it with torch.export.load)"
     if arch is not None:
         return f"wrote {path} (recipe and weights; read it with blurify.load)"
     return f"wrote {path} (a pickled module; read it with torch.load and weights_only=False)"

@@ -108,6 +108,17 @@ def convert(session: Session) -> TracedModule:
     return converted
 
 
+def keep_class(session: Session, partial: bool) -> nn.Module:
+    """Do what the session's plan says, to a copy of the model's own class.
+
+    >>> type(keep_class(session, False)) is type(session.loaded.model)
+    True
+    """
+    inputs = Inputs((session.example,))
+    with report.stage("rewriting"):
+        return api.kept_class(session.loaded.model, session.traced, session.plan, inputs, {}, partial)
+
+
 def verify(session: Session, converted: nn.Module) -> Verdict:
     """Run the proofs at the session's input size.
 

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from blurify.files.architecture import build_architecture, looks_like_architecture
 from blurify.files.atomic import check_output
+from blurify.files.program import SUFFIX as PROGRAM_SUFFIX
+from blurify.files.program import save_program
 from blurify.files.reading import LoadedModel, load, read_model
 from blurify.files.writing import save
 
-__all__ = ["LoadedModel", "build_architecture", "check_output", "load", "looks_like_architecture", "read_model", "save"]
+__all__ = [
+    "PROGRAM_SUFFIX",
+    "LoadedModel",
+    "build_architecture",
+    "check_output",
+    "load",
+    "looks_like_architecture",
+    "read_model",
+    "save",
+    "save_program",
+]

@@ -12,7 +12,7 @@ from torch import nn
 from blurify.errors import ArgumentError, FileError
 from blurify.files import native
 from blurify.files.atomic import check_output, write_atomically
-from blurify.planning import Plan
+from blurify.planning import Plan, plan_of
 
 
 def save(model: nn.Module, path: str | os.PathLike[str], *, arch: str | None = None, force: bool = False) -> None:
@@ -29,9 +29,8 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, arch: str | None = N
 
 
 def _plan_of(model: nn.Module) -> Plan:
-    meta = getattr(model, "meta", None)
-    plan = meta.get("blurify") if isinstance(meta, dict) else None
-    if not isinstance(plan, Plan):
+    plan = plan_of(model)
+    if plan is None:
         kind = type(model).__name__
         raise ArgumentError(
             f"only a model that antialias() returned can be saved with arch, and this {kind} has no plan."

@@ -16,6 +16,7 @@ from torch.fx.immutable_collections import immutable_dict
 from torch.fx.node import Node
 
 from blurify.errors import TraceError
+from blurify.tracing.calls import Call
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.leaves import is_foreign_blur, leaf_classes, leaf_functions, strided_leaves
 from blurify.tracing.paths import IN_PLACE, assign_paths
@@ -42,6 +43,7 @@ class LeafAwareTracer(fx.Tracer):
         self.leaves = leaf_classes()
         self.opened = opened
         self.scopes: dict[Node, tuple[str, bool]] = {}
+        self.running: list[Call] = []
         self.failed_in = ""
         self.unhooked: set[str] = set()
 
@@ -72,15 +74,21 @@ class LeafAwareTracer(fx.Tracer):
             # Run now, a hook would see no values and act once; a graph has no place for it.
             self.unhooked.add(path)
             forward = m.forward
+        self.running.append(Call.of(path, args, kwargs))
         try:
-            return super().call_module(m, forward, args, kwargs)
+            result = super().call_module(m, forward, args, kwargs)
         except Exception:
             self.failed_in = self.failed_in or path
             raise
+        finally:
+            call = self.running.pop()
+        call.gives = result.node if isinstance(result, fx.Proxy) else None
+        return result
 
     def create_node(self, *args: Any, **kwargs: Any) -> Node:
-        """Record the module in whose `forward` the node arises."""
+        """Record the module in whose `forward` the node arises, and the calls that were running."""
         node = super().create_node(*args, **kwargs)
+        node.meta["within"] = tuple(self.running)
         self.scopes[node] = (self.scope.module_path, False)
         return node
 

@@ -227,3 +227,34 @@ def test_cost_of_a_model_that_looks_at_values() -> None:
             return super().forward(x) if x.sum().item() != 1 else x
 
     assert cost(Fussy(3, 4, 1), torch.zeros(1, 3, 8, 8)).macs == 3 * 4 * 64
+
+
+def test_the_class_can_be_kept(run, tmp_path: Path) -> None:
+    result = run(ARCH, "--keep-class", "-o", "kept.pt")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert [line.split()[1] for line in lines if line.split()[0] in ("identity", "shapes", "weights")] == ["ok"] * 3
+    assert lines[-1] == "wrote kept.pt (a pickled module; read it with torch.load and weights_only=False)"
+    assert type(blurify.load(tmp_path / "kept.pt")).__name__ == "ResNet"
+
+
+def test_a_class_that_cannot_be_kept_is_refused_whole(run, tmp_path: Path) -> None:
+    architecture = "timm:levit_128s"
+    result = run(architecture, "--keep-class")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: keep_class cannot be had for 2 of the 5 sites of LevitDistilled: ")
+    assert _listing(tmp_path) == []
+    result = run(architecture, "--keep-class", "--partial", "--no-verify")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("no module can be changed for it") == 2
+
+
+def test_a_program_is_written_by_its_suffix(run, tmp_path: Path) -> None:
+    result = run(ARCH, "-o", "net.pt2", "--no-verify", "--input-size", "3,96,96")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1] == "wrote net.pt2 (a program; read it with torch.export.load)"
+    assert torch.export.load("net.pt2").module()(torch.zeros(3, 3, 96, 96)).shape == (3, 1000)
+    result = run(ARCH, "--dynamic-size")
+    assert result.exit_code == 2
+    assert "name it *.pt2 with -o." in result.stderr
+    assert _listing(tmp_path) == ["net.pt2"]

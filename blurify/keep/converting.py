@@ -1,0 +1,178 @@
+"""Carry a plan out on the modules of a copy of the model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import nn
+
+from blurify.decision import Decision
+from blurify.errors import ArgumentError, PlanError
+from blurify.graph_module import TracedModule
+from blurify.hosts import make_host
+from blurify.keep.places import Landed, Place, Places, behind_nothing
+from blurify.keep.strides import holder, proved, set_stride, whole
+from blurify.rewrite import Edit, locate, settle
+from blurify.rules import Parts
+from blurify.sites import Action, Kind, Reason
+from blurify.tracing.inputs import Inputs
+from blurify.tree import computed_copies, own_copy
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What is to be done at each site that modules can express, and which decisions they cannot, with the reason."""
+
+    parts: dict[str, Parts]
+    holders: dict[str, str]
+    strides: dict[str, tuple[int, ...]]
+    places: dict[str, tuple[Place, ...]]
+    left: dict[str, Decision]
+
+
+def keep_class(
+    model: M,
+    traced: TracedModule,
+    decisions: Iterable[Decision],
+    inputs: Inputs | None,
+    *,
+    copied: Mapping[int, Any],
+    partial: bool,
+) -> tuple[M, dict[str, Decision]]:
+    """A copy of `model`, of its own class, in which the decisions are carried out; and those that are not.
+
+    `copied` is a memo of `copy.deepcopy`: what the copy takes as it is in the place of the model's own tensors.
+
+    Raises:
+        PlanError: modules cannot express all decisions, and `partial` is not wanted.
+        ArgumentError: the model cannot be copied.
+    """
+    changes = changes_for(model, traced, tuple(decisions), inputs)
+    if changes.left and not partial:
+        raise PlanError(refusal(model, changes))
+    twin = copy_of(model, copied)
+    # Of a module that is called at several sites, one site says what becomes of it.
+    for path, site in {changes.holders[site]: site for site in changes.parts if site in changes.holders}.items():
+        make_dense(twin, path, changes.parts[site].dense, changes.strides[site])
+    blurs = {places: changes.parts[site].blur or nn.Identity() for site, places in changes.places.items()}
+    for place, blur in ((place, blur) for places, blur in blurs.items() for place in places):
+        make_host(twin.get_submodule(place.path), place.blurs, copy.deepcopy(blur))
+    return twin, changes.left
+
+
+def changes_for(
+    model: nn.Module, traced: TracedModule, decisions: tuple[Decision, ...], inputs: Inputs | None
+) -> Changes:
+    """Find what can be done and what cannot; the model and the graphs are left as they are."""
+    if decisions and traced.meta.get("front_end") != "torch.fx":
+        raise PlanError(
+            f"keep_class cannot be had for {type(model).__name__}: its graph comes from "
+            f"{traced.meta.get('front_end')} and does not tell what modules are called on; convert it without."
+        )
+    edits = locate(traced, decisions)
+    parts = parts_of(traced, decisions)
+    holders = {edit.decision.site: path for edit in edits if (path := holder(edit, model)) is not None}
+    known = proved(edits, holders, model, traced, inputs) if holders else set()
+    holders = {site: path for site, path in holders.items() if site in known}
+    fit = {site for site, each in parts.items() if is_expressible(each, edits, site, holders)}
+    places: dict[str, tuple[Place, ...]] = {}
+    while True:
+        able = whole(fit, edits, holders, {site: alike(each.dense) for site, each in parts.items()}, traced.graphs)
+        landed = [landing(edit, parts) for edit in edits if edit.decision.site in able]
+        places = Places(model, traced.graphs, [each for each in landed if each.alike]).chosen()
+        able = {site for site in able if parts[site].blur is None or site in places}
+        if able == fit:
+            break
+        fit = able
+    left = {d.site: unexpressed(d, d.site in holders) for d in decisions if d.site not in fit}
+    strides = {edit.decision.site: edit.site.dense_stride for edit in edits}
+    return Changes({site: each for site, each in parts.items() if site in fit}, holders, strides, places, left)
+
+
+def parts_of(traced: TracedModule, decisions: tuple[Decision, ...]) -> dict[str, Parts]:
+    """What takes each site's place; making it edits the graph, so it is made for another."""
+    fresh = traced.shallow_copy()
+    parts: dict[str, Parts] = {}
+    for edit in locate(fresh, decisions):
+        if edit.decision.site not in parts:
+            made = edit.rule.replace(edit.node, edit.module, edit.site, edit.decision.filt_size, edit.decision.pad_type)
+            settle(made, edit.node, fresh)
+            parts[edit.decision.site] = made
+    return parts
+
+
+def is_expressible(parts: Parts, edits: list[Edit], site: str, holders: Mapping[str, str]) -> bool:
+    """Whether a module holds the site's stride, or the site has none."""
+    upsamples = any(edit.decision.site == site and edit.decision.kind is Kind.UPSAMPLE for edit in edits)
+    return not parts.before and not parts.all_arguments and (upsamples or site in holders)
+
+
+def landing(edit: Edit, parts: Mapping[str, Parts]) -> Landed:
+    """Where the site is to be blurred in the edit's graph."""
+    return Landed(edit.decision.site, behind_nothing(edit.landing), alike(parts[edit.decision.site].blur))
+
+
+def alike(layer: nn.Module | None) -> object:
+    """What is the same for layers that compute the same; None for no layer."""
+    if layer is None:
+        return None
+    return type(layer).__name__, repr(sorted((k, v) for k, v in vars(layer).items() if not k.startswith("_")))
+
+
+def unexpressed(decision: Decision, held: bool) -> Decision:
+    """The decision to keep a site that modules cannot express."""
+    nowhere = f"no module's only input or output is {decision.landing}, or its own module is called elsewhere too"
+    return Decision(
+        decision.site,
+        decision.kind,
+        Action.KEEP,
+        Reason.NO_MODULE,
+        kernel_size=decision.kernel_size,
+        stride=decision.stride,
+        detail=nowhere if held else "its stride is an argument of a function",
+    )
+
+
+def refusal(model: nn.Module, changes: Changes) -> str:
+    """Say which sites modules cannot express."""
+    left = [f"{decision.site!r} ({decision.detail})" for decision in changes.left.values()]
+    count = len(changes.parts) + len(left)
+    return (
+        f"keep_class cannot be had for {len(left)} of the {count} sites of {type(model).__name__}: {', '.join(left)}; "
+        "convert it without, or keep these as they are with partial=True (--partial)."
+    )
+
+
+def copy_of(model: M, copied: Mapping[int, Any]) -> M:
+    """A copy of the model, hooks and all."""
+    try:
+        twin: M = own_copy(model, {**dict(computed_copies(model)), **copied})
+    except Exception as error:
+        fact = " ".join(str(error).split()).rstrip(".")
+        raise ArgumentError(
+            f"{type(model).__name__} cannot be copied by copy.deepcopy: {fact}; convert it without keep_class."
+        ) from error
+    return twin
+
+
+def make_dense(twin: nn.Module, path: str, dense: nn.Module | None, stride: tuple[int, ...]) -> None:
+    """Let the module at the path, which holds a site's stride, compute the dense op."""
+    module = twin.get_submodule(path)
+    if dense is None or type(dense) is type(module):
+        set_stride(module, stride)
+    else:
+        replace_module(twin, module, dense)
+
+
+def replace_module(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put `new` wherever `old` is."""
+    new.train(old.training)
+    for parent in list(root.modules()):
+        for name, child in parent._modules.items():
+            if child is old:
+                parent._modules[name] = new

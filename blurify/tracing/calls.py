@@ -1,0 +1,45 @@
+"""The calls of modules that were running when a node was recorded: a graph alone tells those of leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+from torch.fx.node import Node
+from torch.utils._pytree import tree_leaves
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of the module at `path`: the node it was fed first, those it was fed beside, and the one it gave.
+
+    `meta["within"]` of every node that the symbolic tracer records holds its calls, the outermost first.
+    """
+
+    path: str
+    fed: Node | None = None
+    beside: frozenset[Node] = frozenset()
+    gives: Node | None = None
+
+    @classmethod
+    def of(cls, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """The call as it begins."""
+        first = args[0].node if args and isinstance(args[0], fx.Proxy) else None
+        beside = (value.node for value in tree_leaves((args[1:], kwargs)) if isinstance(value, fx.Proxy))
+        return cls(path, first, frozenset(beside))
+
+
+def running(node: Node) -> tuple[Call, ...]:
+    """The calls in which the node was recorded; empty where no symbolic tracer did."""
+    calls: tuple[Call, ...] = node.meta.get("within", ())
+    return calls
+
+
+def calls_by_path(graph: fx.Graph) -> dict[str, list[Call]]:
+    """Every call of a module in which a node was recorded, by the module's path."""
+    calls: dict[str, dict[Call, None]] = {}
+    for node in graph.nodes:
+        for call in running(node):
+            calls.setdefault(call.path, {})[call] = None
+    return {path: list(of_path) for path, of_path in calls.items()}
