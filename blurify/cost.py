@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -27,12 +28,25 @@ def cost(model: nn.Module, *examples: Tensor) -> Cost:
     >>> cost(resnet18, torch.zeros(1, 3, 224, 224)).macs
     1814073344
     """
-    with evaluating(model):
+    with evaluating(model), _frozen(model):
         try:
             with quietly():
                 return _count(model, examples, FakeTensorMode(allow_non_fake_inputs=True))
         except Exception:  # a model that looks at values (detection, say) cannot run without them
             return _count(model, examples, None)
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Let no parameter ask for a gradient: the counter hooks into those that do, and fails on views of them."""
+    asking = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in asking:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
 
 
 def _count(model: nn.Module, examples: Sequence[Tensor], fake: FakeTensorMode | None) -> Cost:
