@@ -6,8 +6,8 @@ import statistics
 import time
 import weakref
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,12 +47,25 @@ def cost(model: nn.Module, *examples: Tensor) -> Cost:
         model: any; its mode and random state are left as found.
         examples: its inputs, the first of them a batch whose size is the one that is said.
     """
-    with evaluating(model):
+    with evaluating(model), _frozen(model):
         try:
             with quietly():
                 return _count(model, examples, FakeTensorMode(allow_non_fake_inputs=True))
         except Exception:  # a model that looks at values (detection, say) cannot run without them
             return _count(model, examples, None)
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Let no parameter ask for a gradient: the counter hooks into those that do, and fails on views of them."""
+    asking = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in asking:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
 
 
 def _count(model: nn.Module, examples: Sequence[Tensor], fake: FakeTensorMode | None) -> Cost:

@@ -11,12 +11,19 @@ from typing import BinaryIO
 
 from blurify.errors import FileError
 
+# What a reader would take for another format than it is.
+UNWRITTEN = frozenset({".onnx", ".safetensors", ".torchscript", ".bin", ".h5", ".npz"})
+
 
 def check_output(path: Path, *, source: Path | None = None, force: bool = False) -> None:
     """Refuse, before any slow work, an output that could not or must not be written.
 
     >>> check_output(Path("model.blur4.pt"), source=Path("model.pt"))
     """
+    if path.suffix.lower() in UNWRITTEN:
+        raise FileError(
+            f"{path.suffix} files are not written; name the output {path.stem}.pt or {path.stem}.pt2 with -o."
+        )
     if path.is_dir():
         raise FileError(f"the output {path} is a folder; name a file in it with -o.")
     if source is not None and path.exists() and source.exists() and path.samefile(source):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch import nn
@@ -219,6 +220,12 @@ def test_cost_leaves_modes_as_found_and_counts_what_is_known() -> None:
     assert price.macs == pytest.approx(1.814e9, rel=1e-3)
     assert model.training
     assert not model.bn1.training
+
+
+def test_cost_of_a_model_that_hands_on_views_of_parameters() -> None:
+    model = timm.create_model("pit_ti_224")
+    assert cost(model, torch.zeros(1, 3, 224, 224)).macs > 4e8
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_cost_of_a_model_that_looks_at_values() -> None:

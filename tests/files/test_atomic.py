@@ -82,3 +82,9 @@ def test_a_folder_that_nothing_can_be_written_to(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(Path, "open", refuse)  # permission bits would not stop a test that runs as root
     with pytest.raises(FileError, match="cannot be written to: Permission denied; name another folder with -o"):
         check_output(tmp_path / "new.pt")
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".safetensors", ".ONNX"])
+def test_formats_that_are_not_written_are_refused(suffix: str, tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=rf"\{suffix} files are not written; name the output a\.pt or a\.pt2 with -o"):
+        check_output(tmp_path / f"a{suffix}")
