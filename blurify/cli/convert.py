@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 )
 @click.option("--keep-class", is_flag=True, help="Keep the model's own class instead of a graph; written as a pickle.")
 @click.option("--partial", is_flag=True, help="With --keep-class, keep sites that no module can be changed for.")
-@click.option("--dynamic-size", is_flag=True, help="Let a program (-o NAME.pt2) take pictures of any size.")
+@click.option("--dynamic-size", is_flag=True, help="Let a program (-o NAME.pt2, NAME.onnx) take pictures of any size.")
 @click.option("--no-verify", is_flag=True, help="Skip the proofs.")
 @click.option("--force", is_flag=True, help="Overwrite the output.")
 def convert(
@@ -42,7 +42,7 @@ def convert(
     """Antialias MODEL and write the result.
 
     MODEL is a file (a pickled module, a state_dict with --arch, or blurify's own), timm:NAME or torchvision:NAME. An
-    output named *.pt2 is a program of torch.export, which runs without blurify.
+    output named *.pt2 is a program of torch.export and one named *.onnx an ONNX graph; both run without blurify.
     """
     request = Request(**options)
     let_user_modules_in(request.arch, request.allow)
@@ -51,8 +51,12 @@ def convert(
     from blurify.planning import plan_of
 
     target = output or default_output(request)
-    if dynamic_size and target.suffix != files.PROGRAM_SUFFIX:
-        raise click.UsageError(f"--dynamic-size is for programs, and {target} is none; name it *.pt2 with -o.")
+    programs = {files.PROGRAM_SUFFIX: files.save_program, files.ONNX_SUFFIX: files.save_onnx}
+    save_program = programs.get(target.suffix)
+    if dynamic_size and save_program is None:
+        raise click.UsageError(f"--dynamic-size is for programs, and {target} is none; name a *.pt2 or *.onnx with -o.")
+    if target.suffix == files.ONNX_SUFFIX:
+        files.require_onnx()
     source = Path(request.model)
     if source.exists() or files.looks_like_architecture(request.model):
         files.check_output(target, source=source, force=force)
@@ -67,8 +71,8 @@ def convert(
     arch = None if keep_class else opened.loaded.arch
     converted = _proved(opened, _converted(opened) if kept is None else kept, verify=not no_verify)
     with report.stage("writing"):
-        if target.suffix == files.PROGRAM_SUFFIX:
-            files.save_program(converted, target, opened.example, dynamic_size=dynamic_size, force=force)
+        if save_program is not None:
+            save_program(converted, target, opened.example, dynamic_size=dynamic_size, force=force)
         else:
             files.save(converted, target, arch=arch, force=force)
     click.echo(report.written(target, arch))

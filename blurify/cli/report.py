@@ -110,6 +110,8 @@ def written(path: Path, arch: str | None) -> str:
     """
     if path.suffix == ".pt2":
         return f"wrote {path} (a program; read it with torch.export.load)"
+    if path.suffix == ".onnx":
+        return f"wrote {path} (an ONNX graph, checked by onnx.checker)"
     if arch is not None:
         return f"wrote {path} (recipe and weights; read it with blurify.load)"
     return f"wrote {path} (a pickled module; read it with torch.load and weights_only=False)"

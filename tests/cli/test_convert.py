@@ -265,3 +265,11 @@ def test_a_program_is_written_by_its_suffix(run, tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "name it *.pt2 with -o." in result.stderr
     assert _listing(tmp_path) == ["net.pt2"]
+
+
+def test_an_onnx_graph_is_written(run, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    result = run(ARCH, "-o", "net.onnx", "--no-verify", "--input-size", "3,64,64")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1] == "wrote net.onnx (an ONNX graph, checked by onnx.checker)"
+    assert (tmp_path / "net.onnx").stat().st_size > 100_000

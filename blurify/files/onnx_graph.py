@@ -1,0 +1,75 @@
+"""ONNX: a graph of standard operators, in which every blur is a `Pad` and a depthwise `Conv` of constant weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from blurify.errors import BlurifyError, FileError
+from blurify.files.atomic import check_output, write_atomically
+from blurify.files.program import export
+from blurify.tracing.export import quietly
+
+SUFFIX = ".onnx"
+# A protobuf message cannot be larger, and weights in files beside it could not be written whole or not at all.
+MOST_BYTES = 2**31 - 1
+
+
+def require_onnx() -> None:
+    """Refuse, before any slow work, where no ONNX could be written.
+
+    >>> require_onnx()
+
+    Raises:
+        BlurifyError: onnx or onnxscript is not installed.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise BlurifyError(
+            f"writing ONNX needs {error.name}, which is not installed; get it with: pip install 'blurify[onnx]'"
+        ) from error
+
+
+def save_onnx(
+    model: nn.Module, path: Path, example: Tensor, *, dynamic_size: bool = False, force: bool = False
+) -> None:
+    """Export the model after `.eval()`, for batches of any length, check it, and write it whole or not at all.
+
+    `example` is a picture `(1, C, H, W)`; with `dynamic_size` the graph takes pictures of other sizes as well.
+
+    >>> save_onnx(blurify.antialias(model), Path("resnet18.onnx"), torch.zeros(1, 3, 224, 224))
+
+    Raises:
+        BlurifyError: onnx or onnxscript is not installed.
+        FileError: the model cannot be exported so, or is too large for one file.
+    """
+    require_onnx()
+    check_output(path, force=force)
+    content = serialized(model, export(model, example, dynamic_size))
+    write_atomically(path, lambda opened: opened.write(content))
+
+
+def serialized(model: nn.Module, program: torch.export.ExportedProgram) -> bytes:
+    """The program as the bytes of an ONNX file, which `onnx.checker` has passed."""
+    import onnx
+
+    kind = type(model).__name__
+    size = sum(tensor.nbytes for tensor in program.state_dict.values())
+    if size > MOST_BYTES:
+        raise FileError(
+            f"{kind} has {size / 2**30:.1f} GiB of weights, and an ONNX file holds 2; write a .pt2 instead."
+        )
+    try:
+        with quietly():
+            converted: Any = torch.onnx.export(program, dynamo=True, verbose=False)
+        proto = converted.model_proto
+        onnx.checker.check_model(proto, full_check=True)
+    except Exception as error:
+        fact = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+        raise FileError(f"{kind} cannot be written as ONNX: {fact}; write a .pt2 instead.") from error
+    return bytes(proto.SerializeToString())
