@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ def require_onnx() -> None:
         BlurifyError: onnx or onnxscript is not installed.
     """
     try:
-        import onnx
+        import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise BlurifyError(
@@ -51,7 +51,11 @@ def save_onnx(
     require_onnx()
     check_output(path, force=force)
     content = serialized(model, export(model, example, dynamic_size))
-    write_atomically(path, lambda opened: opened.write(content))
+
+    def write(opened: BinaryIO) -> None:
+        opened.write(content)
+
+    write_atomically(path, write)
 
 
 def serialized(model: nn.Module, program: torch.export.ExportedProgram) -> bytes:
@@ -61,9 +65,8 @@ def serialized(model: nn.Module, program: torch.export.ExportedProgram) -> bytes
     kind = type(model).__name__
     size = sum(tensor.nbytes for tensor in program.state_dict.values())
     if size > MOST_BYTES:
-        raise FileError(
-            f"{kind} has {size / 2**30:.1f} GiB of weights, and an ONNX file holds 2; write a .pt2 instead."
-        )
+        held = f"{size / 2**30:.1f} GiB of weights"
+        raise FileError(f"{kind} has {held}, and an ONNX file holds less than 2; write a .pt2 instead.")
     try:
         with quietly():
             converted: Any = torch.onnx.export(program, dynamo=True, verbose=False)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from blurify import antialias
 from blurify.errors import BlurifyError, FileError
+from blurify.files import onnx_graph
 from blurify.files.onnx_graph import require_onnx, save_onnx
 from tests.conftest import randomize_statistics, relative_error
 
@@ -91,3 +92,10 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(BlurifyError, match=r"writing ONNX needs onnxscript, .* pip install 'blurify\[onnx\]'"):
         require_onnx()
+
+
+def test_what_is_too_large_for_one_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_graph, "MOST_BYTES", 100)
+    with pytest.raises(FileError, match=r"Conv2d has .* GiB of weights, and an ONNX file holds less than 2"):
+        save_onnx(nn.Conv2d(3, 8, 3), tmp_path / "model.onnx", torch.randn(1, 3, 8, 8))
+    assert list(tmp_path.iterdir()) == []
