@@ -9,7 +9,7 @@ import argparse
 import tempfile
 import time
 
-from blurify.zoo import cluster, job, pool
+from blurify.zoo import cluster, job, pool, settings
 from blurify.zoo.pool import Task
 from blurify.zoo.running import Silent, convert_all
 from blurify.zoo.settings import Limits, Record, Settings, most_memory
@@ -75,6 +75,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="four models")
     parser.add_argument("--ray", action="store_true", help="Ray too; needs blurify[cluster]")
     options = parser.parse_args()
+    # One thread a job, whatever the number of workers: else one worker's jobs would be other jobs than two's.
+    settings.cores = lambda: 1
     names = [f"timm:{name}" for name in (MODELS[:4] if options.quick else MODELS)]
     # Whoever is first would pay for reading the libraries from the disk.
     list(pool.run_all([Task(names[0], job.weigh, (names[0],))], Limits()))
