@@ -57,14 +57,14 @@ def find_pictures(source: Path, labelled: bool, table: Path | None = None) -> Fo
     """
     if table is not None:
         return from_table(table, source)
-    archives = [source] if source.is_file() else sorted(source.glob("*.tar"))
+    archives = [source] if source.is_file() and source.suffix == ".tar" else sorted(source.glob("*.tar"))
     if archives:
         pictures, holders = find_members(archives, SUFFIXES)
         if not pictures:
             raise FileError(f"there are no pictures in {source}; these are looked for: {' '.join(sorted(SUFFIXES))}.")
         return Folder(tuple(pictures), tuple(map(class_of, pictures, holders)) if labelled else None)
     if not source.is_dir():
-        raise FileError(f"{source} is not a folder; give one that holds pictures.")
+        raise FileError(f"{source} is not a folder; give one that holds pictures, or a .tar of them.")
     paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not paths:
         raise FileError(f"there are no pictures in {source}; these are looked for: {' '.join(sorted(SUFFIXES))}.")

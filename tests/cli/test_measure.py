@@ -144,7 +144,10 @@ def test_an_interruption_prints_what_there_is(run, digits, monkeypatch: pytest.M
 
 
 REFUSED = {
-    "no folder": (["net.pt", "--images", "nowhere"], "nowhere is not a folder; give one that holds pictures."),
+    "no folder": (
+        ["net.pt", "--images", "nowhere"],
+        "nowhere is not a folder; give one that holds pictures, ",
+    ),
     "no pictures": (
         ["net.pt", "--images", "digits/none"],
         "there are no pictures in digits/none; these are looked for",

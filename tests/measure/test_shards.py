@@ -94,3 +94,9 @@ def test_interpolation_is_the_one_asked_for(tmp_path: Path) -> None:
     expected = torch.tensor(list(image.resize((20, 20), Image.Resampling.BICUBIC).tobytes()), dtype=torch.uint8)
     assert torch.equal(kinds[1].flatten(), expected)
     assert len({picture.float().std().item() for picture in kinds}) == 3
+
+
+def test_a_picture_is_no_folder_of_pictures(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(1))
+    with pytest.raises(FileError, match=r"a\.png is not a folder; give one that holds pictures, or a \.tar of them"):
+        find_pictures(tmp_path / "a.png", False)
