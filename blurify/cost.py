@@ -90,10 +90,10 @@ class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operator and count what it gives."""
         result = func(*args, **(kwargs or {}))
-        given = {key_of(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        # A view of a weight is memory that was there, though a fake one has another address; one of a map keeps that.
+        aliases = any(returned.alias_info is not None for returned in func._schema.returns)
         for leaf in tree_leaves(result):
-            # A view of a weight is memory that was there; one of a map keeps that there.
-            if isinstance(leaf, Tensor) and (key_of(leaf) not in given or key_of(leaf) in self.readers):
+            if isinstance(leaf, Tensor) and (not aliases or key_of(leaf) in self.readers):
                 self.meet(leaf)
         return result
 

@@ -23,6 +23,11 @@ def test_counts_by_hand() -> None:
     assert cost(model, x).activations == 2 * 256 * 4 * (3 + 8 + 4)
 
 
+def test_a_classifiers_weight_is_no_map() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10_000))
+    assert cost(model, torch.zeros(1, 3, 8, 8)).activations < 4 * 64 * (3 + 4) + 4 * 10_000
+
+
 def test_views_take_no_memory_and_shared_weights_count_once() -> None:
     class Views(nn.Module):
         def __init__(self) -> None:
