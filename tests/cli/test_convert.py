@@ -263,7 +263,7 @@ def test_a_program_is_written_by_its_suffix(run, tmp_path: Path) -> None:
     assert torch.export.load("net.pt2").module()(torch.zeros(3, 3, 96, 96)).shape == (3, 1000)
     result = run(ARCH, "--dynamic-size")
     assert result.exit_code == 2
-    assert "name it *.pt2 with -o." in result.stderr
+    assert "name a *.pt2 or *.onnx with -o." in result.stderr
     assert _listing(tmp_path) == ["net.pt2"]
 
 
