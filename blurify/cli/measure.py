@@ -8,18 +8,9 @@ from typing import Any
 
 import click
 
-from blurify.cli.options import CONTEXT, Command, let_user_modules_in, reading_options
+from blurify.cli.options import CONTEXT, Command, channel_values, let_user_modules_in, reading_options
 
 PATH = click.Path(path_type=Path)
-
-
-def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[float, ...] | None:
-    if value is None:
-        return None
-    try:
-        return tuple(float(part) for part in value.split(","))
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is not a number for each channel, such as 0.5,0.5,0.5.") from None
 
 
 def _option(*names: str, **settings: Any) -> Callable[[Command], Command]:
@@ -39,8 +30,8 @@ def _option(*names: str, **settings: Any) -> Callable[[Command], Command]:
     help="What the model gives: classes, a mask, or a picture.",
 )
 @_option("--data-range", type=click.FloatRange(min=0, min_open=True), default=1.0, help="Span of a picture's values.")
-@_option("--mean", callback=_numbers, metavar="M,M,M", help="What is subtracted.  [default: the model's]")
-@_option("--std", callback=_numbers, metavar="S,S,S", help="What is divided by.  [default: the model's]")
+@_option("--mean", callback=channel_values, metavar="M,M,M", help="What is subtracted.  [default: the model's]")
+@_option("--std", callback=channel_values, metavar="S,S,S", help="What is divided by.  [default: the model's]")
 @_option("--shift", type=click.IntRange(min=1), default=32, help="Room for shifts, in pixels.")
 @_option("--rounds", type=click.IntRange(min=1), default=5, help="Pairs of shifts a picture.")
 @_option(

@@ -81,6 +81,16 @@ def _input_size(_: click.Context, __: click.Parameter, value: str | None) -> tup
     return tuple(int(part) for part in parts)
 
 
+def channel_values(_: click.Context, __: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    """Turn `0.5,0.5,0.5` into numbers, one for each channel."""
+    if value is None:
+        return None
+    try:
+        return tuple(float(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a number for each channel, such as 0.5,0.5,0.5.") from None
+
+
 def _set_debug(context: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
         context.meta["debug"] = True  # shared with the parent context

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from blurify.cli.options import CONTEXT, Request, let_user_modules_in, model_options
+from blurify.cli.options import CONTEXT, Request, channel_values, let_user_modules_in, model_options
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
@@ -18,13 +18,6 @@ def _bytes(_: click.Context, __: click.Parameter, value: str) -> int:
     if found is None or float(found[1]) == 0:
         raise click.BadParameter(f"{value!r} is not a size in memory, such as 4GB or 500MB.")
     return int(float(found[1]) * UNITS[found[2].upper()])
-
-
-def _channels(_: click.Context, __: click.Parameter, value: str | None) -> tuple[float, ...] | None:
-    try:
-        return None if value is None else tuple(map(float, value.split(",")))
-    except ValueError as error:
-        raise click.BadParameter(f"{value!r} is not one number a channel, such as 0.5,0.5,0.5.") from error
 
 
 @click.command(context_settings=CONTEXT)
@@ -51,8 +44,8 @@ def _channels(_: click.Context, __: click.Parameter, value: str | None) -> tuple
     "--memory", default="4GB", show_default=True, callback=_bytes, metavar="SIZE", help="For what is between layers."
 )
 @click.option("--labels", is_flag=True, help="The folder's subfolders are the classes; report the accuracy too.")
-@click.option("--mean", callback=_channels, metavar="M,M,M", help="What is subtracted.  [default: the model's]")
-@click.option("--std", callback=_channels, metavar="S,S,S", help="What is divided by.  [default: the model's]")
+@click.option("--mean", callback=channel_values, metavar="M,M,M", help="What is subtracted.  [default: the model's]")
+@click.option("--std", callback=channel_values, metavar="S,S,S", help="What is divided by.  [default: the model's]")
 @click.option("--shift", type=click.IntRange(min=1), default=32, show_default=True, help="Room for shifts, in pixels.")
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Pairs of shifts a picture.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Pictures at a time.")

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from blurify.errors import ArgumentError, ArgumentTypeError, HooksWarning, PlanError
 from blurify.graph_module import TracedModule
-from blurify.planning import Plan
-from blurify.proofs import one_tap, tensors_in
+from blurify.proofs import one_tap, tensors_in, with_plan
 from blurify.recovery.calls import Skip
 from blurify.recovery.distilling import Schedule, distill
 from blurify.recovery.fits import LayerFit, Settings
@@ -210,11 +209,7 @@ def twins(original: nn.Module, converted: nn.Module, images: Tensor) -> tuple[Tr
 
     Neither is optimized, since that makes graphs differ.
     """
-    plan = converted.meta.get("blurify") if isinstance(converted, TracedModule) else None
-    if not isinstance(converted, TracedModule) or not isinstance(plan, Plan):
-        raise ArgumentTypeError(
-            f"converted must be what blurify.antialias returned, with its plan; got a {type(converted).__name__}."
-        )
+    converted, plan = with_plan(converted)
     if not plan.rewritten:
         raise ArgumentError("converted has no blur that the original has not, so there is nothing to recover.")
     check_relation(original, converted)

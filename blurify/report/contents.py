@@ -20,6 +20,7 @@ from blurify.measure.aliasing import folded_energy
 from blurify.measure.consistency import diagonal_sweep, variation
 from blurify.measure.equivariance import OUTPUT, Deviation, network_stride, shift_deviation
 from blurify.measure.estimate import estimate
+from blurify.measure.probes import middle
 from blurify.measure.shifts import room
 from blurify.report.page import Picture, Table
 from blurify.tracing.modes import evaluating
@@ -48,8 +49,7 @@ class Shown:
     @property
     def middle(self) -> Tensor:
         """The window in the middle of each picture."""
-        down, right = ((side - self.size) // 2 for side in self.pictures.shape[-2:])
-        return self.pictures[..., down : down + self.size, right : right + self.size]
+        return middle(self.pictures, self.size)
 
     def windows(self, index: int) -> Tensor:
         """What is seen of a picture along the diagonal, `[shifts, 1 or 3, size, size]` from 0 to 1."""

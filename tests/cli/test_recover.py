@@ -63,7 +63,7 @@ def test_a_person_reads_a_table(folder: Path, tmp_path: Path) -> None:
     ("options", "code", "sentence"),
     [
         (["--memory", "plenty"], 2, "'plenty' is not a size in memory, such as 4GB or 500MB."),
-        (["--mean", "grey"], 2, "'grey' is not one number a channel"),
+        (["--mean", "grey"], 2, "'grey' is not a number for each channel"),
         (["--input-size", "1,40,44"], 1, "windows are square, and an input of 1x40x44 is not"),
         (["--exclude", "*"], 1, "there is nothing to recover"),
     ],
