@@ -181,7 +181,9 @@ def opaque_sites(traced: TracedModule) -> Iterator[Decision]:
 def _inside(leaf: nn.Module, path: str, node: fx.Node, traced: TracedModule) -> Iterator[Decision]:
     for name, module in leaf.named_modules():
         known = recognise(node, module, Context(traced)) if name else None
-        if known is not None:
+        if known is not None and known[1].kind is Kind.BLUR:
+            yield kept(f"{path}.{name}", known[1], Reason.ALREADY_ANTIALIASED)
+        elif known is not None:
             hidden = replace(known[1], kind=Kind.OPAQUE)
             decision = kept(f"{path}.{name}", hidden, Reason.OPAQUE)
             yield replace(decision, detail=f"{type(leaf).__name__} holds this strided {type(module).__name__}")

@@ -196,6 +196,13 @@ def test_a_second_run_changes_nothing(kept: nn.Module) -> None:
     assert "conv1.0" in {d.site for d in later.meta["blurify"].rewritten}
 
 
+def test_a_second_run_knows_every_blur() -> None:
+    model = torchvision.models.resnet18()
+    rewritten = antialias(model, keep_class=True)
+    reasons = {d.reason for d in plan(rewritten).decisions}
+    assert reasons == {Reason.STEM, Reason.ALREADY_ANTIALIASED}
+
+
 class Net(nn.Module):
     """A stem, and then what `then` does with modules of every kind."""
 
