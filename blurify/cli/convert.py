@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from blurify.cli.options import CONTEXT, Request, let_user_modules_in, model_options
+from blurify.cli.options import CONTEXT, Request, format_option, let_user_modules_in, model_options
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,13 +25,15 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Where to write the result.  [default: MODEL.blur4.pt beside MODEL]",
 )
+@format_option
 @click.option("--keep-class", is_flag=True, help="Keep the model's own class instead of a graph; written as a pickle.")
 @click.option("--partial", is_flag=True, help="With --keep-class, keep sites that no module can be changed for.")
-@click.option("--dynamic-size", is_flag=True, help="Let a program (-o NAME.pt2, NAME.onnx) take pictures of any size.")
+@click.option("--dynamic-size", is_flag=True, help="Let a program (pt2, onnx) take pictures of any size.")
 @click.option("--no-verify", is_flag=True, help="Skip the proofs.")
 @click.option("--force", is_flag=True, help="Overwrite the output.")
 def convert(
     output: Path | None,
+    format_name: str | None,
     keep_class: bool,
     partial: bool,
     dynamic_size: bool,
@@ -50,13 +52,14 @@ def convert(
     from blurify.cli import report, session
     from blurify.planning import plan_of
 
-    target = output or default_output(request)
-    programs = {files.PROGRAM_SUFFIX: files.save_program, files.ONNX_SUFFIX: files.save_onnx}
-    save_program = programs.get(target.suffix)
-    if dynamic_size and save_program is None:
+    form = files.choose_format(output, format_name)
+    target = output or default_output(request, form.suffix if form else ".pt")
+    if dynamic_size and not (form and form.is_program):
         raise click.UsageError(f"--dynamic-size is for programs, and {target} is none; name a *.pt2 or *.onnx with -o.")
-    if target.suffix == files.ONNX_SUFFIX:
-        files.require_onnx()
+    if keep_class and format_name == "native":
+        raise click.UsageError("--keep-class has no recipe, so --format native cannot hold it; write --format module.")
+    if form is not None:
+        form.check()
     source = Path(request.model)
     if source.exists() or files.looks_like_architecture(request.model):
         files.check_output(target, source=source, force=force)
@@ -69,13 +72,12 @@ def convert(
         click.echo(f"{session.nothing_to_do(opened)} Nothing was written.")
         return
     arch = None if keep_class else opened.loaded.arch
+    form = files.fitting_format(form, arch)
     converted = _proved(opened, _converted(opened) if kept is None else kept, verify=not no_verify)
+    wanted = files.Wanted(arch, opened.example, dynamic_size, force)
     with report.stage("writing"):
-        if save_program is not None:
-            save_program(converted, target, opened.example, dynamic_size=dynamic_size, force=force)
-        else:
-            files.save(converted, target, arch=arch, force=force)
-    click.echo(report.written(target, arch))
+        form.write(converted, target, wanted)
+    click.echo(report.written(target, form))
 
 
 def _converted(opened: Session) -> nn.Module:
@@ -102,15 +104,15 @@ def _proved(opened: Session, converted: nn.Module, *, verify: bool) -> nn.Module
     return converted
 
 
-def default_output(request: Request) -> Path:
+def default_output(request: Request, suffix: str) -> Path:
     """Return where the result goes unless told: beside a file, or in the current folder for a name.
 
-    >>> default_output(request)  # for models/net.pth at filter size 4
+    >>> default_output(request, ".pt")  # for models/net.pth at filter size 4
     PosixPath('models/net.blur4.pt')
     """
     size = request.filt_size if isinstance(request.filt_size, int) else ""
     source = Path(request.model)
     if source.exists() or ":" not in request.model:
-        return source.with_name(f"{source.stem}.blur{size}.pt")
+        return source.with_name(f"{source.stem}.blur{size}{suffix}")
     name = request.model.partition("?")[0].rpartition(":")[2]
-    return Path(f"{name}.blur{size}.pt")
+    return Path(f"{name}.blur{size}{suffix}")

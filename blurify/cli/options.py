@@ -91,6 +91,16 @@ def channel_values(_: click.Context, __: click.Parameter, value: str | None) -> 
         raise click.BadParameter(f"{value!r} is not a number for each channel, such as 0.5,0.5,0.5.") from None
 
 
+# Of `blurify.files.FORMATS`, which cannot be imported before something slow is.
+FORMAT_NAMES = ("native", "module", "pt2", "onnx")
+format_option = click.option(
+    "--format",
+    "format_name",
+    type=click.Choice(FORMAT_NAMES),
+    help="What to write.  [default: by the suffix of -o; else native where the architecture is known, or module]",
+)
+
+
 def _set_debug(context: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
         context.meta["debug"] = True  # shared with the parent context

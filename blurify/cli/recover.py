@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from blurify.cli.options import CONTEXT, Request, channel_values, let_user_modules_in, model_options
+from blurify.cli.options import CONTEXT, Request, channel_values, format_option, let_user_modules_in, model_options
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
@@ -30,6 +30,7 @@ def _bytes(_: click.Context, __: click.Parameter, value: str) -> int:
     metavar="FILE",
     help="Where to write the result.  [default: MODEL.recovered.pt beside MODEL]",
 )
+@format_option
 @click.option(
     "--method",
     type=click.Choice(["lstsq", "bn", "distill", "all"]),
@@ -57,6 +58,7 @@ def _bytes(_: click.Context, __: click.Parameter, value: str) -> int:
 def recover(
     images: Path,
     output: Path | None,
+    format_name: str | None,
     method: str,
     calib: int,
     memory: int,
@@ -75,18 +77,21 @@ def recover(
     from blurify import files
     from blurify.cli import recovering
 
-    target = output or default_output(request.model)
+    form = files.choose_format(output, format_name)
+    target = output or default_output(request.model, form.suffix if form else ".pt")
+    if form is not None:
+        form.check()
     source = Path(request.model)
     if source.exists() or files.looks_like_architecture(request.model):
         files.check_output(target, source=source, force=force)
     settings = recovering.Settings(images=images, method=method, calib=calib, memory=memory, **options)
-    report = recovering.run(request, settings, target, force=force, resume=resume)
+    report = recovering.run(request, settings, target, form, force=force, resume=resume)
     click.echo(report.as_json() if as_json else str(report))
 
 
-def default_output(model: str) -> Path:
+def default_output(model: str, suffix: str) -> Path:
     """Return where the result goes unless told: beside a file, or in the current folder for a name."""
     source = Path(model)
     if source.exists() or ":" not in model:
-        return source.with_name(f"{source.stem}.recovered.pt")
-    return Path(f"{model.partition('?')[0].rpartition(':')[2]}.recovered.pt")
+        return source.with_name(f"{source.stem}.recovered{suffix}")
+    return Path(f"{model.partition('?')[0].rpartition(':')[2]}.recovered{suffix}")

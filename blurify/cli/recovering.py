@@ -47,7 +47,9 @@ class Settings:
     device: str
 
 
-def run(request: Request, settings: Settings, target: Path, *, force: bool, resume: bool) -> Report:
+def run(
+    request: Request, settings: Settings, target: Path, form: files.Format | None, *, force: bool, resume: bool
+) -> Report:
     """Recover the model and write it; return what came out."""
     folder = find_pictures(settings.images, settings.labels)
     calibrating, testing = shares(len(folder.paths), settings)
@@ -55,6 +57,7 @@ def run(request: Request, settings: Settings, target: Path, *, force: bool, resu
     report.print_remarks(session.remarks(opened))
     if not opened.plan.rewritten:
         raise ArgumentError(f"{session.nothing_to_do(opened)} So there is nothing to recover either.")
+    form = files.fitting_format(form, opened.loaded.arch)
     size, preprocessing = prepared(
         opened.loaded, Wishes(request.input_size, settings.mean, settings.std, settings.shift)
     )
@@ -68,11 +71,9 @@ def run(request: Request, settings: Settings, target: Path, *, force: bool, resu
     networks: dict[str, nn.Module] = {"original": original, "carried": converted, "recovered": found.model}
     with report.stage("measuring"):
         figures, missing = measured(networks, folder, testing, preprocessing, settings, size)
-    files.save(found.model.cpu(), target, arch=opened.loaded.arch, force=force)
+    form.write(found.model.cpu(), target, files.Wanted(opened.loaded.arch, opened.example, force=force))
     journal_of(target, resume=True).unlink(missing_ok=True)
-    return Report(
-        figures, found, report.written(target, opened.loaded.arch), len(testing) - len(missing), skipped + missing
-    )
+    return Report(figures, found, report.written(target, form), len(testing) - len(missing), skipped + missing)
 
 
 def shares(count: int, settings: Settings) -> tuple[list[int], list[int]]:

@@ -18,6 +18,7 @@ from blurify.sites import Action
 
 if TYPE_CHECKING:
     from blurify.cost import Cost
+    from blurify.files import Format
 
 # A pipe or file has no width; wide enough that no site's name is ever cut.
 _PIPE_WIDTH = 10_000
@@ -102,19 +103,13 @@ def arithmetic(before: Cost, after: Cost) -> str:
     return f"arithmetic {_giga(before.macs)} -> {_giga(after.macs)} GMAC{change} for one input of {size}"
 
 
-def written(path: Path, arch: str | None) -> str:
+def written(path: Path, form: Format) -> str:
     """Return where the result is and how to read it.
 
-    >>> written(Path("net.blur4.pt"), "timm:resnet18")
+    >>> written(Path("net.blur4.pt"), FORMATS["native"])
     'wrote net.blur4.pt (recipe and weights; read it with blurify.load)'
     """
-    if path.suffix == ".pt2":
-        return f"wrote {path} (a program; read it with torch.export.load)"
-    if path.suffix == ".onnx":
-        return f"wrote {path} (an ONNX graph, checked by onnx.checker)"
-    if arch is not None:
-        return f"wrote {path} (recipe and weights; read it with blurify.load)"
-    return f"wrote {path} (a pickled module; read it with torch.load and weights_only=False)"
+    return f"wrote {path} ({form.description})"
 
 
 def _giga(count: int) -> str:

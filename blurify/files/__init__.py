@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from blurify.files.architecture import build_architecture, looks_like_architecture
 from blurify.files.atomic import check_output
-from blurify.files.onnx_graph import SUFFIX as ONNX_SUFFIX
+from blurify.files.formats import FORMATS, Format, Wanted, choose_format, fitting_format
 from blurify.files.onnx_graph import require_onnx, save_onnx
-from blurify.files.program import SUFFIX as PROGRAM_SUFFIX
 from blurify.files.program import save_program
 from blurify.files.reading import LoadedModel, load, read_model
 from blurify.files.writing import save
 
 __all__ = [
-    "ONNX_SUFFIX",
-    "PROGRAM_SUFFIX",
+    "FORMATS",
+    "Format",
     "LoadedModel",
+    "Wanted",
     "build_architecture",
     "check_output",
+    "choose_format",
+    "fitting_format",
     "load",
     "looks_like_architecture",
     "read_model",

@@ -13,7 +13,6 @@ from blurify.files.atomic import check_output, write_atomically
 from blurify.files.program import export
 from blurify.tracing.export import quietly
 
-SUFFIX = ".onnx"
 # A protobuf message cannot be larger, and weights in files beside it could not be written whole or not at all.
 MOST_BYTES = 2**31 - 1
 

@@ -12,8 +12,6 @@ from blurify.files.atomic import check_output, write_atomically
 from blurify.tracing.export import quietly
 from blurify.tracing.modes import evaluating
 
-SUFFIX = ".pt2"
-
 
 def save_program(
     model: nn.Module, path: Path, example: Tensor, *, dynamic_size: bool = False, force: bool = False
@@ -46,5 +44,5 @@ def export(model: nn.Module, example: Tensor, dynamic_size: bool) -> torch.expor
     except Exception as error:
         what = "batches and pictures of any size" if dynamic_size else "batches of any length"
         fact = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
-        hint = "leave --dynamic-size out" if dynamic_size else f"write another format than {SUFFIX}"
+        hint = "leave --dynamic-size out" if dynamic_size else "write another format than .pt2"
         raise FileError(f"{type(model).__name__} cannot be exported for {what}: {fact}; {hint}.") from error

@@ -273,3 +273,27 @@ def test_an_onnx_graph_is_written(run, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-1] == "wrote net.onnx (an ONNX graph, checked by onnx.checker)"
     assert (tmp_path / "net.onnx").stat().st_size > 100_000
+
+
+def test_a_format_is_asked_for_by_its_name(run, tmp_path: Path) -> None:
+    result = run(ARCH, "--format", "module", "--no-verify", "--input-size", "3,64,64")
+    assert result.exit_code == 0, result.output
+    assert "a pickled module" in result.stdout
+    result = run(ARCH, "--format", "pt2", "--no-verify", "--input-size", "3,64,64")
+    assert result.exit_code == 0, result.output
+    assert _listing(tmp_path) == ["test_resnet.blur4.pt", "test_resnet.blur4.pt2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("-o", "a.onnx", "--format", "pt2"), "is named as one of --format onnx, but --format pt2 is asked for"),
+        (("--format", "native", "--keep-class"), "--keep-class has no recipe"),
+        (("--format", "module", "--dynamic-size"), "--dynamic-size is for programs"),
+    ],
+)
+def test_formats_that_do_not_go_together_are_refused(run, arguments, message: str, tmp_path: Path) -> None:
+    result = run(ARCH, *arguments)
+    assert result.exit_code != 0
+    assert message in result.stderr
+    assert _listing(tmp_path) == []

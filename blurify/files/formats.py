@@ -1,0 +1,124 @@
+"""What can be written: one table of formats, their suffixes and writers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from blurify.errors import ArgumentError
+from blurify.files.onnx_graph import require_onnx, save_onnx
+from blurify.files.program import save_program
+from blurify.files.writing import save
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a writer is told beside the model and the path.
+
+    `arch` is the model's architecture where it is known, `example` a picture `(1, C, H, W)` that the model takes.
+    """
+
+    arch: str | None = None
+    example: Tensor | None = None
+    dynamic_size: bool = False
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Format:
+    """One of them: its suffixes, the usual one first, what writes it, what a user is told of it, and whether it runs
+    without blurify.
+
+    `check` refuses, before any slow work, where it could not be written at all.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    write: Callable[[nn.Module, Path, Wanted], None]
+    description: str
+    is_program: bool = False
+    check: Callable[[], None] = lambda: None
+
+    @property
+    def suffix(self) -> str:
+        """That of an output which is not named."""
+        return self.suffixes[0]
+
+
+def _write_native(model: nn.Module, path: Path, wanted: Wanted) -> None:
+    save(model, path, arch=wanted.arch, force=wanted.force)
+
+
+def _write_module(model: nn.Module, path: Path, wanted: Wanted) -> None:
+    save(model, path, force=wanted.force)
+
+
+def _write_program(model: nn.Module, path: Path, wanted: Wanted) -> None:
+    save_program(model, path, _example(wanted), dynamic_size=wanted.dynamic_size, force=wanted.force)
+
+
+def _write_onnx(model: nn.Module, path: Path, wanted: Wanted) -> None:
+    save_onnx(model, path, _example(wanted), dynamic_size=wanted.dynamic_size, force=wanted.force)
+
+
+def _example(wanted: Wanted) -> Tensor:
+    if wanted.example is None:
+        raise ArgumentError("a program is recorded from an example of the model's input; give one.")
+    return wanted.example
+
+
+PICKLE_SUFFIXES = (".pt", ".pth")
+FORMATS: dict[str, Format] = {
+    form.name: form
+    for form in (
+        Format("native", PICKLE_SUFFIXES, _write_native, "recipe and weights; read it with blurify.load"),
+        Format(
+            "module", PICKLE_SUFFIXES, _write_module, "a pickled module; read it with torch.load and weights_only=False"
+        ),
+        Format("pt2", (".pt2",), _write_program, "a program; read it with torch.export.load", is_program=True),
+        Format("onnx", (".onnx",), _write_onnx, "an ONNX graph, checked by onnx.checker", True, require_onnx),
+    )
+}
+
+
+def choose_format(path: Path | None, name: str | None = None) -> Format | None:
+    """The format that a name asks for, or else the output's suffix; None where neither tells.
+
+    >>> choose_format(Path("resnet18.onnx")).name
+    'onnx'
+
+    Raises:
+        ArgumentError: the suffix is that of other formats.
+    """
+    suffix = "" if path is None else path.suffix.lower()
+    claiming = [form for form in FORMATS.values() if suffix in form.suffixes]
+    if name is None:
+        return claiming[0] if len(claiming) == 1 else None
+    wanted = FORMATS[name]
+    if claiming and wanted not in claiming:
+        raise ArgumentError(
+            f"the output {path} is named as one of --format {claiming[0].name}, but --format {name} is asked for; "
+            f"name it *{wanted.suffix}, or leave --format out."
+        )
+    return wanted
+
+
+def fitting_format(asked: Format | None, arch: str | None) -> Format:
+    """What to write: as asked, else a recipe where the name of the architecture is known, else a pickle.
+
+    >>> fitting_format(None, "timm:resnet18").name
+    'native'
+
+    Raises:
+        ArgumentError: a recipe is asked for, and the name is not known.
+    """
+    form = asked or FORMATS["module" if arch is None else "native"]
+    if form.name == "native" and arch is None:
+        raise ArgumentError(
+            "the name of the model's architecture is not known, which a recipe (--format native) is made of; give a "
+            "state_dict with --arch, or write --format module."
+        )
+    return form
