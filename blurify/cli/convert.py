@@ -52,10 +52,13 @@ def convert(
     from blurify.cli import report, session
     from blurify.planning import plan_of
 
-    form = files.choose_format(output, format_name)
+    own = files.own_format(Path(request.model))
+    form = files.choose_format(output, format_name) or (None if output else own)
     target = output or default_output(request, form.suffix if form else ".pt")
     if dynamic_size and not (form and form.is_program):
         raise click.UsageError(f"--dynamic-size is for programs, and {target} is none; name a *.pt2 or *.onnx with -o.")
+    if dynamic_size and own is not None:
+        raise click.UsageError(f"{request.model} is a program, whose open sizes stay open; leave --dynamic-size out.")
     if keep_class and format_name == "native":
         raise click.UsageError("--keep-class has no recipe, so --format native cannot hold it; write --format module.")
     if form is not None:
@@ -74,7 +77,7 @@ def convert(
     arch = None if keep_class else opened.loaded.arch
     form = files.fitting_format(form, arch)
     converted = _proved(opened, _converted(opened) if kept is None else kept, verify=not no_verify)
-    wanted = files.Wanted(arch, opened.example, dynamic_size, force)
+    wanted = files.Wanted(arch, opened.loaded.signature or opened.examples[0], dynamic_size, force)
     with report.stage("writing"):
         form.write(converted, target, wanted)
     click.echo(report.written(target, form))
@@ -94,7 +97,7 @@ def _proved(opened: Session, converted: nn.Module, *, verify: bool) -> nn.Module
     from blurify.cli import report, session
     from blurify.cost import cost
 
-    click.echo(report.arithmetic(opened.cost, cost(converted, opened.example)))
+    click.echo(report.arithmetic(opened.cost, cost(converted, *opened.examples), len(opened.examples[0])))
     if verify:
         with report.stage("proving"):
             verdict = session.verify(opened, converted)

@@ -77,7 +77,7 @@ def recover(
     from blurify import files
     from blurify.cli import recovering
 
-    form = files.choose_format(output, format_name)
+    form = files.choose_format(output, format_name) or (None if output else files.own_format(Path(request.model)))
     target = output or default_output(request.model, form.suffix if form else ".pt")
     if form is not None:
         form.check()

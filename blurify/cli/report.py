@@ -92,7 +92,7 @@ def summary(plan: Plan) -> str:
     return f"{rewritten} of {rewritten + kept} sites are rewritten, {kept} kept"
 
 
-def arithmetic(before: Cost, after: Cost) -> str:
+def arithmetic(before: Cost, after: Cost, batch: int = 1) -> str:
     """Return the price of one forward, before and after.
 
     >>> arithmetic(before, after)
@@ -100,7 +100,8 @@ def arithmetic(before: Cost, after: Cost) -> str:
     """
     size = "x".join(str(number) for number in before.size)
     change = f" ({after.macs / before.macs - 1:+.1%})".replace("%", " %") if before.macs else ""
-    return f"arithmetic {_giga(before.macs)} -> {_giga(after.macs)} GMAC{change} for one input of {size}"
+    inputs = "one input" if batch == 1 else f"a batch of {batch} inputs"
+    return f"arithmetic {_giga(before.macs)} -> {_giga(after.macs)} GMAC{change} for {inputs} of {size}"
 
 
 def written(path: Path, form: Format) -> str:

@@ -18,7 +18,9 @@ from blurify.files import legacy
 from blurify.files.instances import check_instances, unchanged_enums
 from blurify.files.safety import resolve_globals
 
-Container = Literal["zip", "legacy"]
+Container = Literal["zip", "legacy", "program"]
+# Those that are more than what torch.save wrote.
+PROGRAMS = {"program": "a torch.export archive"}
 
 
 def read_object(path: Path, allow: Collection[str] = ()) -> Any:
@@ -28,6 +30,10 @@ def read_object(path: Path, allow: Collection[str] = ()) -> Any:
     torch.Size([1000])
     """
     container = identify(path)
+    if container in PROGRAMS:
+        raise FileError(
+            f"{path} is {PROGRAMS[container]}, which is a program and no weights; convert it with: blurify {path}"
+        )
     names = _names(path, container)
     pairs = resolve_globals(path, names, allow)
     with unchanged_enums([value for value, _ in pairs], path):
@@ -84,6 +90,12 @@ def _identify_zip(path: Path) -> Container:
         raise FileError(f"{path} is a truncated or damaged zip archive; save or copy it again.") from error
     if "constants.pkl" in entries:
         raise FileError(f"{path} is a TorchScript archive; give the nn.Module it was made from, or its state_dict.")
+    if {"archive_format", "model.json"} <= entries:
+        return "program"
+    if "serialized_exported_program.json" in entries:
+        raise FileError(
+            f"{path} is a torch.export archive of an older age; export the model again with torch 2.8 or later."
+        )
     if "data.pkl" not in entries:
         raise FileError(f"{path} is a zip archive that torch.save did not write; give a file that it wrote.")
     return "zip"

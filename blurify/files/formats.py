@@ -8,9 +8,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from blurify.errors import ArgumentError
+from blurify.errors import ArgumentError, FileError
+from blurify.files.container import identify
 from blurify.files.onnx_graph import require_onnx, save_onnx
-from blurify.files.program import save_program
+from blurify.files.program import Signature, save_program
 from blurify.files.writing import save
 
 
@@ -18,11 +19,12 @@ from blurify.files.writing import save
 class Wanted:
     """What a writer is told beside the model and the path.
 
-    `arch` is the model's architecture where it is known, `example` a picture `(1, C, H, W)` that the model takes.
+    `arch` is the model's architecture where it is known, `example` a picture `(1, C, H, W)` that the model takes, or
+    the signature of the program that it was.
     """
 
     arch: str | None = None
-    example: Tensor | None = None
+    example: Tensor | Signature | None = None
     dynamic_size: bool = False
     force: bool = False
 
@@ -64,7 +66,7 @@ def _write_onnx(model: nn.Module, path: Path, wanted: Wanted) -> None:
     save_onnx(model, path, _example(wanted), dynamic_size=wanted.dynamic_size, force=wanted.force)
 
 
-def _example(wanted: Wanted) -> Tensor:
+def _example(wanted: Wanted) -> Tensor | Signature:
     if wanted.example is None:
         raise ArgumentError("a program is recorded from an example of the model's input; give one.")
     return wanted.example
@@ -104,6 +106,23 @@ def choose_format(path: Path | None, name: str | None = None) -> Format | None:
             f"name it *{wanted.suffix}, or leave --format out."
         )
     return wanted
+
+
+# Of a program that was read, what is written unless something else is asked for.
+OWN_FORMATS = {"program": "pt2"}
+
+
+def own_format(source: Path) -> Format | None:
+    """What a file that is a program is written as, if nothing else is asked for; None for any other source.
+
+    >>> own_format(Path("resnet18.pt2")).name
+    'pt2'
+    """
+    try:
+        name = OWN_FORMATS.get(identify(source)) if source.is_file() else None
+    except FileError:  # it will be said when the file is read
+        return None
+    return None if name is None else FORMATS[name]
 
 
 def fitting_format(asked: Format | None, arch: str | None) -> Format:

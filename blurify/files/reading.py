@@ -13,15 +13,18 @@ from torch import nn
 from blurify.errors import ArchitectureError, ArgumentError, FileError
 from blurify.files import native
 from blurify.files.architecture import build_architecture, looks_like_architecture, suggestions
-from blurify.files.container import read_object
+from blurify.files.container import PROGRAMS, identify, read_object
+from blurify.files.program import Signature, read_program
 from blurify.files.state_dict import HOLDERS, find_state_dict, load_weights
 
-Form = Literal["architecture", "state_dict", "module", "native"]
+Form = Literal["architecture", "state_dict", "module", "native", "program"]
 
 
 @dataclass(frozen=True)
 class LoadedModel:
     """A model and how it was come by: `arch` is known unless it was a pickled module, `path` unless it was a name.
+
+    A program has a `signature`.
 
     >>> read_model("timm:resnet18").form
     'architecture'
@@ -31,6 +34,7 @@ class LoadedModel:
     form: Form
     arch: str | None
     path: Path | None
+    signature: Signature | None = None
 
 
 def read_model(
@@ -48,6 +52,8 @@ def read_model(
         raise ArgumentError(f"pretrained weights go with a name such as timm:resnet18, but {text} names a file.")
     if not path.exists():
         raise FileError(f"there is no file {text}; {_advice(text)}.")
+    if path.is_file() and identify(path) in PROGRAMS:
+        return _from_program(path, arch)
     return _from_content(read_object(path, allow), path, arch, allow)
 
 
@@ -72,6 +78,13 @@ def _from_name(text: str, arch: str | None, pretrained: bool) -> LoadedModel:
     # A library may build a trained model otherwise than an untrained one; such a model cannot be written as a recipe.
     written = text if not pretrained or rebuilds(model, text) else None
     return LoadedModel(model, "architecture", written, None)
+
+
+def _from_program(path: Path, arch: str | None) -> LoadedModel:
+    if arch is not None:
+        raise ArgumentError(f"{path} is a program, whole in itself, so --arch {arch} has nothing to say; leave it out.")
+    model, signature = read_program(path)
+    return LoadedModel(model, "program", None, path, signature)
 
 
 def _from_content(content: Any, path: Path, arch: str | None, allow: Collection[str]) -> LoadedModel:
