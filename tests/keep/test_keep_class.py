@@ -164,16 +164,6 @@ def test_it_compiles_whole(kept: nn.Module) -> None:
         torch.testing.assert_close(outputs(compiled, X)[0], outputs(kept, X)[0])
 
 
-def test_distributed_training_takes_it(kept: nn.Module, tmp_path: Path) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        parallel = nn.parallel.DistributedDataParallel(kept.train())
-        parallel(X).sum().backward()
-    finally:
-        torch.distributed.destroy_process_group()
-    assert all(p.grad is not None for p in kept.parameters())
-
-
 def test_other_norms_still_blur(resnet: nn.Module) -> None:
     kept = antialias(torchvision.models.resnet18().eval(), keep_class=True)
     synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(kept)).eval()
