@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ class Request:
     allow: tuple[str, ...]
     input_size: tuple[int, ...] | None
     pretrained: bool
+    ema: bool
+    max_size: int | None
 
 
 def model_options(command: Command) -> Command:
@@ -79,6 +82,16 @@ def _input_size(_: click.Context, __: click.Parameter, value: str | None) -> tup
     if not 2 <= len(parts) <= 4 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
         raise click.BadParameter(f"{value!r} is not channels and sizes, such as 3,224,224.")
     return tuple(int(part) for part in parts)
+
+
+def _bytes(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    """Turn `500MB` into a number."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d{1,15})([kmgt]?)b?", value.strip().lower(), re.ASCII)
+    if not found:
+        raise click.BadParameter(f"{value!r} is not a size such as 500MB or 2GB.")
+    return int(found[1]) * int(1000 ** " kmgt".index(found[2] or " "))
 
 
 def channel_values(_: click.Context, __: click.Parameter, value: str | None) -> tuple[float, ...] | None:
@@ -139,5 +152,7 @@ _READING: tuple[Callable[[Any], Any], ...] = (
         "--input-size", callback=_input_size, metavar="C,H,W", help="Size of one input.  [default: the model's]"
     ),
     click.option("--pretrained", is_flag=True, help="Load the weights that timm or torchvision has for this name."),
+    click.option("--ema", is_flag=True, help="Take a checkpoint's averaged weights (EMA) instead of the last ones."),
+    click.option("--max-size", callback=_bytes, metavar="BYTES", help="Refuse to read more than, for example, 2GB."),
     debug_option,
 )

@@ -45,7 +45,14 @@ def open_model(request: Request) -> Session:
     (...)
     """
     with report.stage("reading"):
-        loaded = files.read_model(request.model, arch=request.arch, allow=request.allow, pretrained=request.pretrained)
+        loaded = files.read_model(
+            request.model,
+            arch=request.arch,
+            allow=request.allow,
+            pretrained=request.pretrained,
+            ema=request.ema,
+            max_size=request.max_size,
+        )
         example = _example(loaded.model, request)
         price = _first_cost(loaded.model, example, request)
     spec = Spec.of(
@@ -89,6 +96,8 @@ def remarks(session: Session) -> list[str]:
     """
     unhooked = session.traced.meta["unhooked"]
     said = [lost_hooks(type(session.loaded.model).__name__, unhooked)] if unhooked else []
+    if session.loaded.taken:
+        said.append(f"{session.loaded.taken}.")
     if session.traced.meta.get("eval_only"):
         said.append("torch.export records this model after .eval() only, so .train() switches its layers alone.")
     return said
