@@ -59,8 +59,10 @@ def convert(
         raise click.UsageError(f"--dynamic-size is for programs, and {target} is none; name a *.pt2 or *.onnx with -o.")
     if dynamic_size and own is not None:
         raise click.UsageError(f"{request.model} is a program, whose open sizes stay open; leave --dynamic-size out.")
-    if keep_class and format_name == "native":
-        raise click.UsageError("--keep-class has no recipe, so --format native cannot hold it; write --format module.")
+    if keep_class and form is not None and form.is_recipe:
+        raise click.UsageError(
+            f"--keep-class has no recipe, so --format {form.name} cannot hold it; write --format module."
+        )
     if form is not None:
         form.check()
     source = Path(request.model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ class Request:
     allow: tuple[str, ...]
     input_size: tuple[int, ...] | None
     pretrained: bool
+    ema: bool
+    max_size: int | None
 
 
 def model_options(command: Command) -> Command:
@@ -81,6 +84,16 @@ def _input_size(_: click.Context, __: click.Parameter, value: str | None) -> tup
     return tuple(int(part) for part in parts)
 
 
+def _bytes(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    """Turn `500MB` into a number."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d{1,15})([kmgt]?)b?", value.strip().lower(), re.ASCII)
+    if not found:
+        raise click.BadParameter(f"{value!r} is not a size such as 500MB or 2GB.")
+    return int(found[1]) * int(1000 ** " kmgt".index(found[2] or " "))
+
+
 def channel_values(_: click.Context, __: click.Parameter, value: str | None) -> tuple[float, ...] | None:
     """Turn `0.5,0.5,0.5` into numbers, one for each channel."""
     if value is None:
@@ -92,7 +105,7 @@ def channel_values(_: click.Context, __: click.Parameter, value: str | None) -> 
 
 
 # Of `blurify.files.FORMATS`, which cannot be imported before something slow is.
-FORMAT_NAMES = ("native", "module", "pt2", "onnx")
+FORMAT_NAMES = ("native", "safetensors", "module", "pt2", "onnx")
 format_option = click.option(
     "--format",
     "format_name",
@@ -149,5 +162,7 @@ _READING: tuple[Callable[[Any], Any], ...] = (
         "--input-size", callback=_input_size, metavar="C,H,W", help="Size of one input.  [default: the model's]"
     ),
     click.option("--pretrained", is_flag=True, help="Load the weights that timm or torchvision has for this name."),
+    click.option("--ema", is_flag=True, help="Take a checkpoint's averaged weights (EMA) instead of the last ones."),
+    click.option("--max-size", callback=_bytes, metavar="BYTES", help="Refuse to read more than, for example, 2GB."),
     debug_option,
 )

@@ -45,7 +45,14 @@ def open_model(request: Request) -> Session:
     (...)
     """
     with report.stage("reading"):
-        loaded = files.read_model(request.model, arch=request.arch, allow=request.allow, pretrained=request.pretrained)
+        loaded = files.read_model(
+            request.model,
+            arch=request.arch,
+            allow=request.allow,
+            pretrained=request.pretrained,
+            ema=request.ema,
+            max_size=request.max_size,
+        )
         examples = _examples(loaded, request)
         price = _first_cost(loaded.model, examples, request)
     spec = Spec.of(
@@ -91,6 +98,8 @@ def remarks(session: Session) -> list[str]:
     said = [lost_hooks(type(session.loaded.model).__name__, unhooked)] if unhooked else []
     if session.loaded.signature is not None:
         said.append("a program is of the mode that it was exported in, so there is no .train() of it.")
+    if session.loaded.taken:
+        said.append(f"{session.loaded.taken}.")
     if session.traced.meta.get("eval_only"):
         said.append("torch.export records this model after .eval() only, so .train() switches its layers alone.")
     return said

@@ -1,203 +1,80 @@
-"""The inside of a `torch.export` archive, checked before torch reads it.
+"""The zip that `torch.save` writes: every record stored as it is, named once, and nothing before, between or behind.
 
-Torch unpickles parts of an archive, loads libraries from it, evaluates the formulas of sizes and the guards as Python,
-and looks its operators up anywhere in torch. So what is given to torch is an archive made anew of what was checked:
-weights as plain bytes, and a graph whose every operator, formula, name and type is of a closed set.
+Python's reader and torch's must see the same records, so what two readers could take differently is refused. What is
+stored takes no more memory than the file takes on disk: there is no bomb in what is not compressed.
 """
 
 from __future__ import annotations
 
-import io
-import json
-import re
+import struct
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO, NoReturn
 
-from blurify.errors import FileError, UnsafeFileError
-from blurify.files.operators import is_known_operator
+from blurify.errors import FileError
 
-WEIGHTS, CONSTANTS = "data/weights/model_weights_config.json", "data/constants/model_constants_config.json"
-GRAPH, SAMPLES = "models/model.json", "data/sample_inputs/model.pt"
-PLAIN = re.compile(
-    r"archive_format|archive_version|byteorder|\.data/\w+|\.format_version|\.storage_alignment"
-    r"|data/weights/weight_\d+|data/constants/tensor_\d+|extra/.+"
-)
-# What a formula of sizes is made of, as SymPy writes its trees or as people do: sizes, whose powers are of one digit,
-# numbers, and functions that torch writes.
-SYMBOL = r"(?:s|u|zf|zuf)\d+"
-TREE = rf"Symbol\('{SYMBOL}'(?:, (?:positive|integer|nonnegative|real|nonzero)=True)*\)"
-FUNCTIONS = (
-    "FloorDiv ModularIndexing Where PythonMod Mod CleanDiv CeilToInt FloorToInt CeilDiv IntTrueDiv FloatTrueDiv "
-    "TruncToFloat TruncToInt RoundToInt RoundDecimal ToFloat Identity IsNonOverlappingAndDenseIndicator Integer "
-    "Rational Float Add Mul Max Min Eq Ne Lt Le Gt Ge Equality Unequality StrictLessThan LessThan StrictGreaterThan "
-    "GreaterThan And Or Not true false True False oo int_oo"
-).split()
-TOKEN = re.compile(
-    rf"\s+|{SYMBOL}\b(?:\*\*\d\b)?|Pow\({TREE}, Integer\(\d\)\)|{TREE}|(?:{'|'.join(FUNCTIONS)})\b"
-    r"|\d{1,19}(?:\.\d{1,19})?(?![\w.])|\*(?!\*)|[-+/%(),<>=!&|~]"
-)
-CONTAINERS = {None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"}
-REFUSED = "it was refused and nothing in it was run; export the model again from its source"
-METADATA = ("nn_module_stack",)
+_END = struct.Struct("<4s4H2LH")
+_LOCATOR = struct.Struct("<4sLQL")
+_END64 = 56
 
 
-def checked_archive(path: Path) -> io.BytesIO:
-    """The archive anew, of nothing but what was checked; without examples of inputs, notes on the source, and guards.
+def records(path: Path) -> dict[str, int]:
+    """The records of an archive and the bytes in each, or a refusal.
 
-    >>> torch.export.load(checked_archive(Path("resnet18.pt2")))
+    >>> records(Path("weights.pt"))["weights/data/0"]
+    4096
 
     Raises:
-        UnsafeFileError: reading it would run, or could run, what the file says.
-        FileError: it is damaged, or of another age than torch is.
+        FileError: it is no archive as `torch.save` writes it.
     """
-    entries = dict(_entries(path))
-    for needed in (GRAPH, WEIGHTS, CONSTANTS):
-        if needed not in entries:
-            raise FileError(
-                f"{path} is a torch.export archive without {needed}, which those of today have; save it again."
-            )
     try:
-        graph = json.loads(entries[GRAPH])
-        for config in (WEIGHTS, CONSTANTS):
-            _check_payloads(json.loads(entries[config])["config"], config, entries)
-        graph["guards_code"] = []
-        _check(graph)
-    except Unsafe as found:
-        raise UnsafeFileError(f"{path} {found}; {REFUSED}.") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise FileError(f"{path} is a damaged torch.export archive; save or copy it again.") from error
-    return _packed(entries | {GRAPH: json.dumps(graph).encode(), SAMPLES: b""})
-
-
-class Unsafe(Exception):
-    """What the archive holds that could run something."""
-
-
-def _entries(path: Path) -> Iterator[tuple[str, bytes]]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            if len(set(names)) != len(names):
-                raise FileError(f"{path} is a damaged zip archive, with two entries of one name; save it again.")
-            for info in archive.infolist():
-                name = info.filename.partition("/")[2]
-                if info.compress_type != zipfile.ZIP_STORED:
-                    raise FileError(f"{path} is compressed, which torch.export.save does not; save it again.")
-                if PLAIN.fullmatch(name) or name in (GRAPH, WEIGHTS, CONSTANTS):
-                    yield name, archive.read(info)
-                elif name != SAMPLES:
-                    raise UnsafeFileError(f"{path} holds {info.filename!r}, which is no part of a program; {REFUSED}.")
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
-        if isinstance(error, FileError):
-            raise
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            whole = _ends_plainly(file, archive.start_dir, len(entries))
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
         raise FileError(f"{path} is a truncated or damaged zip archive; save or copy it again.") from error
+    if not whole:
+        _refuse(path, "its list of records is not where two readers would both look")
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size or entry.flag_bits & 1:
+            _refuse(path, f"its record {_shown(entry.filename)} is compressed or encrypted, as torch.save never does")
+        if entry.filename.startswith("/") or ".." in entry.filename.replace("\\", "/").split("/"):
+            _refuse(path, f"its record {_shown(entry.filename)} is named like a file outside of it")
+    # torch's reader tells names apart by more than their case only when asked to.
+    if len({entry.filename.lower() for entry in entries}) < len(entries):
+        _refuse(path, "it has two records of the same name")
+    if sum(entry.file_size for entry in entries) > path.stat().st_size:
+        _refuse(path, "its records say that they are larger than the whole file")
+    return {entry.filename: entry.file_size for entry in entries}
 
 
-def _packed(entries: dict[str, bytes]) -> io.BytesIO:
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
-        for name, content in entries.items():
-            archive.writestr(f"archive/{name}", content)
-    packed.seek(0)
-    return packed
+def root_of(names: Iterable[str]) -> str:
+    """The folder that an archive's records are in, which the first of them decides for torch.
+
+    >>> root_of(["weights/data.pkl", "weights/data/0"])
+    'weights'
+    """
+    return next(iter(names)).partition("/")[0]
 
 
-def _check_payloads(config: dict[str, Any], of: str, entries: dict[str, bytes]) -> None:
-    folder = of.rpartition("/")[0]
-    for name, payload in config.items():
-        _check_dotted(name)
-        place = f"{folder}/{payload['path_name']}"
-        if payload["use_pickle"] or not PLAIN.fullmatch(place):
-            raise Unsafe(f"holds {name!r} as a pickle")
-        # Of an empty record torch makes zeros of the size that is declared.
-        if not entries[place] and all(size["as_int"] for size in payload["tensor_meta"]["sizes"]):
-            raise ValueError(name)
+def _ends_plainly(file: BinaryIO, start: int, count: int) -> bool:
+    """Whether the list of records ends where the file's last bytes say, with nothing in between."""
+    end = file.seek(0, 2) - _END.size
+    file.seek(end)
+    mark, _, _, _, total, size, offset, comment = _END.unpack(file.read(_END.size))
+    if mark != b"PK\5\6" or comment:
+        return False
+    file.seek(end - _LOCATOR.size)
+    locator = _LOCATOR.unpack(file.read(_LOCATOR.size))
+    if locator[0] == b"PK\6\7":
+        return bool(locator[2] == end - _LOCATOR.size - _END64)
+    return bool(start == offset and offset + size == end and total == count)
 
 
-def _check(value: Any) -> None:
-    """Look at everything below by the key that it has, which is what decides what torch does with it."""
-    if isinstance(value, list):
-        for item in value:
-            _check(item)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            if key in CHECKS and item is not None and not isinstance(item, (dict, bool)):
-                CHECKS[key](item)
-            elif key == "range_constraints":
-                for symbol in item:
-                    _check_formula(symbol)
-            elif key == "metadata":
-                value[key] = {kept: item[kept] for kept in METADATA if kept in item}
-                continue
-            _check(item)
+def _shown(name: str) -> str:
+    return ascii(name) if len(name) < 80 else f"{name[:76]!a}..."
 
 
-def _check_operator(name: str) -> None:
-    if not is_known_operator(name):
-        raise Unsafe(f"calls {name}, which is not among the operators that compute with tensors alone")
-
-
-def _check_formula(text: str) -> None:
-    if len(text) > 10_000 or TOKEN.sub("", text):
-        raise Unsafe(f"has {text[:60]!r} in the place of a size")
-
-
-def _check_name(name: str) -> None:
-    # Torch writes names into code, and runs that.
-    if name and not name.isidentifier():
-        raise Unsafe(f"has {name[:60]!r} in the place of a name")
-
-
-def _check_names(names: list[str]) -> None:
-    for name in names:
-        _check_name(name)
-
-
-def _check_dotted(name: str) -> None:
-    if not name.isprintable() or set(name) & set("\"'\\"):
-        raise Unsafe(f"has {name[:60]!r} in the place of a name")
-
-
-def _check_arguments(text: str) -> None:
-    # Those of keywords become arguments of a function.
-    _check_containers(json.loads(text)[1], _check_name)
-
-
-def _check_results(text: str) -> None:
-    _check_containers(json.loads(text)[1], _check_dotted)
-
-
-def _check_containers(spec: dict[str, Any], check_key: Callable[[str], None]) -> None:
-    context = json.loads(spec["context"]) if isinstance(spec["context"], str) else spec["context"]
-    if spec["type"] not in CONTAINERS or not isinstance(context, (list, type(None))):
-        raise Unsafe(f"takes or gives a {spec['type']}, and only tuples, lists and dicts are known")
-    for key in context or ():
-        if not isinstance(key, (str, int)):
-            raise Unsafe(f"has a key of a dict that is a {type(key).__name__}")
-        check_key(str(key) if isinstance(key, str) else "")
-    for child in spec["children_spec"]:
-        _check_containers(child, check_key)
-
-
-def _refuse_object(name: str) -> None:
-    raise Unsafe(f"holds an object of the class {name}")
-
-
-CHECKS: dict[str, Callable[[Any], None]] = {
-    "target": _check_operator,
-    "as_operator": _check_operator,
-    "expr_str": _check_formula,
-    "name": _check_name,
-    "as_name": _check_name,
-    "in_spec": _check_arguments,
-    "out_spec": _check_results,
-    "forward_arg_names": _check_names,
-    "parameter_name": _check_dotted,
-    "buffer_name": _check_dotted,
-    "tensor_constant_name": _check_dotted,
-    "user_input_name": _check_name,
-    "fqn": _check_dotted,
-    "class_fqn": _refuse_object,
-}
+def _refuse(path: Path, fact: str) -> NoReturn:
+    raise FileError(f"{path} is damaged or made to do damage: {fact}; get it from its source anew.")

@@ -31,8 +31,8 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Format:
-    """One of them: its suffixes, the usual one first, what writes it, what a user is told of it, and whether it runs
-    without blurify.
+    """One of them: its suffixes, the usual one first, what writes it, what a user is told of it, whether it runs
+    without blurify, and whether it names the architecture and so needs to be told it.
 
     `check` refuses, before any slow work, where it could not be written at all.
     """
@@ -42,6 +42,7 @@ class Format:
     write: Callable[[nn.Module, Path, Wanted], None]
     description: str
     is_program: bool = False
+    is_recipe: bool = False
     check: Callable[[], None] = lambda: None
 
     @property
@@ -50,7 +51,7 @@ class Format:
         return self.suffixes[0]
 
 
-def _write_native(model: nn.Module, path: Path, wanted: Wanted) -> None:
+def _write_recipe(model: nn.Module, path: Path, wanted: Wanted) -> None:
     save(model, path, arch=wanted.arch, force=wanted.force)
 
 
@@ -72,16 +73,25 @@ def _example(wanted: Wanted) -> Tensor | Signature:
     return wanted.example
 
 
+RECIPE = "recipe and weights; read it with blurify.load"
 PICKLE_SUFFIXES = (".pt", ".pth")
 FORMATS: dict[str, Format] = {
     form.name: form
     for form in (
-        Format("native", PICKLE_SUFFIXES, _write_native, "recipe and weights; read it with blurify.load"),
+        Format("native", PICKLE_SUFFIXES, _write_recipe, RECIPE, is_recipe=True),
+        Format("safetensors", (".safetensors",), _write_recipe, RECIPE, is_recipe=True),
         Format(
             "module", PICKLE_SUFFIXES, _write_module, "a pickled module; read it with torch.load and weights_only=False"
         ),
         Format("pt2", (".pt2",), _write_program, "a program; read it with torch.export.load", is_program=True),
-        Format("onnx", (".onnx",), _write_onnx, "an ONNX graph, checked by onnx.checker", True, require_onnx),
+        Format(
+            "onnx",
+            (".onnx",),
+            _write_onnx,
+            "an ONNX graph, checked by onnx.checker",
+            is_program=True,
+            check=require_onnx,
+        ),
     )
 }
 
@@ -135,9 +145,9 @@ def fitting_format(asked: Format | None, arch: str | None) -> Format:
         ArgumentError: a recipe is asked for, and the name is not known.
     """
     form = asked or FORMATS["module" if arch is None else "native"]
-    if form.name == "native" and arch is None:
+    if form.is_recipe and arch is None:
         raise ArgumentError(
-            "the name of the model's architecture is not known, which a recipe (--format native) is made of; give a "
-            "state_dict with --arch, or write --format module."
+            f"the name of the model's architecture is not known, which a recipe (--format {form.name}) is made of; "
+            "give a state_dict with --arch, or write --format module."
         )
     return form

@@ -14,8 +14,8 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_unflatten
 
 from blurify.errors import FileError
-from blurify.files.archive import checked_archive
 from blurify.files.atomic import check_output, write_atomically
+from blurify.files.exported import checked_archive
 from blurify.tracing.export import quietly
 from blurify.tracing.inputs import Inputs, random_batch
 from blurify.tracing.modes import evaluating

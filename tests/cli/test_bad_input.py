@@ -44,7 +44,7 @@ def _truncated(path: Path, tiny: nn.Module) -> None:
 
 
 def _renamed(path: Path, tiny: nn.Module) -> None:
-    torch.save({"backbone." + key: value for key, value in tiny.state_dict().items()}, path)
+    torch.save({"my_" + key: value for key, value in tiny.state_dict().items()}, path)
 
 
 def _weights(path: Path, tiny: nn.Module) -> None:
