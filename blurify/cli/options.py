@@ -14,6 +14,8 @@ import click
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+V = TypeVar("V")
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Request:
 
     model: str
     filt_size: int | dict[str, int]
+    strength: float | dict[str, float]
     pad_type: str
     stem: bool
     patch_embed: bool
@@ -60,19 +63,34 @@ def let_user_modules_in(arch: str | None, allow: tuple[str, ...]) -> None:
 
 
 def _filt_sizes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> int | dict[str, int]:
-    """Turn `5`, or `layer1.*=3` and `5`, into a size or a mapping whose default comes last, as first match wins."""
-    sizes: dict[str, int] = {}
+    def size(text: str) -> int | None:
+        return int(text) if text.isascii() and text.isdigit() and int(text) > 0 else None
+
+    return _by_pattern(values, size, "size", "a size from 1 up, nor PATTERN=SIZE such as 'layer1.*=3'")
+
+
+def _strengths(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> float | dict[str, float]:
+    def strength(text: str) -> float | None:
+        return float(text) if _NUMBER.fullmatch(text) and 0 <= float(text) <= 1 else None
+
+    return _by_pattern(values, strength, "strength", "a strength from 0 to 1, nor PATTERN=STRENGTH as in 'layer1.*=.5'")
+
+
+def _by_pattern(values: tuple[str, ...], read: Callable[[str], V | None], name: str, form: str) -> V | dict[str, V]:
+    """Turn `5`, or `layer1.*=3` and `5`, into a value or a mapping whose default comes last, as first match wins."""
+    found: dict[str, V] = {}
     for value in values:
-        pattern, equals, size = value.rpartition("=")
+        pattern, equals, text = value.rpartition("=")
         pattern = pattern if equals else "*"
-        if (equals and not pattern) or not size.isascii() or not size.isdigit() or int(size) < 1:
-            raise click.BadParameter(f"{value!r} is not a size from 1 up, nor PATTERN=SIZE such as 'layer1.*=3'.")
-        if pattern in sizes:
-            raise click.BadParameter(f"the size of {pattern!r} is given twice.")
-        sizes[pattern] = int(size)
-    if "*" in sizes:
-        sizes["*"] = sizes.pop("*")
-    return sizes["*"] if set(sizes) == {"*"} else sizes
+        number = read(text)
+        if (equals and not pattern) or number is None:
+            raise click.BadParameter(f"{value!r} is not {form}.")
+        if pattern in found:
+            raise click.BadParameter(f"the {name} of {pattern!r} is given twice.")
+        found[pattern] = number
+    if "*" in found:
+        found["*"] = found.pop("*")
+    return found["*"] if set(found) == {"*"} else found
 
 
 def _input_size(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -136,6 +154,14 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
         metavar="N|PATTERN=N",
         callback=_filt_sizes,
         help="Taps of the blur; with a pattern, of the sites it matches. Repeatable.  [default: 4]",
+    ),
+    click.option(
+        "--strength",
+        multiple=True,
+        default=("1",),
+        metavar="A|PATTERN=A",
+        callback=_strengths,
+        help="How much of the blur, 0 to 1; with a pattern, of the sites it matches. Repeatable.  [default: 1]",
     ),
     click.option(
         "--pad-type",

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from blurify.decision import Decision, explanation, sizes
+from blurify.decision import Decision, explanation, filter_text, sizes
 from blurify.planning import Plan
 from blurify.sites import Action
 
@@ -76,7 +76,8 @@ def _row(decision: Decision) -> list[Text]:
     cells = (
         decision.site,
         decision.kind,
-        *(sizes(value) if value else "" for value in (decision.stride, decision.filt_size)),
+        sizes(decision.stride) if decision.stride else "",
+        filter_text(decision),
         f"{action} {explanation(decision)}",
     )
     return [Text(str(cell)) for cell in cells]

@@ -57,6 +57,7 @@ def open_model(request: Request) -> Session:
         price = _first_cost(loaded.model, examples, request)
     spec = Spec.of(
         request.filt_size,
+        strength=request.strength,
         pad_type=request.pad_type,
         stem=request.stem,
         patch_embed=request.patch_embed,

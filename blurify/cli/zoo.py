@@ -48,6 +48,7 @@ def _memory(_: click.Context, __: click.Parameter, value: str | None) -> int | N
 @click.option("-o", "--output", metavar="DIR|URL", help="Where the models go: a folder, or a URL with --state.")
 @click.option("--state", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the ledger and the index.")
 @click.option("--filt-size", type=click.IntRange(min=1), default=4, show_default=True, help="Taps of the blur.")
+@click.option("--strength", type=click.FloatRange(0, 1), default=1, show_default=True, help="How much of the blur.")
 @click.option("--pretrained", is_flag=True, help="With the weights that the library or the hub has.")
 @click.option("--tag-filter", metavar="GLOB", help="All weights of timm whose tag matches, such as '*in1k'.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Models that are left out. Repeatable.")
@@ -78,7 +79,7 @@ def convert(patterns: tuple[str, ...], output: str | None, **options: Any) -> No
     names = catalogue.choose(
         patterns, exclude=options["exclude"], pretrained=weighted, tag_filter=options["tag_filter"]
     )
-    settings = Settings(options["filt_size"], weighted, tuple(sorted(set(options["formats"]))))
+    settings = Settings(options["filt_size"], options["strength"], weighted, tuple(sorted(set(options["formats"]))))
     limits = Limits(options["jobs"] or cores(), options["timeout"], options["memory"] or most_memory())
     if options["dry_run"]:
         ok = bulk.dry_run(names, settings, limits)

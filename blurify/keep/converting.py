@@ -100,7 +100,7 @@ def parts_of(traced: TracedModule, decisions: tuple[Decision, ...]) -> dict[str,
     parts: dict[str, Parts] = {}
     for edit in locate(fresh, decisions):
         if edit.decision.site not in parts:
-            made = edit.rule.replace(edit.node, edit.module, edit.site, edit.decision.filt_size, edit.decision.pad_type)
+            made = edit.rule.replace(edit.node, edit.module, edit.site, edit.decision.blurring)
             settle(made, edit.node, fresh)
             parts[edit.decision.site] = made
     return parts

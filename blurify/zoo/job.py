@@ -66,7 +66,9 @@ def plan(name: str, settings: Settings) -> Record:
     try:
         with _own_business():
             model = architectures.on_meta(sources.bare(name))
-            made = api.plan(model, settings.filt_size, example_inputs=_given_inputs(name, model))
+            made = api.plan(
+                model, settings.filt_size, strength=settings.strength, example_inputs=_given_inputs(name, model)
+            )
         found = _of_plan(model, made) | {"parameters": architectures.parameter_count(model)}
     except Exception as error:
         found = failure(error)
@@ -110,7 +112,7 @@ def _made(name: str, settings: Settings, part: Path) -> Record:
     loaded = sources.read(name, pretrained=settings.pretrained)
     model = loaded.model
     given = _given_inputs(name, model)
-    converted = api.antialias(model, settings.filt_size, example_inputs=given)
+    converted = api.antialias(model, settings.filt_size, strength=settings.strength, example_inputs=given)
     made: Plan = converted.meta["blurify"]
     facts = _of_plan(model, made) | {"parameters": architectures.parameter_count(model)}
     if facts["status"] == CONVERTED:

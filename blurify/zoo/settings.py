@@ -22,16 +22,26 @@ class Settings:
     """What decides the outputs; a folder holds those of one setting.
 
     >>> Settings(filt_size=3).as_json()
-    {'filt_size': 3, 'pretrained': False, 'formats': ['native']}
+    {'filt_size': 3, 'strength': 1.0, 'pretrained': False, 'formats': ['native']}
     """
 
     filt_size: int = 4
+    strength: float = 1.0
     pretrained: bool = False
     formats: tuple[str, ...] = ("native",)
 
     def as_json(self) -> dict[str, Any]:
         """The same as JSON gives it back."""
         return asdict(self) | {"formats": list(self.formats)}
+
+
+def whole(written: Record) -> Record:
+    """Settings as they were written, with what those of before there were strengths do not say.
+
+    >>> whole({"filt_size": 4})
+    {'strength': 1.0, 'filt_size': 4}
+    """
+    return {"strength": Settings.strength} | written
 
 
 @dataclass(frozen=True)

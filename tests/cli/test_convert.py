@@ -80,6 +80,17 @@ def test_sizes_by_pattern(run, tmp_path: Path) -> None:
     assert "identity" not in result.stdout
 
 
+def test_strengths_by_pattern(run) -> None:
+    result = run(ARCH, "--filt-size", "3", "--strength", ".5", "--strength", "layer2.*=0", "-o", "net.pt")
+    assert result.exit_code == 0, result.output
+    assert any(
+        line.split()[:6] == ["layer2.0.conv1", "conv", "2", "3", "at", "0"] for line in result.stdout.splitlines()
+    )
+    strengths = {d.site: d.strength for d in blurify.load("net.pt").meta["blurify"].rewritten}
+    assert strengths["layer2.0.conv1"] == 0
+    assert strengths["layer3.0.conv2"] == 0.5
+
+
 def test_every_choice_reaches_the_plan(run) -> None:
     options = ("--stem", "--pad-type", "zero", "--exclude", "layer3.*", "--exclude", "layer4.*", "--json")
     plan = blurify.Plan.from_json(run("plan", ARCH, *options).stdout)
