@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from blurify.cli.report import Saying
 from blurify.zoo import folder as folders
 from blurify.zoo import pool
 from blurify.zoo.cluster import runner as ray_runner
@@ -27,16 +28,17 @@ _SHOWN = 20
 
 
 class Lines:
-    """One plain line for every model, for a pipe or a file."""
+    """One plain line for every model, for a pipe or a file; beside the output where that is for a program."""
 
-    def __init__(self) -> None:
+    def __init__(self, beside: bool = False) -> None:
+        self.beside = beside
         self.stage, self.total, self.done, self.since = "", 0, 0, time.monotonic()
 
     def begin(self, stage: str, total: int) -> None:
         """Start counting anew."""
         self.stage, self.total, self.done, self.since = stage, total, 0, time.monotonic()
         if total:
-            click.echo(f"{stage} {total} models")
+            click.echo(f"{stage} {total} models", err=self.beside)
 
     def started(self, name: str) -> None:
         """Say nothing yet."""
@@ -45,7 +47,8 @@ class Lines:
         """Say what became of it; a model that was merely weighed is not worth a line."""
         self.done += 1
         if self.stage != "weighing" or record.get("status") == FAILED:
-            click.echo(f"{self.done}/{self.total} {time.monotonic() - self.since:.0f}s {name}: {outcome(record)}")
+            seconds = time.monotonic() - self.since
+            click.echo(f"{self.done}/{self.total} {seconds:.0f}s {name}: {outcome(record)}", err=self.beside)
 
 
 class Display:
@@ -108,7 +111,7 @@ def outcome(record: Record) -> str:
 
 
 @contextmanager
-def _watched() -> Iterator[tuple[Lines | Display, Callable[[], bool]]]:
+def _watched(beside: bool) -> Iterator[tuple[Lines | Display, Callable[[], bool]]]:
     """Who is told, and whether Ctrl-C was pressed."""
     console = Console(stderr=True)
     asked: list[int] = []
@@ -126,7 +129,7 @@ def _watched() -> Iterator[tuple[Lines | Display, Callable[[], bool]]]:
             with display.live:
                 yield display, lambda: bool(asked)
         else:
-            yield Lines(), lambda: bool(asked)
+            yield Lines(beside), lambda: bool(asked)
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -139,6 +142,7 @@ def convert(
     state: Path | None = None,
     retry_failed: bool = False,
     cluster: str | None = None,
+    as_json: bool = False,
 ) -> bool | None:
     """Convert and say what came out; false if a model failed, None if it was interrupted.
 
@@ -147,7 +151,7 @@ def convert(
     """
     runner = pool.run_all if cluster is None else ray_runner(cluster)
     try:
-        with _watched() as (watcher, stopping):
+        with _watched(as_json) as (watcher, stopping):
             result = convert_all(
                 names,
                 settings,
@@ -162,17 +166,19 @@ def convert(
     except KeyboardInterrupt:
         click.echo("stopped; run the same again to go on from here", err=True)
         return None
-    _print_summary(result.records)
+    saying, index = Saying(as_json), str((state or Path(where)) / "index.html")
+    _say_summary(saying, result.records)
     if result.done_before:
-        click.echo(f"{result.done_before} of them were there already and are whole")
-    click.echo(f"see {(state or Path(where)) / 'index.html'}")
+        saying.line(f"{result.done_before} of them were there already and are whole")
+    saying.line(f"see {index}", done_before=result.done_before, left=result.left, index=index)
+    saying.end()
     if result.left:
         click.echo(f"stopped with {len(result.left)} models left; run the same again to go on from here", err=True)
         return None
     return result.counts[FAILED] == 0
 
 
-def dry_run(names: list[str], settings: Settings, limits: Limits) -> bool | None:
+def dry_run(names: list[str], settings: Settings, limits: Limits, as_json: bool = False) -> bool | None:
     """Plan and say what would be done; false if a model cannot be planned, None if it was interrupted.
 
     >>> dry_run(["timm:resnet18"], Settings(), Limits())
@@ -180,41 +186,50 @@ def dry_run(names: list[str], settings: Settings, limits: Limits) -> bool | None
     """
     begun = time.monotonic()
     try:
-        with _watched() as (watcher, stopping):
+        with _watched(as_json) as (watcher, stopping):
             records = plan_all(names, settings, limits, watcher, stopping)
     except KeyboardInterrupt:
         return None
-    _print_summary(records)
+    saying, seconds = Saying(as_json), time.monotonic() - begun
+    _say_summary(saying, records)
     parameters = sum(record.get("parameters", 0) for record in records.values())
-    click.echo(
-        f"planned in {time.monotonic() - begun:.0f} s; {parameters / 1e6:.0f} million parameters, "
-        f"about {4 * parameters / 1e9:.1f} GB in files; nothing was written"
+    saying.line(
+        f"planned in {seconds:.0f} s; {parameters / 1e6:.0f} million parameters, "
+        f"about {4 * parameters / 1e9:.1f} GB in files; nothing was written",
+        seconds=seconds,
+        parameters=parameters,
+        bytes=4 * parameters,
     )
+    saying.end()
     if len(records) < len(names):
         return None
     return all(record["status"] != FAILED for record in records.values())
 
 
-def status(folder: Path) -> None:
+def status(folder: Path, as_json: bool = False) -> None:
     """Print what a folder holds.
 
     >>> status(Path("converted"))
     """
     state = folders.inspect(folder)
     settings = ", ".join(f"{key} {folders.said(value)}" for key, value in state.settings.items())
-    click.echo(f"{state.output}: {settings}")
-    _print_summary(state.ledger.models)
+    saying = Saying(as_json)
+    saying.line(f"{state.output}: {settings}", output=state.output, settings=state.settings)
+    _say_summary(saying, state.ledger.models)
     left = [name for name in state.ledger.asked if name not in state.ledger.models]
     if left:
-        click.echo(f"{len(left)} left: {', '.join(left[:5])}{', ...' if len(left) > 5 else ''}")
-    click.echo(f"process {state.process} is at work" if state.process else "no run is under way")
+        saying.line(f"{len(left)} left: {', '.join(left[:5])}{', ...' if len(left) > 5 else ''}")
+    at_work = f"process {state.process} is at work" if state.process else "no run is under way"
+    saying.line(at_work, left=left, process=state.process)
+    saying.end()
 
 
-def _print_summary(records: dict[str, Record]) -> None:
+def _say_summary(saying: Saying, records: dict[str, Record]) -> None:
     counts = Counter(record["status"] for record in records.values())
-    click.echo(f"{len(records)} models: {', '.join(f'{n} {s}' for s, n in sorted(counts.items())) or 'none yet'}")
+    said = ", ".join(f"{n} {s}" for s, n in sorted(counts.items())) or "none yet"
+    saying.line(f"{len(records)} models: {said}", counts=counts, models=records)
     failed = [(name, record) for name, record in records.items() if record["status"] == FAILED]
     for name, record in failed[:_SHOWN]:
-        click.echo(f"  {name}: {outcome(record)}")
+        saying.line(f"  {name}: {outcome(record)}")
     if len(failed) > _SHOWN:
-        click.echo(f"  and {len(failed) - _SHOWN} more, in the index")
+        saying.line(f"  and {len(failed) - _SHOWN} more, in the index")

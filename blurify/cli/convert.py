@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from blurify.cli.options import CONTEXT, Request, format_option, let_user_modules_in, model_options
+from blurify.cli.options import CONTEXT, Request, format_option, json_option, let_user_modules_in, model_options
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from blurify.cli.report import Saying
     from blurify.cli.session import Session
 
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 @click.option("--dynamic-size", is_flag=True, help="Let a program (pt2, onnx) take pictures of any size.")
 @click.option("--no-verify", is_flag=True, help="Skip the proofs.")
 @click.option("--force", is_flag=True, help="Overwrite the output.")
+@json_option
 def convert(
     output: Path | None,
     format_name: str | None,
@@ -39,6 +41,7 @@ def convert(
     dynamic_size: bool,
     no_verify: bool,
     force: bool,
+    as_json: bool,
     **options: Any,
 ) -> None:
     """Antialias MODEL and write the result.
@@ -72,39 +75,48 @@ def convert(
     kept = session.keep_class(opened, partial) if keep_class and opened.plan.rewritten else None
     opened = opened if kept is None else replace(opened, plan=plan_of(kept) or opened.plan)
     report.print_remarks(session.remarks(opened))
-    report.print_plan(opened.plan)
+    saying = report.Saying(as_json)
+    saying.plan(opened.plan)
     if not opened.plan.rewritten:
-        click.echo(f"{session.nothing_to_do(opened)} Nothing was written.")
+        saying.line(
+            f"{session.nothing_to_do(opened)} Nothing was written.", cost={"before": asdict(opened.cost)}, written=None
+        )
+        saying.end()
         return
     arch = None if keep_class else opened.loaded.arch
     form = files.fitting_format(form, arch)
-    converted = _proved(opened, _converted(opened) if kept is None else kept, verify=not no_verify)
+    converted = _proved(opened, _converted(opened, saying) if kept is None else kept, saying, verify=not no_verify)
     wanted = files.Wanted(arch, opened.loaded.signature or opened.examples[0], dynamic_size, force)
     with report.stage("writing"):
         form.write(converted, target, wanted)
-    click.echo(report.written(target, form))
+    saying.line(report.written(target, form), written=str(target))
+    saying.end()
 
 
-def _converted(opened: Session) -> nn.Module:
+def _converted(opened: Session, saying: Saying) -> nn.Module:
     from blurify.cli import report, session
 
     with report.stage("rewriting"):
         converted = session.convert(opened)
+    saying.content["optimized"] = list(converted.meta["optimized"])
     for line in converted.meta["optimized"]:
-        click.echo(f"optimized: {line}")
+        saying.line(f"optimized: {line}")
     return converted
 
 
-def _proved(opened: Session, converted: nn.Module, *, verify: bool) -> nn.Module:
+def _proved(opened: Session, converted: nn.Module, saying: Saying, *, verify: bool) -> nn.Module:
     from blurify.cli import report, session
     from blurify.cost import cost
 
-    click.echo(report.arithmetic(opened.cost, cost(converted, *opened.examples), len(opened.examples[0])))
+    before, after = opened.cost, cost(converted, *opened.examples)
+    prices = {"before": asdict(before), "after": asdict(after)}
+    saying.line(report.arithmetic(before, after, len(opened.examples[0])), cost=prices)
     if verify:
         with report.stage("proving"):
             verdict = session.verify(opened, converted)
-        click.echo(str(verdict))
+        saying.line(str(verdict), proofs={"ok": verdict.ok} | asdict(verdict))
         if not verdict.ok:
+            saying.end()
             raise click.ClickException(f"the proofs failed for {opened.request.model}; nothing was written.")
     return converted
 

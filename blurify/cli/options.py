@@ -146,6 +146,8 @@ debug_option = click.option(
     help="Show the traceback of a failure.",
 )
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
+
 _CONVERSION: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--filt-size",

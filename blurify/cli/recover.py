@@ -8,7 +8,15 @@ from typing import Any
 
 import click
 
-from blurify.cli.options import CONTEXT, Request, channel_values, format_option, let_user_modules_in, model_options
+from blurify.cli.options import (
+    CONTEXT,
+    Request,
+    channel_values,
+    format_option,
+    json_option,
+    let_user_modules_in,
+    model_options,
+)
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
@@ -54,7 +62,7 @@ def _bytes(_: click.Context, __: click.Parameter, value: str) -> int:
 @click.option("--device", default="cpu", show_default=True, help="Where the networks run.")
 @click.option("--resume", is_flag=True, help="Go on from the journal that an interrupted run left beside the output.")
 @click.option("--force", is_flag=True, help="Overwrite the output.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
+@json_option
 def recover(
     images: Path,
     output: Path | None,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -24,6 +25,39 @@ if TYPE_CHECKING:
 _PIPE_WIDTH = 10_000
 
 _COLUMNS = ("site", "kind", "stride", "filter", "what is done")
+
+
+class Saying:
+    """What a command says: lines as it goes on, or one JSON value at its end.
+
+    >>> saying = Saying(as_json=True)
+    >>> saying.line("wrote net.pt", written="net.pt")
+    >>> saying.end()
+    {
+     "written": "net.pt"
+    }
+    """
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self.content: dict[str, Any] = {}
+
+    def line(self, text: str, **content: Any) -> None:
+        """Say a line now, or keep what it says for the end."""
+        self.content |= content
+        if not self.as_json:
+            click.echo(text)
+
+    def plan(self, plan: Plan) -> None:
+        """The same of a plan and its table."""
+        self.content["plan"] = json.loads(plan.to_json())
+        if not self.as_json:
+            print_plan(plan)
+
+    def end(self) -> None:
+        """Say what was kept."""
+        if self.as_json:
+            click.echo(json.dumps(self.content, indent=1))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any, cast
 import click
 from click_default_group import DefaultGroup
 
-from blurify.cli.options import CONTEXT, debug_option, let_user_modules_in
+from blurify.cli.options import CONTEXT, debug_option, json_option, let_user_modules_in
 
 INTERRUPTED = 130
 _UNITS = {"GB": 10**9, "MB": 10**6, "G": 10**9, "M": 10**6, "GIB": 2**30, "MIB": 2**20}
@@ -61,8 +61,9 @@ def _memory(_: click.Context, __: click.Parameter, value: str | None) -> int | N
 @click.option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
 @click.option("--cluster", metavar="ADDRESS|local", help="Run on a Ray cluster: HOST:PORT, or one of this machine.")
 @click.option("--dry-run", is_flag=True, help="Plan every model, print, write nothing.")
+@json_option
 @debug_option
-def convert(patterns: tuple[str, ...], output: str | None, **options: Any) -> None:
+def convert(patterns: tuple[str, ...], output: str | None, as_json: bool, **options: Any) -> None:
     """Convert the models that PATTERN matches and write them to a folder.
 
     PATTERN is a glob on timm's names (resnet*), or on those with tags (resnet50.*_in1k), or torchvision:GLOB; or one
@@ -82,10 +83,10 @@ def convert(patterns: tuple[str, ...], output: str | None, **options: Any) -> No
     settings = Settings(options["filt_size"], options["strength"], weighted, tuple(sorted(set(options["formats"]))))
     limits = Limits(options["jobs"] or cores(), options["timeout"], options["memory"] or most_memory())
     if options["dry_run"]:
-        ok = bulk.dry_run(names, settings, limits)
+        ok = bulk.dry_run(names, settings, limits, as_json)
     else:
         ok = bulk.convert(
-            names, settings, str(output), limits, options["state"], options["retry_failed"], options["cluster"]
+            names, settings, str(output), limits, options["state"], options["retry_failed"], options["cluster"], as_json
         )
     if ok is None:
         sys.exit(INTERRUPTED)
@@ -95,9 +96,10 @@ def convert(patterns: tuple[str, ...], output: str | None, **options: Any) -> No
 
 @zoo.command(context_settings=CONTEXT)
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@json_option
 @debug_option
-def status(folder: Path) -> None:
+def status(folder: Path, as_json: bool) -> None:
     """Say what a folder holds: converted, kept, failed and why, left, and whether a run is under way."""
     from blurify.cli import bulk
 
-    bulk.status(folder)
+    bulk.status(folder, as_json)
