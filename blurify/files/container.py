@@ -18,9 +18,9 @@ from blurify.files import legacy
 from blurify.files.instances import check_instances, unchanged_enums
 from blurify.files.safety import resolve_globals
 
-Container = Literal["zip", "legacy", "program"]
+Container = Literal["zip", "legacy", "program", "torchscript"]
 # Those that are more than what torch.save wrote.
-PROGRAMS = {"program": "a torch.export archive"}
+PROGRAMS = {"program": "a torch.export archive", "torchscript": "a TorchScript archive"}
 
 
 def read_object(path: Path, allow: Collection[str] = ()) -> Any:
@@ -89,7 +89,7 @@ def _identify_zip(path: Path) -> Container:
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise FileError(f"{path} is a truncated or damaged zip archive; save or copy it again.") from error
     if "constants.pkl" in entries:
-        raise FileError(f"{path} is a TorchScript archive; give the nn.Module it was made from, or its state_dict.")
+        return "torchscript"
     if {"archive_format", "model.json"} <= entries:
         return "program"
     if "serialized_exported_program.json" in entries:

@@ -16,15 +16,16 @@ from blurify.files.architecture import build_architecture, looks_like_architectu
 from blurify.files.container import PROGRAMS, identify, read_object
 from blurify.files.program import Signature, read_program
 from blurify.files.state_dict import HOLDERS, find_state_dict, load_weights
+from blurify.files.torchscript import read_torchscript
 
-Form = Literal["architecture", "state_dict", "module", "native", "program"]
+Form = Literal["architecture", "state_dict", "module", "native", "program", "torchscript"]
 
 
 @dataclass(frozen=True)
 class LoadedModel:
     """A model and how it was come by: `arch` is known unless it was a pickled module, `path` unless it was a name.
 
-    A program has a `signature`.
+    A `torch.export` archive has a `signature`.
 
     >>> read_model("timm:resnet18").form
     'architecture'
@@ -36,11 +37,23 @@ class LoadedModel:
     path: Path | None
     signature: Signature | None = None
 
+    @property
+    def is_program(self) -> bool:
+        """Whether it is a graph of operators, without a class or modes."""
+        return self.form in PROGRAMS
+
 
 def read_model(
-    source: str | os.PathLike[str], *, arch: str | None = None, allow: Collection[str] = (), pretrained: bool = False
+    source: str | os.PathLike[str],
+    *,
+    arch: str | None = None,
+    allow: Collection[str] = (),
+    pretrained: bool = False,
+    input_size: tuple[int, ...] | None = None,
 ) -> LoadedModel:
     """Read a model from a file, whatever it holds, or build it from an architecture's name.
+
+    `input_size` is that of a picture, from which a TorchScript archive is recorded.
 
     >>> read_model("weights.pth", arch="torchvision:resnet18").form
     'state_dict'
@@ -53,7 +66,7 @@ def read_model(
     if not path.exists():
         raise FileError(f"there is no file {text}; {_advice(text)}.")
     if path.is_file() and identify(path) in PROGRAMS:
-        return _from_program(path, arch)
+        return _from_program(path, arch, input_size)
     return _from_content(read_object(path, allow), path, arch, allow)
 
 
@@ -80,9 +93,11 @@ def _from_name(text: str, arch: str | None, pretrained: bool) -> LoadedModel:
     return LoadedModel(model, "architecture", written, None)
 
 
-def _from_program(path: Path, arch: str | None) -> LoadedModel:
+def _from_program(path: Path, arch: str | None, input_size: tuple[int, ...] | None) -> LoadedModel:
     if arch is not None:
         raise ArgumentError(f"{path} is a program, whole in itself, so --arch {arch} has nothing to say; leave it out.")
+    if identify(path) == "torchscript":
+        return LoadedModel(read_torchscript(path, input_size), "torchscript", None, path)
     model, signature = read_program(path)
     return LoadedModel(model, "program", None, path, signature)
 
