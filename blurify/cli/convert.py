@@ -55,13 +55,10 @@ def convert(
     from blurify.cli import report, session
     from blurify.planning import plan_of
 
-    own = files.own_format(Path(request.model))
-    form = files.choose_format(output, format_name) or (None if output else own)
+    form = files.choose_format(output, format_name) or (None if output else files.own_format(Path(request.model)))
     target = output or default_output(request, form.suffix if form else ".pt")
     if dynamic_size and not (form and form.is_program):
         raise click.UsageError(f"--dynamic-size is for programs, and {target} is none; name a *.pt2 or *.onnx with -o.")
-    if dynamic_size and own is not None:
-        raise click.UsageError(f"{request.model} is a program, whose open sizes stay open; leave --dynamic-size out.")
     if keep_class and form is not None and form.is_recipe:
         raise click.UsageError(
             f"--keep-class has no recipe, so --format {form.name} cannot hold it; write --format module."
@@ -72,6 +69,8 @@ def convert(
     if source.exists() or files.looks_like_architecture(request.model):
         files.check_output(target, source=source, force=force)
     opened = session.open_model(request)
+    if dynamic_size and opened.loaded.signature is not None:
+        raise click.UsageError(f"{request.model} is a program, whose open sizes stay open; leave --dynamic-size out.")
     kept = session.keep_class(opened, partial) if keep_class and opened.plan.rewritten else None
     opened = opened if kept is None else replace(opened, plan=plan_of(kept) or opened.plan)
     report.print_remarks(session.remarks(opened))

@@ -75,6 +75,7 @@ def read(name: str, settings: Settings) -> files.LoadedModel:
         pretrained=settings.pretrained and named,
         ema=settings.ema and not named,
         max_size=settings.max_size,
+        input_size=settings.input_size,
     )
     device = processes.own_device(settings.device)
     if device.split(":")[0] == "meta":

@@ -97,7 +97,7 @@ def remarks(session: Session) -> list[str]:
     """
     unhooked = session.traced.meta["unhooked"]
     said = [lost_hooks(type(session.loaded.model).__name__, unhooked)] if unhooked else []
-    if session.loaded.signature is not None:
+    if session.loaded.is_program:
         said.append("a program is of the mode that it was exported in, so there is no .train() of it.")
     if session.loaded.taken:
         said.append(f"{session.loaded.taken}.")
@@ -126,7 +126,7 @@ def keep_class(session: Session, partial: bool) -> nn.Module:
     >>> type(keep_class(session, False)) is type(session.loaded.model)
     True
     """
-    if session.loaded.signature is not None:
+    if session.loaded.is_program:
         raise ArgumentError(
             f"{session.request.model} is a program, which has no class to keep; leave --keep-class out."
         )

@@ -23,9 +23,9 @@ from blurify.files.safety import PLAIN, resolve_globals
 
 _INSTEAD = "give a .pt or .pth file with a state_dict or a model, or safetensors"
 
-Container = Literal["zip", "legacy", "safetensors", "index", "program"]
+Container = Literal["zip", "legacy", "safetensors", "index", "program", "torchscript"]
 # Those that are more than weights or a pickled module.
-PROGRAMS = {"program": "a torch.export archive"}
+PROGRAMS = {"program": "a torch.export archive", "torchscript": "a TorchScript archive"}
 
 
 def read_object(path: Path, allow: Collection[str] = ()) -> Any:
@@ -115,7 +115,7 @@ def _identify_zip(path: Path) -> Container:
         raise FileError(f"{path} is a truncated or damaged zip archive; save or copy it again.") from error
     entries = {name.rpartition("/")[2] for name in names}
     if "constants.pkl" in entries:
-        raise FileError(f"{path} is a TorchScript archive; give the nn.Module it was made from, or its state_dict.")
+        return "torchscript"
     if {"archive_format", "model.json"} <= entries:
         return "program"
     if "serialized_exported_program.json" in entries:

@@ -10,20 +10,22 @@ from __future__ import annotations
 import io
 import json
 import re
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from blurify.errors import FileError, UnsafeFileError
 from blurify.files.operators import is_known_operator
+from blurify.files.zipped import REFUSED, Unsafe, packed, read_entries
 
 WEIGHTS, CONSTANTS = "data/weights/model_weights_config.json", "data/constants/model_constants_config.json"
 GRAPH, SAMPLES = "models/model.json", "data/sample_inputs/model.pt"
-PLAIN = re.compile(
+PAYLOAD = re.compile(r"data/weights/weight_\d+|data/constants/tensor_\d+")
+KNOWN = re.compile(
     r"archive_format|archive_version|byteorder|\.data/\w+|\.format_version|\.storage_alignment"
-    r"|data/weights/weight_\d+|data/constants/tensor_\d+|extra/.+"
+    rf"|{PAYLOAD.pattern}|{'|'.join(map(re.escape, (WEIGHTS, CONSTANTS, GRAPH)))}"
 )
+IGNORED = re.compile(rf"extra/.+|{re.escape(SAMPLES)}")
 # What a formula of sizes is made of, as SymPy writes its trees or as people do: sizes, whose powers are of one digit,
 # numbers, and functions that torch writes.
 SYMBOL = r"(?:s|u|zf|zuf)\d+"
@@ -39,7 +41,6 @@ TOKEN = re.compile(
     r"|\d{1,19}(?:\.\d{1,19})?(?![\w.])|\*(?!\*)|[-+/%(),<>=!&|~]"
 )
 CONTAINERS = {None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"}
-REFUSED = "it was refused and nothing in it was run; export the model again from its source"
 METADATA = ("nn_module_stack",)
 
 
@@ -52,7 +53,7 @@ def checked_archive(path: Path) -> io.BytesIO:
         UnsafeFileError: reading it would run, or could run, what the file says.
         FileError: it is damaged, or of another age than torch is.
     """
-    entries = dict(_entries(path))
+    entries = read_entries(path, KNOWN, IGNORED)
     for needed in (GRAPH, WEIGHTS, CONSTANTS):
         if needed not in entries:
             raise FileError(
@@ -68,40 +69,7 @@ def checked_archive(path: Path) -> io.BytesIO:
         raise UnsafeFileError(f"{path} {found}; {REFUSED}.") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FileError(f"{path} is a damaged torch.export archive; save or copy it again.") from error
-    return _packed(entries | {GRAPH: json.dumps(graph).encode(), SAMPLES: b""})
-
-
-class Unsafe(Exception):
-    """What the archive holds that could run something."""
-
-
-def _entries(path: Path) -> Iterator[tuple[str, bytes]]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            if len(set(names)) != len(names):
-                raise FileError(f"{path} is a damaged zip archive, with two entries of one name; save it again.")
-            for info in archive.infolist():
-                name = info.filename.partition("/")[2]
-                if info.compress_type != zipfile.ZIP_STORED:
-                    raise FileError(f"{path} is compressed, which torch.export.save does not; save it again.")
-                if PLAIN.fullmatch(name) or name in (GRAPH, WEIGHTS, CONSTANTS):
-                    yield name, archive.read(info)
-                elif name != SAMPLES:
-                    raise UnsafeFileError(f"{path} holds {info.filename!r}, which is no part of a program; {REFUSED}.")
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
-        if isinstance(error, FileError):
-            raise
-        raise FileError(f"{path} is a truncated or damaged zip archive; save or copy it again.") from error
-
-
-def _packed(entries: dict[str, bytes]) -> io.BytesIO:
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
-        for name, content in entries.items():
-            archive.writestr(f"archive/{name}", content)
-    packed.seek(0)
-    return packed
+    return packed(entries | {GRAPH: json.dumps(graph).encode(), SAMPLES: b""})
 
 
 def _check_payloads(config: dict[str, Any], of: str, entries: dict[str, bytes]) -> None:
@@ -109,7 +77,7 @@ def _check_payloads(config: dict[str, Any], of: str, entries: dict[str, bytes]) 
     for name, payload in config.items():
         _check_dotted(name)
         place = f"{folder}/{payload['path_name']}"
-        if payload["use_pickle"] or not PLAIN.fullmatch(place):
+        if payload["use_pickle"] or not PAYLOAD.fullmatch(place):
             raise Unsafe(f"holds {name!r} as a pickle")
         # Of an empty record torch makes zeros of the size that is declared.
         if not entries[place] and all(size["as_int"] for size in payload["tensor_meta"]["sizes"]):

@@ -119,7 +119,7 @@ def choose_format(path: Path | None, name: str | None = None) -> Format | None:
 
 
 # Of a program that was read, what is written unless something else is asked for.
-OWN_FORMATS = {"program": "pt2"}
+OWN_FORMATS = {"program": "pt2", "torchscript": "pt2"}
 
 
 def own_format(source: Path) -> Format | None:

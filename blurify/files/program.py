@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_unflatten
 from blurify.errors import FileError
 from blurify.files.atomic import check_output, write_atomically
 from blurify.files.exported import checked_archive
+from blurify.files.graphs import unguarded
 from blurify.tracing.export import quietly
 from blurify.tracing.inputs import Inputs, random_batch
 from blurify.tracing.modes import evaluating
@@ -106,7 +107,7 @@ def as_graph(program: torch.export.ExportedProgram) -> tuple[fx.GraphModule, Sig
     for name, tensor in program.state_dict.items():
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise ValueError(f"{name} declares more values than it has")
-    model = program.module()
+    model = unguarded(program)
     specification = program.module_call_graph[0].signature
     values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
     leaves = [values.get(given) if isinstance(given, str) else given for given in program.graph_signature.user_inputs]

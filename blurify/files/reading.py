@@ -21,16 +21,17 @@ from blurify.files.container import PROGRAMS, identify
 from blurify.files.contents import check_size, read_contents
 from blurify.files.program import Signature, read_program
 from blurify.files.state_dict import load_weights
+from blurify.files.torchscript import read_torchscript
 
-Form = Literal["architecture", "state_dict", "module", "native", "program"]
+Form = Literal["architecture", "state_dict", "module", "native", "program", "torchscript"]
 
 
 @dataclass(frozen=True)
 class LoadedModel:
     """A model and how it was come by: `arch` is known unless it was a pickled module, `path` unless it was a name.
 
-    `taken` says where in a checkpoint the weights were, unless the file holds nothing else. A program has a
-    `signature`.
+    `taken` says where in a checkpoint the weights were, unless the file holds nothing else. A `torch.export` archive
+    has a `signature`.
 
     >>> read_model("timm:resnet18").form
     'architecture'
@@ -43,6 +44,11 @@ class LoadedModel:
     taken: str = ""
     signature: Signature | None = None
 
+    @property
+    def is_program(self) -> bool:
+        """Whether it is a graph of operators, without a class or modes."""
+        return self.form in PROGRAMS
+
 
 def read_model(
     source: str | os.PathLike[str],
@@ -52,10 +58,13 @@ def read_model(
     pretrained: bool = False,
     ema: bool = False,
     max_size: int | None = None,
+    input_size: tuple[int, ...] | None = None,
 ) -> LoadedModel:
     """Read a model from a file or folder, whatever it holds, or build it from an architecture's name.
 
     `ema` asks for a checkpoint's averaged weights; a file, or shards in all, of more than `max_size` bytes are refused.
+
+    `input_size` is that of a picture, from which a TorchScript archive is recorded.
 
     >>> read_model("weights.pth", arch="torchvision:resnet18").form
     'state_dict'
@@ -70,7 +79,8 @@ def read_model(
         raise FileError(f"there is no file {text}; {_advice(text)}.")
     if not path.is_dir():
         if identify(path) in PROGRAMS:
-            return _from_program(path, arch, max_size)
+            check_size([path], path, max_size)
+            return _from_program(path, arch, input_size)
         return _from_content(read_contents(path, allow, max_size), path, arch, allow, ema)
     file, own = folders.weights_in(path), None if arch else folders.architecture_in(path)
     return _from_content(read_contents(file, allow, max_size), file, arch, allow, ema, own)
@@ -105,10 +115,11 @@ def _from_name(text: str, arch: str | None, pretrained: bool) -> LoadedModel:
     return LoadedModel(model, "architecture", written, None)
 
 
-def _from_program(path: Path, arch: str | None, max_size: int | None) -> LoadedModel:
+def _from_program(path: Path, arch: str | None, input_size: tuple[int, ...] | None) -> LoadedModel:
     if arch is not None:
         raise ArgumentError(f"{path} is a program, whole in itself, so --arch {arch} has nothing to say; leave it out.")
-    check_size([path], path, max_size)
+    if identify(path) == "torchscript":
+        return LoadedModel(read_torchscript(path, input_size), "torchscript", None, path)
     model, signature = read_program(path)
     return LoadedModel(model, "program", None, path, signature=signature)
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -360,3 +361,14 @@ def test_what_a_program_does_not_have_is_said(run, program: Path, arguments, mes
 def test_a_program_is_no_converted_model_to_load(program: Path) -> None:
     with pytest.raises(FileError, match=r"net\.pt2 is a torch\.export archive, which is a program .*; convert it with"):
         blurify.load(program)
+
+
+def test_torchscript_becomes_a_program(run, tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.MaxPool2d(2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(net).save("net.ts")
+    result = run("net.ts", "--input-size", "1,16,16")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.endswith("wrote net.blur4.pt2 (a program; read it with torch.export.load)\n")
+    assert list(torch.export.load("net.blur4.pt2").state_dict) == ["0.weight", "0.bias"]

@@ -171,14 +171,6 @@ def test_torch_itself_runs_what_is_refused_here(archive: Path, tmp_path: Path) -
     assert canary.exists()
 
 
-def compressed(archive: Path, folder: Path) -> Path:
-    path = folder / "compressed.pt2"
-    with zipfile.ZipFile(archive) as read, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as written:
-        for name in read.namelist():
-            written.writestr(name, read.read(name))
-    return path
-
-
 def huge(entries: Entries) -> None:
     def declare(content: Any) -> None:
         meta = content["config"]["conv.bias"]["tensor_meta"]
@@ -211,11 +203,6 @@ def test_what_is_damaged_is_said(change: Any, message: str, archive: Path, tmp_p
 
     with pytest.raises(FileError, match=message):
         read_program(tampered(archive, tmp_path, changed))
-
-
-def test_what_is_compressed_is_refused_before_it_is_unpacked(archive: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="is compressed"):
-        read_program(compressed(archive, tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ CASES: list[tuple[str, Write, str]] = [
     (
         "TorchScript",
         lambda p, m: _torchscript_look_alike(p),
-        "is a TorchScript archive; give the nn.Module it was made",
+        "cannot be read: ",
     ),
     (
         "safetensors",
