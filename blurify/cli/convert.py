@@ -46,8 +46,9 @@ def convert(
 ) -> None:
     """Antialias MODEL and write the result.
 
-    MODEL is a file (a pickled module, a state_dict with --arch, or blurify's own), timm:NAME or torchvision:NAME. An
-    output named *.pt2 is a program of torch.export and one named *.onnx an ONNX graph; both run without blurify.
+    MODEL is a file (a pickled module, a state_dict or safetensors with --arch, or blurify's own), a folder with
+    config.json and weights, timm:NAME or torchvision:NAME. An output named *.safetensors holds weights and a recipe.
+    One named *.pt2 is a program of torch.export and one named *.onnx an ONNX graph; both run without blurify.
     """
     request = Request(**options)
     let_user_modules_in(request.arch, request.allow)
@@ -127,7 +128,8 @@ def default_output(request: Request, suffix: str) -> Path:
     PosixPath('models/net.blur4.pt')
     """
     size = request.filt_size if isinstance(request.filt_size, int) else ""
-    source = Path(request.model)
+    source = Path(request.model.removeprefix("local-dir:"))
+    source = source.resolve() if source.is_dir() else source
     if source.exists() or ":" not in request.model:
         return source.with_name(f"{source.stem}.blur{size}{suffix}")
     name = request.model.partition("?")[0].rpartition(":")[2]

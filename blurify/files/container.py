@@ -7,7 +7,7 @@ import pickle
 import tarfile
 import warnings
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +15,9 @@ import torch
 
 from blurify.errors import FileError
 from blurify.files import legacy
-from blurify.files.archive import records, root_of
 from blurify.files.instances import check_instances, unchanged_enums
 from blurify.files.pickled import Following
+from blurify.files.records import content_of, records_of, root_of
 from blurify.files.safetensors_file import looks_like_safetensors
 from blurify.files.safety import PLAIN, resolve_globals
 
@@ -39,28 +39,27 @@ def read_object(path: Path, allow: Collection[str] = ()) -> Any:
         raise FileError(
             f"{path} is {PROGRAMS[container]}, which is a program and no weights; convert it with: blurify {path}"
         )
+    held = records_of(path) if container == "zip" else {}
     names = _names(path, container)
     pairs = resolve_globals(path, names, allow)
-    _follow(path, container, {*PLAIN, *allow})
+    _follow(path, held, {*PLAIN, *allow})
     with unchanged_enums([value for value, _ in pairs], path):
         content = _unpickled(path, container, pairs)
     check_instances(content, path, allow)
     return content
 
 
-def _follow(path: Path, container: Container, callable_names: Collection[str]) -> None:
-    """Refuse a pickle that would make what is not in the file."""
-    if container == "legacy":
+def _follow(path: Path, held: Mapping[str, int], callable_names: Collection[str]) -> None:
+    """Refuse a pickle that would make what is not in the file; of an archive, in the records it holds."""
+    if not held:
         try:
             legacy.follow(path, callable_names)
         except (ValueError, IndexError, KeyError, TypeError) as error:  # what pickletools says of damage
             raise FileError(f"{path} cannot be read: {_first_fact(error)}; save or copy it again.") from error
         return
-    held = records(path)
     root = root_of(held)
     following = Following(path, callable_names, lambda key, _: held.get(f"{root}/data/{key}"))
-    with zipfile.ZipFile(path) as archive:
-        following.follow(archive.read(f"{root}/data.pkl"))
+    following.follow(content_of(path, f"{root}/data.pkl"))
 
 
 def _unpickled(path: Path, container: Container, pairs: list[tuple[Any, str]]) -> Any:

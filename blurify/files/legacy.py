@@ -93,18 +93,14 @@ def _in_a_row(data: bytes, count: int) -> list[bytes]:
 
 
 def _parts(path: Path) -> tuple[bytes, bytes, bytes]:
-    with path.open("rb") as file:
-        for _ in range(_PICKLES_BEFORE):
-            for _ in pickletools.genops(file):
-                pass
-        start = file.tell()
-        raw = _one_pickle(file.read())
-    before_and_raw = path.read_bytes()
-    body = b"".join(_replace_sources(list(_ops(raw))))
-    return before_and_raw[:start], body, before_and_raw[start + len(raw) :]
+    data = path.read_bytes()
+    start = sum(map(len, _in_a_row(data, _PICKLES_BEFORE)))
+    raw = _one_pickle(data[start:])
+    return data[:start], b"".join(_replace_sources(list(_ops(raw)))), data[start + len(raw) :]
 
 
 def _one_pickle(data: bytes) -> bytes:
+    # In memory: a file is asked for as many bytes as a damaged length says, and makes room for them first.
     buffer = io.BytesIO(data)
     for _ in pickletools.genops(buffer):
         pass

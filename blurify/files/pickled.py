@@ -175,7 +175,7 @@ class Following:
             self._refuse(f"calls {name}, as torch.save does not")
         if name == "builtins.bytearray" and any(isinstance(argument, int) for argument in arguments):
             self._refuse("makes a bytearray of a size without saying what is in it")
-        if name in _SETS and not all(_hashes(each) or getattr(each, "plain", False) for each in arguments):
+        if name in _SETS and not all(getattr(each, "plain", _hashes(each)) for each in arguments):
             self._refuse("has a set of what is neither text nor numbers")
         return _Made(name)
 
@@ -228,7 +228,7 @@ def _full_name(argument: str) -> str:
 def _hashes(value: Any) -> bool:
     """Whether its hash is found at once: a tuple of tuples of itself would take for ever."""
     flat = value if isinstance(value, tuple) else (value,)
-    return all(isinstance(item, (*_SCALARS, _Global, _Made)) for item in flat)
+    return all(isinstance(item, (*_SCALARS, _Global)) for item in flat)
 
 
 @lru_cache

@@ -17,12 +17,14 @@ from blurify.errors import FileError
 _END = struct.Struct("<4s4H2LH")
 _LOCATOR = struct.Struct("<4sLQL")
 _END64 = 56
+# Of the name and of what comes after it, in a record's own header.
+_LENGTHS, _LENGTHS_AT = struct.Struct("<2H"), 26
 
 
-def records(path: Path) -> dict[str, int]:
+def records_of(path: Path) -> dict[str, int]:
     """The records of an archive and the bytes in each, or a refusal.
 
-    >>> records(Path("weights.pt"))["weights/data/0"]
+    >>> records_of(Path("weights.pt"))["weights/data/0"]
     4096
 
     Raises:
@@ -47,6 +49,19 @@ def records(path: Path) -> dict[str, int]:
     if sum(entry.file_size for entry in entries) > path.stat().st_size:
         _refuse(path, "its records say that they are larger than the whole file")
     return {entry.filename: entry.file_size for entry in entries}
+
+
+def content_of(path: Path, name: str) -> bytes:
+    """The bytes of a stored record, as torch reads them: without regard to its checksum, which may be left out.
+
+    >>> content_of(Path("weights.pt"), "weights/data.pkl")[:1]
+    b'\\x80'
+    """
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        entry = archive.getinfo(name)
+        file.seek(entry.header_offset + _LENGTHS_AT)
+        file.seek(sum(_LENGTHS.unpack(file.read(_LENGTHS.size))), 1)
+        return file.read(entry.file_size)
 
 
 def root_of(names: Iterable[str]) -> str:
