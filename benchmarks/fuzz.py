@@ -1,6 +1,6 @@
 """Broken and hostile files by the thousand: each is read, or refused in one sentence, in time and without much memory.
 
-    python -m benchmarks.fuzz [--count 10000] [--seed 0]
+    python -m benchmarks.fuzz [--count 12000] [--seed 0]
 
 Valid files of every readable kind are mutated (see `mutations`), each by its number and the seed alone. They are read
 in a child process, which ends after 10 seconds on one file or with 2 GB more than it began with.
@@ -28,10 +28,12 @@ from torch import nn
 import blurify
 from benchmarks.mutations import mutated
 from blurify.errors import BlurifyError
-from blurify.files import read_model
+from blurify.files import read_model, save_program
+from blurify.tracing.export import quietly
 
 SECONDS, BYTES = 10, 2 * 2**30
 ARCH = "benchmarks.fuzz:tiny"
+SIZE, PROGRAMS = (3, 32, 32), ("program", "torchscript")
 READ, REFUSED = "read", "refused"
 
 
@@ -51,6 +53,9 @@ def valid(folder: Path) -> dict[str, Path]:
     blurify.save(converted, folder / "native", arch=ARCH)
     blurify.save(converted, folder / "recipe.safetensors", arch=ARCH)
     safetensors.torch.save_file(state, folder / "safetensors")
+    with quietly():
+        save_program(model, folder / "program", torch.zeros(1, *SIZE))
+        torch.jit.trace(model, torch.zeros(1, *SIZE)).save(str(folder / "torchscript"))
     names = list(state)
     safetensors.torch.save_file({name: state[name] for name in names[:3]}, folder / "shard-1")
     torch.save({name: state[name] for name in names[3:]}, folder / "shard-2")
@@ -62,7 +67,7 @@ def valid(folder: Path) -> dict[str, Path]:
 def outcome(path: Path) -> str:
     """What came of reading a file: `read`, `refused`, or what should not have been."""
     try:
-        read_model(path, arch=ARCH)
+        read_model(path, arch=None if path.name in PROGRAMS else ARCH, input_size=SIZE)
     except BlurifyError as error:
         text = str(error)
         if "\n" in text or not text.endswith(".") or len(text) > 5000:
@@ -140,7 +145,7 @@ def run(count: int, seed: int) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--count", type=int, default=12_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--worker", type=int, nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -10,6 +10,7 @@ import io
 import json
 import pickletools
 import random
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -64,10 +65,12 @@ def _fill(data: bytes, others: list[bytes], rng: random.Random) -> bytes:
 def _zip(data: bytes, others: list[bytes], rng: random.Random) -> bytes:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         held = [(info.filename, archive.read(info)) for info in archive.infolist()]
-    at = next(at for at, (name, _) in enumerate(held) if name.endswith("/data.pkl"))
+    at, change = rng.choice(
+        [(at, change) for at, (name, _) in enumerate(held) for end, change in INSIDE.items() if name.endswith(end)]
+    )
     what = rng.random()
     if what < 0.7:
-        held[at] = (held[at][0], _pickle(held[at][1], others, rng))
+        held[at] = (held[at][0], change(held[at][1], others, rng))
     elif what < 0.8:
         held.insert(rng.randrange(len(held)), rng.choice(held))
     elif what < 0.9:
@@ -82,6 +85,14 @@ def _zip(data: bytes, others: list[bytes], rng: random.Random) -> bytes:
         for name, content in held:
             archive.writestr(name, content)
     return buffer.getvalue()
+
+
+def _words(data: bytes, others: list[bytes], rng: random.Random) -> bytes:
+    """Another word or number in a text."""
+    parts = re.split(rb"(\w+)", data)
+    words = range(1, len(parts), 2)
+    parts[rng.choice(words)] = rng.choice([*(parts[at] for at in words), b"os", b"while", b"999999999", b"-1"])
+    return b"".join(parts)
 
 
 def _ops(code: bytes) -> list[bytes]:
@@ -154,10 +165,12 @@ def _places(value: object) -> Iterator[tuple[object, object]]:
         yield from _places(item)
 
 
-ANY = (_flip, _flip, _cut, _splice, _fill)
 Change = Callable[[bytes, list[bytes], random.Random], bytes]
+# What is in a record whose name ends so.
+INSIDE: dict[str, Change] = {"/data.pkl": _pickle, "model.json": _json, "config.json": _json, ".py": _words}
+ANY = (_flip, _flip, _cut, _splice, _fill)
 SPECIAL: dict[str, Change] = {
-    **dict.fromkeys(("module", "weights", "native", "shard-2"), _zip),
+    **dict.fromkeys(("module", "weights", "native", "shard-2", "program", "torchscript"), _zip),
     **dict.fromkeys(("legacy", "legacy_weights"), _legacy),
     **dict.fromkeys(("safetensors", "recipe.safetensors", "shard-1"), _header),
     "index": _json,
