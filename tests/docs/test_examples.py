@@ -54,7 +54,9 @@ def run_in_order(page: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "page", [README, DOCS / "tour.md", DOCS / "pictures.md", DOCS / "keep-class.md", DOCS / "timm.md"], ids=name
+    "page",
+    [README, DOCS / "tour.md", DOCS / "pictures.md", DOCS / "keep-class.md", DOCS / "timm.md", DOCS / "finetune.md"],
+    ids=name,
 )
 def test_pages(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

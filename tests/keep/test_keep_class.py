@@ -284,6 +284,29 @@ def test_a_graph_has_no_class_to_keep() -> None:
         antialias(torch.fx.symbolic_trace(Net(HELD["pool called twice"])), keep_class=True)
 
 
+class Chooses(nn.Module):
+    """Takes another way for large pictures, by a decision that only `torch.export` records, for one size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, 2, 1)
+        self.pool = nn.MaxPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return F.relu(self.conv(x)) if x.shape[2] < 100 else self.pool(x)
+
+
+def test_of_a_recorded_way_through_forward_no_class_is_made() -> None:
+    model = Chooses().eval()
+    graph = antialias(model, example_inputs=X)
+    assert graph.meta["front_end"].startswith("torch.export")
+    # The pool of the other way is in no plan, though the class would call it.
+    assert [d.site for d in graph.meta["blurify"].decisions] == ["conv"]
+    with pytest.raises(PlanError, match=r"only torch\.export can record it, which is one way through its forward"):
+        antialias(model, example_inputs=X, keep_class=True)
+
+
 def test_a_host_blurs_on_both_sides() -> None:
     relu, blur = nn.ReLU(), BlurPool2d(filt_size=3)
     for name in (BEFORE, AFTER):

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import blurify
 import blurify.timm
 from blurify.errors import ArgumentError, NoEffectWarning
 from blurify.timm.__main__ import main
+from blurify.timm.antialiased import OPTIONS
 from tests.conftest import randomize_statistics, run
 
 X = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
@@ -108,6 +110,11 @@ def test_features_by_hooks_are_refused() -> None:
     with pytest.raises(ArgumentError, match=f"^{NAME} takes its features by hooks, .* feature_cls='list' or 'getter'"):
         make(NAME, features_only=True, feature_cls="hook")
     assert isinstance(make(NAME, features_only=True), FeatureListNet)
+
+
+def test_all_that_antialias_can_be_asked_for_can_be_asked_for() -> None:
+    decided = {"model", "example_inputs", "example_kwargs", "inplace", "optimize", "keep_class"}
+    assert set(OPTIONS) == signature(blurify.antialias).parameters.keys() - decided
 
 
 def test_options_are_checked() -> None:
