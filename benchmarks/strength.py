@@ -20,7 +20,8 @@ from blurify import antialias
 from blurify.cli.recovering import draw
 from blurify.measure.consistency import agreement, shifted_answers
 from blurify.measure.estimate import estimate
-from blurify.recovery.searching import Trial, strongest
+from blurify.recovery.searching import strongest
+from blurify.recovery.trials import Trial
 
 
 def tested(networks: dict[str, nn.Module], crops: Tensor, rounds: int) -> list[dict[str, object]]:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from blurify.measure.estimate import Estimate
 from blurify.recovery.recovering import Recovered
-from blurify.recovery.searching import Strongest
+from blurify.recovery.trials import Strongest
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from blurify.measure.estimate import Estimate, estimate
 from blurify.measure.folder import Folder, Pictures, Preprocessing, find_pictures
 from blurify.measure.probes import Rows, Windows
 from blurify.recovery.recovering import Recovered, recover
-from blurify.recovery.searching import Strongest, strongest
+from blurify.recovery.searching import strongest
+from blurify.recovery.trials import Strongest
 
 # Of a folder that has no more than the pictures that are asked for, what is held back to measure on.
 TEST_SHARE = 1 / 3

@@ -16,8 +16,9 @@ from blurify.measure.aliasing import folded_energy
 from blurify.measure.consistency import agreement, shifted_answers
 from blurify.measure.estimate import Estimate
 from blurify.recovery import searching
-from blurify.recovery.searching import Strongest, Trial, strongest
+from blurify.recovery.searching import strongest
 from blurify.recovery.sensitivity import STEPS, Effects, applied, with_strengths
+from blurify.recovery.trials import Strongest, Trial
 
 SIZE, BUDGET = 40, 96.0
 
