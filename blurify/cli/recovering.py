@@ -23,6 +23,7 @@ from blurify.measure.consistency import agreement, window_offsets
 from blurify.measure.estimate import Estimate, estimate
 from blurify.measure.folder import Folder, Pictures, Preprocessing, find_pictures
 from blurify.measure.probes import Rows, Windows
+from blurify.recovery.distilling import checkpoint_of
 from blurify.recovery.recovering import Recovered, recover
 from blurify.recovery.searching import strongest
 from blurify.recovery.trials import Strongest
@@ -84,7 +85,7 @@ def run(
         target,
         files.Wanted(opened.loaded.arch, opened.loaded.signature or opened.examples[0], force=force),
     )
-    journal_of(target, resume=True).unlink(missing_ok=True)
+    remove(journal_of(target, resume=True))
     written = report.written(target, form)
     return Report(figures, found, written, len(testing) - len(missing), skipped + missing, searched)
 
@@ -136,8 +137,14 @@ def journal_of(target: Path, resume: bool) -> Path:
     """The file beside the output that an interrupted run leaves; a stale one is removed unless it is gone on from."""
     path = target.with_name(f"{target.name}.journal")
     if not resume:
-        path.unlink(missing_ok=True)
+        remove(path)
     return path
+
+
+def remove(journal: Path) -> None:
+    """Remove what an interrupted run goes on from."""
+    for path in (journal, checkpoint_of(journal)):
+        path.unlink(missing_ok=True)
 
 
 def _recover(
@@ -157,7 +164,7 @@ def _recover(
                 journal=journal,
             )
     except KeyboardInterrupt:
-        if journal.exists():
+        if journal.exists() or checkpoint_of(journal).exists():
             click.echo(f"after {time.monotonic() - begin:.0f} s; go on with --resume from {journal}", err=True)
         raise
 
