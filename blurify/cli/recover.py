@@ -47,6 +47,13 @@ def _bytes(_: click.Context, __: click.Parameter, value: str) -> int:
     help="Refit layers by least squares, estimate batch-norms anew, train on the original's answers, or all in turn.",
 )
 @click.option(
+    "--min-agreement",
+    type=click.FloatRange(0, 100, min_open=True, max_open=True),
+    metavar="PERCENT",
+    help="Weaken the blurs, site by site, until so many answers are the original's.",
+)
+@click.option("--picture", type=click.Path(path_type=Path), metavar="FILE", help="Draw the trade-off (.png or .svg).")
+@click.option(
     "--calib", type=click.IntRange(min=2), default=256, show_default=True, help="Pictures to recover from, at most."
 )
 @click.option(
@@ -73,12 +80,18 @@ def recover(
     as_json: bool,
     force: bool,
     resume: bool,
+    picture: Path | None,
     **options: Any,
 ) -> None:
     """Convert MODEL and find weights that work with the blurs, from pictures without labels.
 
-    The pictures are shuffled; some are recovered from, and the networks are measured on the others.
+    The pictures are shuffled; some are recovered from, and the networks are measured on the others. With
+    --min-agreement the strongest blurs are searched for that leave so many answers as they were.
     """
+    if picture is not None and options["min_agreement"] is None:
+        raise click.UsageError("--picture draws the trade-off that --min-agreement finds; give that too.")
+    if resume and options["min_agreement"] is not None:
+        raise click.UsageError("--resume goes on with a fit and not with a search; leave it or --min-agreement out.")
     names = [name for name in Request.__dataclass_fields__ if name in options]
     request = Request(**{name: options.pop(name) for name in names})
     let_user_modules_in(request.arch, request.allow)
@@ -93,7 +106,10 @@ def recover(
     if source.exists() or files.looks_like_architecture(request.model):
         files.check_output(target, source=source, force=force)
     settings = recovering.Settings(images=images, method=method, calib=calib, memory=memory, **options)
+    recovering.check_picture(picture)
     report = recovering.run(request, settings, target, form, force=force, resume=resume)
+    if picture is not None and report.searched is not None:
+        recovering.draw(report.searched, picture)
     click.echo(report.as_json() if as_json else str(report))
 
 
