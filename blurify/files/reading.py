@@ -72,6 +72,8 @@ def read_model(
     text = os.fspath(source)
     path = Path(text.removeprefix(folders.PREFIX))
     if not path.exists() and looks_like_architecture(text):
+        if ema:
+            raise ArgumentError(f"{text} is an architecture, of which there are no averaged weights; leave --ema out.")
         return _from_name(text, arch, pretrained)
     if pretrained:
         raise ArgumentError(f"pretrained weights go with a name such as timm:resnet18, but {text} names a file.")
@@ -132,6 +134,8 @@ def _from_content(
         return LoadedModel(*_rebuilt(content, path, arch, allow), path)
     module = find_module(content, ema=ema)
     if module is not None:
+        if ema and module is find_module(content):
+            raise FileError(f"{path} holds a module without averaged weights beside it; leave --ema out.")
         return LoadedModel(module, "module", None, path)
     found = find_weights(content, ema=ema)
     if found is None:
