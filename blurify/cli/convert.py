@@ -43,8 +43,9 @@ def convert(
 ) -> None:
     """Antialias MODEL and write the result.
 
-    MODEL is a file (a pickled module, a state_dict with --arch, or blurify's own), timm:NAME or torchvision:NAME. An
-    output named *.pt2 is a program of torch.export and one named *.onnx an ONNX graph; both run without blurify.
+    MODEL is a file (a pickled module, a state_dict with --arch, blurify's own, a torch.export archive, TorchScript or
+    ONNX), timm:NAME or torchvision:NAME. An output named *.pt2 is a program of torch.export and one named *.onnx an
+    ONNX graph; both run without blurify.
     """
     request = Request(**options)
     let_user_modules_in(request.arch, request.allow)
@@ -78,7 +79,8 @@ def convert(
     converted = _proved(opened, _converted(opened) if kept is None else kept, verify=not no_verify)
     wanted = files.Wanted(arch, opened.loaded.signature or opened.examples[0], dynamic_size, force)
     with report.stage("writing"):
-        form.write(converted, target, wanted)
+        remark = form.write(converted, target, wanted)
+    report.print_remarks([remark] if remark else [])
     click.echo(report.written(target, form))
 
 

@@ -71,12 +71,13 @@ def run(
     networks: dict[str, nn.Module] = {"original": original, "carried": converted, "recovered": found.model}
     with report.stage("measuring"):
         figures, missing = measured(networks, folder, testing, preprocessing, settings, size)
-    form.write(
+    remark = form.write(
         found.model.cpu(),
         target,
         files.Wanted(opened.loaded.arch, opened.loaded.signature or opened.examples[0], force=force),
     )
     journal_of(target, resume=True).unlink(missing_ok=True)
+    report.print_remarks([remark] if remark else [])
     return Report(figures, found, report.written(target, form), len(testing) - len(missing), skipped + missing)
 
 

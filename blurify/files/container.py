@@ -18,9 +18,11 @@ from blurify.files import legacy
 from blurify.files.instances import check_instances, unchanged_enums
 from blurify.files.safety import resolve_globals
 
-Container = Literal["zip", "legacy", "program", "torchscript"]
+Container = Literal["zip", "legacy", "program", "torchscript", "onnx"]
+# An ONNX file begins with its version, which is one byte, and then has one of these fields: strings, or the graph.
+ONNX_FIELDS = (b"\x12", b"\x1a", b"\x22", b"\x28", b"\x32", b"\x3a", b"\x42")
 # Those that are more than what torch.save wrote.
-PROGRAMS = {"program": "a torch.export archive", "torchscript": "a TorchScript archive"}
+PROGRAMS = {"program": "a torch.export archive", "torchscript": "a TorchScript archive", "onnx": "an ONNX graph"}
 
 
 def read_object(path: Path, allow: Collection[str] = ()) -> Any:
@@ -71,6 +73,8 @@ def identify(path: Path) -> Container:
         return _identify_zip(path)
     if legacy.is_legacy(head):
         return "legacy"
+    if head[0] == 8 and head[2:3] in ONNX_FIELDS:
+        return "onnx"
     raise FileError(f"{path} is {_guess(path, head)}, not a file that torch.save wrote; {_instead(head)}.")
 
 

@@ -34,12 +34,12 @@ class Format:
     """One of them: its suffixes, the usual one first, what writes it, what a user is told of it, and whether it runs
     without blurify.
 
-    `check` refuses, before any slow work, where it could not be written at all.
+    What `write` returns is said to the user. `check` refuses, before any slow work, where it could not be written.
     """
 
     name: str
     suffixes: tuple[str, ...]
-    write: Callable[[nn.Module, Path, Wanted], None]
+    write: Callable[[nn.Module, Path, Wanted], str | None]
     description: str
     is_program: bool = False
     check: Callable[[], None] = lambda: None
@@ -62,8 +62,13 @@ def _write_program(model: nn.Module, path: Path, wanted: Wanted) -> None:
     save_program(model, path, _example(wanted), dynamic_size=wanted.dynamic_size, force=wanted.force)
 
 
-def _write_onnx(model: nn.Module, path: Path, wanted: Wanted) -> None:
-    save_onnx(model, path, _example(wanted), dynamic_size=wanted.dynamic_size, force=wanted.force)
+def _write_onnx(model: nn.Module, path: Path, wanted: Wanted) -> str | None:
+    example = _example(wanted)
+    opset = save_onnx(model, path, example, dynamic_size=wanted.dynamic_size, force=wanted.force)
+    wished = example.opset if isinstance(example, Signature) else None
+    if wished in (None, opset):
+        return None
+    return f"opset {wished} became {opset}, since PyTorch's exporter does not write that one of this graph."
 
 
 def _example(wanted: Wanted) -> Tensor | Signature:
@@ -109,7 +114,7 @@ def choose_format(path: Path | None, name: str | None = None) -> Format | None:
 
 
 # Of a program that was read, what is written unless something else is asked for.
-OWN_FORMATS = {"program": "pt2", "torchscript": "pt2"}
+OWN_FORMATS = {"program": "pt2", "torchscript": "pt2", "onnx": "onnx"}
 
 
 def own_format(source: Path) -> Format | None:
