@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @format_option
 @click.option("--keep-class", is_flag=True, help="Keep the model's own class instead of a graph; written as a pickle.")
 @click.option("--partial", is_flag=True, help="With --keep-class, keep sites that no module can be changed for.")
-@click.option("--dynamic-size", is_flag=True, help="Let a program (pt2, onnx) take pictures of any size.")
+@click.option("--dynamic-size", is_flag=True, help="Let a program (pt2, onnx, torchscript) take pictures of any size.")
 @click.option("--no-verify", is_flag=True, help="Skip the proofs.")
 @click.option("--force", is_flag=True, help="Overwrite the output.")
 def convert(

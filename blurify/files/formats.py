@@ -12,6 +12,7 @@ from blurify.errors import ArgumentError, FileError
 from blurify.files.container import identify
 from blurify.files.onnx_graph import require_onnx, save_onnx
 from blurify.files.program import Signature, save_program
+from blurify.files.torchscript_out import require_torchscript, save_torchscript
 from blurify.files.writing import save
 
 
@@ -71,6 +72,10 @@ def _write_onnx(model: nn.Module, path: Path, wanted: Wanted) -> str | None:
     return f"opset {wished} became {opset}, since PyTorch's exporter does not write that one of this graph."
 
 
+def _write_torchscript(model: nn.Module, path: Path, wanted: Wanted) -> None:
+    save_torchscript(model, path, _example(wanted), dynamic_size=wanted.dynamic_size, force=wanted.force)
+
+
 def _example(wanted: Wanted) -> Tensor | Signature:
     if wanted.example is None:
         raise ArgumentError("a program is recorded from an example of the model's input; give one.")
@@ -87,6 +92,14 @@ FORMATS: dict[str, Format] = {
         ),
         Format("pt2", (".pt2",), _write_program, "a program; read it with torch.export.load", is_program=True),
         Format("onnx", (".onnx",), _write_onnx, "an ONNX graph, checked by onnx.checker", True, require_onnx),
+        Format(
+            "torchscript",
+            (".torchscript", *PICKLE_SUFFIXES),
+            _write_torchscript,
+            "a TorchScript trace; read it with torch.jit.load",
+            True,
+            require_torchscript,
+        ),
     )
 }
 
