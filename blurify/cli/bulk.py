@@ -16,14 +16,12 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from blurify.cli import tally
 from blurify.zoo import folder as folders
 from blurify.zoo import pool
 from blurify.zoo.cluster import runner as ray_runner
-from blurify.zoo.running import convert_all, plan_all
-from blurify.zoo.settings import FAILED, Limits, Record, Settings
-
-# Failures that are printed at the end; the index has them all.
-_SHOWN = 20
+from blurify.zoo.running import Watcher, convert_all, plan_all
+from blurify.zoo.settings import FAILED, LARGE, Limits, Record, Settings
 
 
 class Lines:
@@ -45,7 +43,7 @@ class Lines:
         """Say what became of it; a model that was merely weighed is not worth a line."""
         self.done += 1
         if self.stage != "weighing" or record.get("status") == FAILED:
-            click.echo(f"{self.done}/{self.total} {time.monotonic() - self.since:.0f}s {name}: {outcome(record)}")
+            click.echo(f"{self.done}/{self.total} {time.monotonic() - self.since:.0f}s {name}: {tally.outcome(record)}")
 
 
 class Display:
@@ -84,7 +82,7 @@ class Display:
         rate = 3600 * self.counts.total() / (time.monotonic() - self.since)
         self.progress.update(self.bar, advance=1, rate=f"{rate:.0f} an hour")
         if record.get("status") == FAILED:
-            self.live.console.print(Text(f"{name}: {outcome(record)}", "red"))
+            self.live.console.print(Text(f"{name}: {tally.outcome(record)}", "red"))
 
     def render(self) -> Group:
         """The bar, the counts, and one line for every worker."""
@@ -94,17 +92,30 @@ class Display:
         return Group(self.progress, Text(counts), *lines)
 
 
-def outcome(record: Record) -> str:
-    """What became of a model, in a line.
+class Clock:
+    """Tells another, and takes the time of converting."""
 
-    >>> outcome({"status": "failed", "kind": "timeout", "error": "was not done within 5 s"})
-    'failed (timeout): was not done within 5 s'
-    """
-    if record.get("status") == FAILED:
-        return f"failed ({record['kind']}): {record['error']}"
-    sites = record["sites"]
-    seconds = f", {record['seconds']:.1f} s" if "seconds" in record else ""
-    return f"{record['status']}, {sites['rewrite']} sites rewritten and {sites['keep']} kept{seconds}"
+    def __init__(self, watcher: Watcher) -> None:
+        self.watcher, self.converting, self.done, self.since = watcher, False, 0, 0.0
+
+    def begin(self, stage: str, total: int) -> None:
+        """Start the clock where converting begins."""
+        self.converting, self.since = stage == "converting", time.monotonic()
+        self.watcher.begin(stage, total)
+
+    def started(self, name: str) -> None:
+        """Pass it on."""
+        self.watcher.started(name)
+
+    def ended(self, name: str, record: Record) -> None:
+        """Count it."""
+        self.done += self.converting
+        self.watcher.ended(name, record)
+
+    def rate(self) -> str:
+        """Models, seconds, and models an hour."""
+        seconds = time.monotonic() - self.since
+        return f"{self.done} in {seconds:.0f} s, which is {3600 * self.done / seconds:.0f} models an hour"
 
 
 @contextmanager
@@ -139,8 +150,9 @@ def convert(
     state: Path | None = None,
     retry_failed: bool = False,
     cluster: str | None = None,
+    most_parameters: int | None = None,
 ) -> bool | None:
-    """Convert and say what came out; false if a model failed, None if it was interrupted.
+    """Convert and say what came out; false if something that was asked for is not there, None if it was interrupted.
 
     >>> convert(["timm:resnet18"], Settings(), "converted", Limits())
     True
@@ -148,31 +160,35 @@ def convert(
     runner = pool.run_all if cluster is None else ray_runner(cluster)
     try:
         with _watched() as (watcher, stopping):
+            clock = Clock(watcher)
             result = convert_all(
                 names,
                 settings,
                 where,
                 state=state,
                 limits=limits,
+                most_parameters=most_parameters,
                 retry_failed=retry_failed,
-                watcher=watcher,
+                watcher=clock,
                 stopping=stopping,
                 runner=runner,
             )
     except KeyboardInterrupt:
         click.echo("stopped; run the same again to go on from here", err=True)
         return None
-    _print_summary(result.records)
+    _print(tally.summary(result.records))
+    if clock.done:
+        click.echo(clock.rate())
     if result.done_before:
         click.echo(f"{result.done_before} of them were there already and are whole")
     click.echo(f"see {(state or Path(where)) / 'index.html'}")
     if result.left:
         click.echo(f"stopped with {len(result.left)} models left; run the same again to go on from here", err=True)
         return None
-    return result.counts[FAILED] == 0
+    return not any(map(tally.falls_short, result.records.values()))
 
 
-def dry_run(names: list[str], settings: Settings, limits: Limits) -> bool | None:
+def dry_run(names: list[str], settings: Settings, limits: Limits, most_parameters: int | None = None) -> bool | None:
     """Plan and say what would be done; false if a model cannot be planned, None if it was interrupted.
 
     >>> dry_run(["timm:resnet18"], Settings(), Limits())
@@ -181,18 +197,18 @@ def dry_run(names: list[str], settings: Settings, limits: Limits) -> bool | None
     begun = time.monotonic()
     try:
         with _watched() as (watcher, stopping):
-            records = plan_all(names, settings, limits, watcher, stopping)
+            records = plan_all(names, settings, limits, watcher, stopping, most_parameters)
     except KeyboardInterrupt:
         return None
-    _print_summary(records)
+    interrupted = len(records) < len(names)
+    records = {name: record for name, record in records.items() if record["status"] != LARGE}
+    _print(tally.summary(records))
     parameters = sum(record.get("parameters", 0) for record in records.values())
     click.echo(
         f"planned in {time.monotonic() - begun:.0f} s; {parameters / 1e6:.0f} million parameters, "
         f"about {4 * parameters / 1e9:.1f} GB in files; nothing was written"
     )
-    if len(records) < len(names):
-        return None
-    return all(record["status"] != FAILED for record in records.values())
+    return None if interrupted else not any(map(tally.falls_short, records.values()))
 
 
 def status(folder: Path) -> None:
@@ -201,20 +217,15 @@ def status(folder: Path) -> None:
     >>> status(Path("converted"))
     """
     state = folders.inspect(folder)
-    settings = ", ".join(f"{key} {folders.said(value)}" for key, value in state.settings.items())
+    settings = ", ".join(f"{key} {folders.said(value)}" for key, value in tally.telling(state.settings).items())
     click.echo(f"{state.output}: {settings}")
-    _print_summary(state.ledger.models)
+    _print(tally.summary(state.ledger.models))
     left = [name for name in state.ledger.asked if name not in state.ledger.models]
     if left:
         click.echo(f"{len(left)} left: {', '.join(left[:5])}{', ...' if len(left) > 5 else ''}")
     click.echo(f"process {state.process} is at work" if state.process else "no run is under way")
 
 
-def _print_summary(records: dict[str, Record]) -> None:
-    counts = Counter(record["status"] for record in records.values())
-    click.echo(f"{len(records)} models: {', '.join(f'{n} {s}' for s, n in sorted(counts.items())) or 'none yet'}")
-    failed = [(name, record) for name, record in records.items() if record["status"] == FAILED]
-    for name, record in failed[:_SHOWN]:
-        click.echo(f"  {name}: {outcome(record)}")
-    if len(failed) > _SHOWN:
-        click.echo(f"  and {len(failed) - _SHOWN} more, in the index")
+def _print(lines: list[str]) -> None:
+    for line in lines:
+        click.echo(line)

@@ -14,7 +14,7 @@ from typing import Any
 from blurify.errors import FileError
 from blurify.files.atomic import write_atomically
 from blurify.zoo.ledger import Ledger, cut_broken_line
-from blurify.zoo.settings import Settings
+from blurify.zoo.settings import Settings, whole
 from blurify.zoo.storage import FolderStore, check_writable
 
 # What says that a folder is a zoo's, and of which settings.
@@ -95,7 +95,7 @@ def _check_settings(mark: Path, wanted: dict[str, Any]) -> None:
         return
     there = _read_mark(mark)
     for key, value in {**wanted["settings"], "output": wanted["output"]}.items():
-        known = there["output"] if key == "output" else there["settings"].get(key)
+        known = there["output"] if key == "output" else whole(there["settings"]).get(key)
         if known != value:
             raise FileError(
                 f"{mark.parent} was begun with {key} {said(known)}, not {said(value)}; "

@@ -76,7 +76,8 @@ class Ledger:
         self.models: dict[str, Record] = {}
         # What was ever asked for, in order.
         self.asked: dict[str, None] = {}
-        self.parameters: dict[str, int] = {}
+        # None of those that cannot be built.
+        self.parameters: dict[str, int | None] = {}
         for record in read_lines(path):
             self._take(record)
 
@@ -89,7 +90,7 @@ class Ledger:
         """Append that a run over these models begins."""
         self._append({"run": names} | facts)
 
-    def weighed(self, parameters: dict[str, int]) -> None:
+    def weighed(self, parameters: dict[str, int | None]) -> None:
         """Append how many parameters models have, so that this is counted once."""
         self._append({"parameters": parameters})
 

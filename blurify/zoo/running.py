@@ -71,6 +71,7 @@ def convert_all(
     *,
     state: Path | None = None,
     limits: Limits | None = None,
+    most_parameters: int | None = None,
     retry_failed: bool = False,
     watcher: Watcher | None = None,
     stopping: Callable[[], bool] = lambda: False,
@@ -87,36 +88,45 @@ def convert_all(
         where: a path, or a URL that fsspec writes to, which then needs `state`.
         state: the folder of the ledger and the index.
         limits: processes, seconds and memory; by default one process.
-        retry_failed: try again what failed.
+        most_parameters: leave out models that have more.
+        retry_failed: try again what failed, and what lacks something that was asked for.
         watcher: is told how it goes.
         stopping: asked often; once true, no further model is begun.
         runner: `pool.run_all`, or `cluster.runner(...)`.
 
     Raises:
         FileError: the folder cannot be used, or its disk is full.
-        ArgumentError: a URL without `state`.
+        ArgumentError: a URL without `state`, settings that no job can follow, or no model is small enough.
     """
     if state is None and is_url(where):
         raise ArgumentError(f"the ledger of {where} must lie in a folder of this machine; name one with --state.")
+    job.check(settings)
     limits, watcher = limits or Limits(), watcher or Silent()
     home = Path(where) if state is None else state
     with folders.opened(home, settings, where) as ledger:
-        return _Run(list(names), settings, open_store(where), home, limits, watcher, stopping, runner, ledger).all(
-            retry_failed
+        run = _Run(
+            list(names), settings, open_store(where), home, limits, watcher, stopping, runner, ledger, most_parameters
         )
+        return run.all(retry_failed)
 
 
 def plan_all(
-    names: Sequence[str], settings: Settings, limits: Limits, watcher: Watcher, stopping: Callable[[], bool]
+    names: Sequence[str],
+    settings: Settings,
+    limits: Limits,
+    watcher: Watcher,
+    stopping: Callable[[], bool],
+    most_parameters: int | None = None,
 ) -> dict[str, Record]:
-    """What converting every model would do, and nothing written.
+    """What converting every model would do, of those that are too large their size, and nothing written.
 
     >>> plan_all(["timm:resnet18"], Settings(), Limits(), Silent(), lambda: False)["timm:resnet18"]["sites"]
     {'rewrite': 7, 'keep': 1}
     """
+    job.check(settings)
     watcher.begin("planning", len(names))
     records = {}
-    tasks = [Task(name, job.plan, (name, settings)) for name in names]
+    tasks = [Task(name, job.plan, (name, settings, most_parameters)) for name in names]
     with closing(pool.run_all(tasks, limits, lambda task: watcher.started(task.name), stopping)) as ended:
         for task, record in ended:
             records[task.name] = {"model": task.name} | record
@@ -135,14 +145,17 @@ class _Run:
     stopping: Callable[[], bool]
     runner: Runner
     ledger: Ledger
+    most_parameters: int | None
     ended: set[str] = field(default_factory=set)
 
     def all(self, retry_failed: bool) -> Result:
         """Weigh and convert what is left, then write the index."""
         left = [name for name in self.names if not self._is_done(name, retry_failed)]
         try:
-            self.ledger.begin(self.names, versions=versions(), left=len(left))
             lost = self._weigh(left)
+            self._leave_out_large()
+            left = [name for name in left if name in self.names]
+            self.ledger.begin(self.names, versions=versions(), left=len(left))
             self._convert([name for name in left if name not in lost])
             index.write(self.home, self.ledger)
         except BaseException as error:
@@ -158,18 +171,29 @@ class _Run:
         record = self.ledger.models.get(name)
         if record is None:
             return False
-        return not retry_failed if record["status"] == FAILED else self.store.holds(record)
+        if retry_failed and (record["status"] == FAILED or "missing" in record):
+            return False
+        return record["status"] == FAILED or self.store.holds(record)
+
+    def _leave_out_large(self) -> None:
+        most = self.most_parameters
+        if most is None:
+            return
+        asked, known = len(self.names), self.ledger.parameters
+        self.names = [name for name in self.names if (known.get(name) or 0) <= most]
+        if not self.names:
+            raise ArgumentError(f"none of the {asked} models has {most:,} parameters or less; allow more.")
 
     def _weigh(self, left: list[str]) -> set[str]:
         """Count parameters, each model in a process, since to build it may be what hangs; return what was lost so."""
         unknown = [name for name in left if name not in self.ledger.parameters]
         self.watcher.begin("weighing", len(unknown))
-        found: dict[str, int] = {}
+        found: dict[str, int | None] = {}
         for task, record in self._run([Task(name, job.weigh, (name,)) for name in unknown]):
             if record.get("kind") in ("timeout", "crash", "memory"):
                 self._record(task.name, record)
             else:
-                found[task.name] = record.get("parameters", UNKNOWN)
+                found[task.name] = record.get("parameters")
             self.watcher.ended(task.name, record)
         if found:
             self.ledger.weighed(found)
@@ -178,7 +202,7 @@ class _Run:
     def _convert(self, left: list[str]) -> None:
         self.watcher.begin("converting", len(left))
         known = self.ledger.parameters
-        for task, record in self._run([self._task(name, known[name]) for name in left if name in known]):
+        for task, record in self._run([self._task(name, known[name] or UNKNOWN) for name in left if name in known]):
             if record.get("kind") == "disk":
                 raise OSError(errno.ENOSPC, record["error"])
             if record["status"] != FAILED and not self.store.holds(record):
@@ -195,7 +219,7 @@ class _Run:
 
     def _task(self, name: str, parameters: int) -> Task:
         arguments = (name, self.settings, self.store.where, self.limits.threads)
-        return Task(name, job.convert, arguments, job.needed_memory(parameters))
+        return Task(name, job.convert, arguments, job.needed_memory(parameters, self.settings))
 
     def _run(self, tasks: list[Task]) -> Generator[tuple[Task, Record]]:
         with closing(
@@ -205,7 +229,7 @@ class _Run:
 
     def _full(self) -> str:
         left = [name for name in self.names if not self._is_done(name)]
-        weights = sum(4 * self.ledger.parameters.get(name, UNKNOWN) for name in left)
+        weights = sum(4 * (self.ledger.parameters.get(name) or UNKNOWN) for name in left)
         needed = weights * len(self.settings.formats) + 10**5 * len(left)
         free = f", and {_size(shutil.disk_usage(self.home).free)} are free" if not is_url(self.store.where) else ""
         return (

@@ -14,6 +14,8 @@ from typing import Any
 Record = dict[str, Any]
 
 CONVERTED, KEPT, FAILED = "converted", "kept", "failed"
+# Not chosen, for its size.
+LARGE = "large"
 GIGABYTE = 10**9
 
 
@@ -22,16 +24,36 @@ class Settings:
     """What decides the outputs; a folder holds those of one setting.
 
     >>> Settings(filt_size=3).as_json()
-    {'filt_size': 3, 'pretrained': False, 'formats': ['native']}
+    {'filt_size': 3, 'pretrained': False, 'formats': ['native'], 'measure': None, 'recover': None, 'calib': 256}
+
+    Args:
+        filt_size: taps of the blur.
+        pretrained: with the weights that the library or the hub has.
+        formats: of `blurify.files.FORMATS`, the native one among them.
+        measure: a folder of pictures to measure every model on.
+        recover: a folder of pictures to recover every model from.
+        calib: how many of them, at most.
     """
 
     filt_size: int = 4
     pretrained: bool = False
     formats: tuple[str, ...] = ("native",)
+    measure: str | None = None
+    recover: str | None = None
+    calib: int = 256
 
     def as_json(self) -> dict[str, Any]:
         """The same as JSON gives it back."""
         return asdict(self) | {"formats": list(self.formats)}
+
+
+def whole(written: Record) -> Record:
+    """Settings as they were written, with what those of before a setting was known do not say.
+
+    >>> whole({"filt_size": 3})["pretrained"]
+    False
+    """
+    return Settings().as_json() | written
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from blurify.errors import ArgumentError, FileError
-from blurify.zoo.settings import FAILED, Record
+from blurify.zoo.settings import FAILED, Record, whole
 
 REPORT = "report.json"
 _PART = ".part-"
@@ -175,7 +175,10 @@ def finished(store: Store, name: str, settings: Record, versions: Record) -> Rec
     found = store.report(name)
     if found is None or found.get("model") != name or found.get("status") == FAILED:
         return None
-    if found.get("settings") != settings or found.get("versions") != versions or "files" not in found:
+    if whole(found.get("settings") or {}) != settings or found.get("versions") != versions or "files" not in found:
+        return None
+    if "missing" in found:
+        # What was asked for is not all there, and only a new attempt can tell whether it can be.
         return None
     return found if store.holds(found) else None
 
