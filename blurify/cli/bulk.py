@@ -20,8 +20,9 @@ from blurify.cli import tally
 from blurify.zoo import folder as folders
 from blurify.zoo import pool
 from blurify.zoo.cluster import runner as ray_runner
-from blurify.zoo.running import Watcher, convert_all, plan_all
+from blurify.zoo.running import convert_all, plan_all
 from blurify.zoo.settings import FAILED, LARGE, Limits, Record, Settings
+from blurify.zoo.watching import Watcher
 
 
 class Lines:
@@ -96,11 +97,13 @@ class Clock:
     """Tells another, and takes the time of converting."""
 
     def __init__(self, watcher: Watcher) -> None:
-        self.watcher, self.converting, self.done, self.since = watcher, False, 0, 0.0
+        self.watcher, self.converting, self.done, self.since, self.last = watcher, False, 0, 0.0, 0.0
 
     def begin(self, stage: str, total: int) -> None:
         """Start the clock where converting begins."""
-        self.converting, self.since = stage == "converting", time.monotonic()
+        self.converting = stage == "converting"
+        if self.converting:
+            self.since = time.monotonic()
         self.watcher.begin(stage, total)
 
     def started(self, name: str) -> None:
@@ -109,12 +112,13 @@ class Clock:
 
     def ended(self, name: str, record: Record) -> None:
         """Count it."""
-        self.done += self.converting
+        if self.converting:
+            self.done, self.last = self.done + 1, time.monotonic()
         self.watcher.ended(name, record)
 
     def rate(self) -> str:
         """Models, seconds, and models an hour."""
-        seconds = time.monotonic() - self.since
+        seconds = self.last - self.since
         return f"{self.done} in {seconds:.0f} s, which is {3600 * self.done / seconds:.0f} models an hour"
 
 
@@ -151,6 +155,7 @@ def convert(
     retry_failed: bool = False,
     cluster: str | None = None,
     most_parameters: int | None = None,
+    push: str | None = None,
 ) -> bool | None:
     """Convert and say what came out; false if something that was asked for is not there, None if it was interrupted.
 
@@ -168,6 +173,7 @@ def convert(
                 state=state,
                 limits=limits,
                 most_parameters=most_parameters,
+                push=push,
                 retry_failed=retry_failed,
                 watcher=clock,
                 stopping=stopping,
@@ -177,6 +183,7 @@ def convert(
         click.echo("stopped; run the same again to go on from here", err=True)
         return None
     _print(tally.summary(result.records))
+    _print(tally.pushed(result.pushes))
     if clock.done:
         click.echo(clock.rate())
     if result.done_before:
@@ -185,7 +192,7 @@ def convert(
     if result.left:
         click.echo(f"stopped with {len(result.left)} models left; run the same again to go on from here", err=True)
         return None
-    return not any(map(tally.falls_short, result.records.values()))
+    return not any(map(tally.falls_short, [*result.records.values(), *result.pushes.values()]))
 
 
 def dry_run(names: list[str], settings: Settings, limits: Limits, most_parameters: int | None = None) -> bool | None:

@@ -72,6 +72,7 @@ def _count(_: click.Context, __: click.Parameter, value: str | None) -> int | No
     "--timeout", type=click.FloatRange(min=1), default=600, show_default=True, help="Seconds that a model may take."
 )
 @click.option("--memory", callback=_memory, metavar="SIZE", help="Of all jobs together, such as 8GB.  [default: 80 %]")
+@click.option("--push", metavar="ORG", help="Push every model to the hub, to a repository of its own.")
 @click.option("--retry-failed", is_flag=True, help="Try again what failed or lacks something.")
 @click.option("--cluster", metavar="ADDRESS|local", help="Run on a Ray cluster: HOST:PORT, or one of this machine.")
 @click.option("--dry-run", is_flag=True, help="Plan every model, print, write nothing.")
@@ -114,6 +115,7 @@ def convert(patterns: tuple[str, ...], output: str | None, **options: Any) -> No
             options["retry_failed"],
             options["cluster"],
             options["max_params"],
+            options["push"],
         )
     if ok is None:
         sys.exit(INTERRUPTED)

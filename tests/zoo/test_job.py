@@ -74,7 +74,7 @@ def test_a_network_that_fails_is_asked_again_and_then_named(monkeypatch: pytest.
     assert (record["status"], record["kind"]) == ("failed", "network")
     assert len(asked) == 4
     assert waited == [1, 5, 25]
-    monkeypatch.setattr(sources, "_offline", lambda: True)
+    monkeypatch.setattr(sources, "is_offline", lambda: True)
     assert job.convert("timm:test_resnet", PRETRAINED, str(tmp_path))["kind"] == "network"
     assert len(asked) == 5
 
