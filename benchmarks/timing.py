@@ -18,7 +18,9 @@ RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("torch", "torchvision", "timm", "antialiased-cnns", "kornia")
 
 
-def medians(actions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def medians(
+    actions: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
     """Median seconds of each action, all of them once a round."""
     seconds: dict[str, list[float]] = {name: [] for name in actions}
     for action in actions.values():
@@ -28,9 +30,9 @@ def medians(actions: Mapping[str, Callable[[], object]], rounds: int) -> dict[st
         # Whoever comes first finds cold memory, so each does in turn.
         order.append(order.pop(0))
         for name, action in order:
-            begin = time.perf_counter()
+            begin = clock()
             action()
-            seconds[name].append(time.perf_counter() - begin)
+            seconds[name].append(clock() - begin)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 

@@ -18,7 +18,7 @@ from blurify.keep import keep_class as keep_class_of
 from blurify.optimize import optimize_graphs
 from blurify.planning import Plan, set_plan
 from blurify.sites import Reason
-from blurify.spec import DEFAULT_FILT_SIZE, Spec
+from blurify.spec import DEFAULT_FILT_SIZE, DEFAULT_STRENGTH, Spec
 from blurify.tracing import trace
 from blurify.tracing.export import quietly
 from blurify.tracing.inputs import Inputs, as_inputs, example_for
@@ -33,6 +33,7 @@ def plan(
     model: nn.Module,
     filt_size: int | Mapping[str, int] = DEFAULT_FILT_SIZE,
     *,
+    strength: float | Mapping[str, float] = DEFAULT_STRENGTH,
     pad_type: str = "reflect",
     stem: bool = False,
     patch_embed: bool = False,
@@ -54,6 +55,7 @@ def plan(
     """
     spec = Spec.of(
         filt_size,
+        strength=strength,
         pad_type=pad_type,
         stem=stem,
         patch_embed=patch_embed,
@@ -69,6 +71,7 @@ def antialias(
     model: nn.Module,
     filt_size: int | Mapping[str, int] = DEFAULT_FILT_SIZE,
     *,
+    strength: float | Mapping[str, float] = ...,
     pad_type: str = ...,
     stem: bool = ...,
     patch_embed: bool = ...,
@@ -87,6 +90,7 @@ def antialias(
     model: M,
     filt_size: int | Mapping[str, int] = DEFAULT_FILT_SIZE,
     *,
+    strength: float | Mapping[str, float] = ...,
     pad_type: str = ...,
     stem: bool = ...,
     patch_embed: bool = ...,
@@ -104,6 +108,7 @@ def antialias(
     model: nn.Module,
     filt_size: int | Mapping[str, int] = DEFAULT_FILT_SIZE,
     *,
+    strength: float | Mapping[str, float] = DEFAULT_STRENGTH,
     pad_type: str = "reflect",
     stem: bool = False,
     patch_embed: bool = False,
@@ -133,6 +138,9 @@ def antialias(
         model: any module that `torch.fx` can trace. It is left as found.
         filt_size: taps of the binomial filter, or a mapping from glob pattern on site names to taps, where the first
             match counts and no match means 4.
+        strength: how much of that filter, from 0 to 1, or a mapping like `filt_size`'s, where no match means 1. Along
+            each axis the taps are `(1 - strength) * delta + strength * binomial`; at 0 the result computes what `model`
+            does. In the place of an average, the average's output is mixed with the blurred one.
         pad_type: `reflect`, `replicate`, `zero` or `circular`.
         stem: rewrite the convs fed by the model's input as well.
         patch_embed: rewrite the convs that cut their input, or a map of tokens, into patches without overlap as well.
@@ -161,6 +169,7 @@ def antialias(
     """
     spec = Spec.of(
         filt_size,
+        strength=strength,
         pad_type=pad_type,
         stem=stem,
         patch_embed=patch_embed,

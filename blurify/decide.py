@@ -134,6 +134,7 @@ def rewritten(found: Found, in_training: Found, traced: TracedModule, spec: Spec
         stride=site.stride,
         filt_size=tuple(size if stride > 1 else 1 for stride in site.blur_stride),
         pad_type=spec.pad_type,
+        strength=spec.strength_at(found.path),
         statistics=place.statistics,
     )
 

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 from blurify.sites import Action, Kind, Reason
+
+
+class Blurring(TypedDict):
+    """What every layer that blurs is made with, by the names of its arguments."""
+
+    filt_size: tuple[int, ...]
+    pad_type: str
+    strength: float
 
 
 @dataclass(frozen=True)
@@ -12,8 +21,8 @@ class Decision:
     """What happens to one site. Tuples have one entry per spatial axis.
 
     `landing` is the node after which the blur goes (empty for a kept site), `train_landing` the one in the graph of
-    `.train()` where it is another. `statistics` names the norms on the way whose statistics the move changes. `detail`
-    says more of a kept site, where there is more to say.
+    `.train()` where it is another. `strength` is how much of the filter there is, from 0 to 1. `statistics` names the
+    norms on the way whose statistics the move changes. `detail` says more of a kept site, where there is more to say.
     """
 
     site: str
@@ -26,13 +35,25 @@ class Decision:
     stride: tuple[int, ...] = ()
     filt_size: tuple[int, ...] = ()
     pad_type: str = ""
+    strength: float = 1.0
     statistics: tuple[str, ...] = ()
     detail: str = ""
+
+    @property
+    def blurring(self) -> Blurring:
+        """What the site's blur is made with."""
+        return {"filt_size": self.filt_size, "pad_type": self.pad_type, "strength": self.strength}
 
 
 def sizes(values: tuple[int, ...]) -> str:
     """Per-axis integers as people write them: `2` where all are equal, else `1x2`."""
     return str(values[0]) if len(set(values)) == 1 else "x".join(map(str, values))
+
+
+def filter_text(decision: Decision) -> str:
+    """The filter as people write it: `3`, or `3 at 0.5` where its strength is not 1; nothing for a kept site."""
+    weak = "" if decision.strength == 1 else f" at {decision.strength:.4g}"
+    return sizes(decision.filt_size) + weak if decision.filt_size else ""
 
 
 def explanation(decision: Decision) -> str:

@@ -86,21 +86,19 @@ Way = Callable[[Tensor], Tensor]
 
 def blur(x: Tensor, filt: Tensor, stride: list[int], left: list[int], right: list[int], pad_type: str) -> Tensor | None:
     """Pad, filter and subsample in the fastest way for the case at hand; None where plain is to be used."""
-    if len(stride) != 2 or not is_eager(x) or filt.is_inference():
+    if len(stride) != 2 or filt.numel() == 1 or not is_eager(x) or filt.is_inference():
         return None
     case = Case(x.shape, x.is_contiguous(), x.dtype, tuple(stride), tuple(left), tuple(right), pad_type)
-    way: Way | None = remembered(filt, case, fastest)
-    return None if way is None else way(x)
+    way: Way = remembered(filt, case, fastest)
+    return way(x)
 
 
-def fastest(filt: Tensor, case: Case) -> Way | None:
+def fastest(filt: Tensor, case: Case) -> Way:
     """The way to blur a map.
 
     Filtering is linear, so a map of `H x W` positions is multiplied by one matrix of `H W` rows that pads, filters and
     subsamples, or, where the filter is a product of one for each axis, by one for the columns and one for the rows.
     """
-    if filt.numel() == 1:
-        return None
     samples, channels, height, width = case.shape
     positions, side, maps = height * width, max(height, width), samples * channels
     if case.contiguous and positions <= WHOLE_MAP:

@@ -21,3 +21,18 @@ def binomial_taps(filt_size: int) -> tuple[float, ...]:
     order = filt_size - 1
     # Integer division by a power of two is exact in floating point, as long as the coefficient itself is.
     return tuple(comb(order, k) / 2**order for k in range(filt_size))
+
+
+def mixed_taps(filt_size: int, strength: float) -> tuple[float, ...]:
+    """Return `(1 - strength) * delta + strength * binomial`, of `filt_size` taps: from plain subsampling to the blur.
+
+    >>> mixed_taps(4, 0.5)
+    (0.0625, 0.6875, 0.1875, 0.0625)
+
+    The one is at `(filt_size - 1) // 2`, as many taps from the left as are padded there, so that of an even size too it
+    falls on the position that plain subsampling reads. At a strength of 0 it alone is left: one tap.
+    """
+    if strength == 0:
+        return (1.0,)
+    here = (filt_size - 1) // 2
+    return tuple(strength * tap + (1 - strength) * (k == here) for k, tap in enumerate(binomial_taps(filt_size)))

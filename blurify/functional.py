@@ -24,6 +24,11 @@ def blur(x: Tensor, filt: Tensor, stride: list[int], left: list[int], right: lis
     return plain.blur(x, filt, stride, left, right, pad_type)
 
 
+def one_tap(filt: Tensor) -> Tensor:
+    """The filter of one tap that is like `filt` in all else: it leaves what it filters as it is."""
+    return torch.ones([1] * filt.dim(), dtype=filt.dtype, device=filt.device)
+
+
 def dense_max(x: Tensor, kernel_size: list[int], padding: list[int], dilation: list[int]) -> Tensor:
     """Max pooling at stride 1."""
     if not torch.jit.is_scripting():  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ non-persistent buffers, so a `state_dict` never sees them.
 # No `from __future__ import annotations` here: TorchScript reads the annotation of `filt` and wants it evaluated.
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from blurify import functional
 from blurify.errors import ArgumentError, ArgumentTypeError
-from blurify.filters import binomial_taps
-from blurify.spec import check_int, check_pad_type, check_per_axis
+from blurify.filters import mixed_taps
+from blurify.spec import check_int, check_pad_type, check_per_axis, check_strength
 
 
-def separable_filter(filt_size: Sequence[int]) -> Tensor:
-    """The outer product of one binomial filter per axis: `(1, 1, *filt_size)`, float32, sum 1."""
+def separable_filter(filt_size: Sequence[int], strength: float = 1.0) -> Tensor:
+    """The outer product of one filter per axis: `(1, 1, *filt_size)`, float32, sum 1; at a strength of 0 one tap."""
     filt = torch.ones((1,) * 2, dtype=torch.float64)
     for size in filt_size:
-        filt = filt.unsqueeze(-1) * torch.tensor(binomial_taps(size), dtype=torch.float64)
+        filt = filt.unsqueeze(-1) * torch.tensor(mixed_taps(size, strength), dtype=torch.float64)
     return filt.to(torch.float32)
 
 
@@ -31,19 +31,32 @@ class Blur(nn.Module):
     """Abstract body of every layer here that blurs: it owns the filter, and can be asked for its one-tap twin."""
 
     axes: ClassVar[int]
+    # Whether strength mixes what the layer gives with what one tap gives, instead of the taps themselves.
+    mixes_outputs: ClassVar[bool] = False
     filt: Tensor
 
-    def __init__(self, filt_size: int | Sequence[int], stride: int | Sequence[int], pad_type: str) -> None:
+    def __init__(
+        self, filt_size: int | Sequence[int], stride: int | Sequence[int], pad_type: str, strength: float
+    ) -> None:
         super().__init__()
         self.filt_size = list(check_per_axis("filt_size", filt_size, self.axes, 1))
         self.stride = list(check_per_axis("stride", stride, self.axes, 1))
         self.pad_type = check_pad_type(pad_type)
-        self.register_buffer("filt", separable_filter(self.filt_size), persistent=False)
+        self.strength = check_strength("strength", strength)
+        self.register_buffer("filt", self.make_filter(), persistent=False)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # What was pickled by a blurify that knew no strength blurs at the whole of it.
+        super().__setstate__({"strength": 1.0, **state})  # type: ignore[no-untyped-call]
+
+    def make_filter(self) -> Tensor:
+        """The filter that the layer was asked for: `(1, 1, *taps)`, float32, sum 1."""
+        return separable_filter(self.filt_size, float(self.strength > 0) if self.mixes_outputs else self.strength)
 
     def reset_parameters(self) -> None:
         """Fill the filter anew, as after `to_empty`: it is in no checkpoint that could bring it back."""
         with torch.no_grad():
-            self.filt.copy_(separable_filter(self.filt_size))
+            self.filt.copy_(self.make_filter())
 
     def with_filt_size(self, filt_size: int | Sequence[int]) -> "Blur":
         """Return this layer with another filter and all else equal, on the same device."""
@@ -51,7 +64,7 @@ class Blur(nn.Module):
         twin.__dict__.update(self.__dict__)
         twin._buffers = dict(self._buffers)
         twin.filt_size = list(check_per_axis("filt_size", filt_size, self.axes, 1))
-        twin._buffers["filt"] = separable_filter(twin.filt_size).to(self.filt)
+        twin._buffers["filt"] = twin.make_filter().to(self.filt)
         return twin
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Blur":
@@ -63,7 +76,25 @@ class Blur(nn.Module):
 
     def extra_repr(self) -> str:
         """What the layer was asked for."""
-        return f"filt_size={tuple(self.filt_size)}, stride={tuple(self.stride)}, pad_type={self.pad_type!r}"
+        asked = f"filt_size={tuple(self.filt_size)}, stride={tuple(self.stride)}, pad_type={self.pad_type!r}"
+        return asked if self.strength == 1 else f"{asked}, strength={self.strength}"
+
+
+class _MixingBlur(Blur):
+    """A blur in the place of an op that has an output of its own: strength mixes that output and the blurred one."""
+
+    mixes_outputs = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool `x`, blurred, to the size that the op in whose place this is gives."""
+        blurred = self.pooled(x, self.filt)
+        if self.strength == 0 or self.strength == 1:
+            return blurred
+        return torch.lerp(self.pooled(x, functional.one_tap(self.filt)), blurred, self.strength)
+
+    def pooled(self, x: Tensor, filt: Tensor) -> Tensor:
+        """Pool `x` by the filter; by one of one tap that is the op itself."""
+        raise NotImplementedError
 
 
 class _BlurPool(Blur):
@@ -74,10 +105,12 @@ class _BlurPool(Blur):
         filt_size: int | Sequence[int] = 4,
         stride: int | Sequence[int] = 2,
         pad_off: int = 0,
+        *,
+        strength: float = 1.0,
     ) -> None:
         if channels is not None:
             check_int("channels", channels, 1)
-        super().__init__(filt_size, stride, pad_type)
+        super().__init__(filt_size, stride, pad_type, strength)
         self.channels = channels
         self.pad_off = check_int("pad_off", pad_off, 0)
 
@@ -133,6 +166,8 @@ class BlurPool2d(_BlurPool):
         filt_size: taps of the binomial filter, one integer or one per axis; 1 means plain subsampling.
         stride: keep every `stride`-th position, one integer or one per axis; 1 blurs only.
         pad_off: padding added on every side, on top of `(f - 1) // 2` on the left and `f // 2` on the right.
+        strength: how much of the filter, 0 to 1: along each axis the taps are those of `mixed_taps`. 0 is plain
+            subsampling on the same grid.
 
     Raises:
         ArgumentError: a value that is not allowed, or an input of another rank or channel count.
@@ -161,8 +196,9 @@ class _SameBlurPool(Blur):
         *,
         filt_size: int | Sequence[int] = 4,
         pad_type: str = "reflect",
+        strength: float = 1.0,
     ) -> None:
-        super().__init__(filt_size, stride, pad_type)
+        super().__init__(filt_size, stride, pad_type, strength)
         self.kernel_size = list(check_per_axis("kernel_size", kernel_size, self.axes, 1))
         self.dilation = list(check_per_axis("dilation", dilation, self.axes, 1))
 
@@ -247,7 +283,7 @@ class DenseMaxPool3d(_DenseMaxPool):
     axes = 3
 
 
-class _AvgBlurPool(Blur):
+class _AvgBlurPool(_MixingBlur):
     def __init__(
         self,
         kernel_size: int | Sequence[int],
@@ -259,19 +295,20 @@ class _AvgBlurPool(Blur):
         *,
         filt_size: int | Sequence[int] = 4,
         pad_type: str = "reflect",
+        strength: float = 1.0,
     ) -> None:
-        super().__init__(filt_size, kernel_size if stride is None else stride, pad_type)
+        super().__init__(filt_size, kernel_size if stride is None else stride, pad_type, strength)
         self.kernel_size = list(check_per_axis("kernel_size", kernel_size, self.axes, 1))
         self.padding = list(check_per_axis("padding", padding, self.axes, 0))
         self.ceil_mode = bool(ceil_mode)
         self.count_include_pad = bool(count_include_pad)
         self.divisor_override = 0 if divisor_override is None else check_int("divisor_override", divisor_override, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def pooled(self, x: Tensor, filt: Tensor) -> Tensor:
         """Blur and subsample `x` to the size that the average pooling gives."""
         return functional.avg_blur_pool(
             x,
-            self.filt,
+            filt,
             self.kernel_size,
             self.stride,
             self.padding,
@@ -298,7 +335,8 @@ class AvgBlurPool2d(_AvgBlurPool):
     >>> AvgBlurPool2d(2, stride=2, filt_size=4)(torch.zeros(1, 8, 15, 15)).shape
     torch.Size([1, 8, 7, 7])
 
-    Takes `AvgPool2d`'s arguments. A window larger than the filter is averaged densely first, then blurred.
+    Takes `AvgPool2d`'s arguments. A window larger than the filter is averaged densely first, then blurred. At a
+    `strength` of 0 it is `AvgPool2d`, and in between the two outputs are mixed.
     """
 
     axes = 2
@@ -310,7 +348,7 @@ class AvgBlurPool3d(_AvgBlurPool):
     axes = 3
 
 
-class _LpBlurPool(Blur):
+class _LpBlurPool(_MixingBlur):
     def __init__(
         self,
         norm_type: float,
@@ -320,16 +358,17 @@ class _LpBlurPool(Blur):
         *,
         filt_size: int | Sequence[int] = 4,
         pad_type: str = "reflect",
+        strength: float = 1.0,
     ) -> None:
-        super().__init__(filt_size, kernel_size if stride is None else stride, pad_type)
+        super().__init__(filt_size, kernel_size if stride is None else stride, pad_type, strength)
         self.norm_type = float(norm_type)
         self.kernel_size = list(check_per_axis("kernel_size", kernel_size, self.axes, 1))
         self.ceil_mode = bool(ceil_mode)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def pooled(self, x: Tensor, filt: Tensor) -> Tensor:
         """Blur and subsample the powers of `x` to the size that the pooling gives, and take the root."""
         return functional.lp_blur_pool(
-            x, self.filt, self.norm_type, self.kernel_size, self.stride, self.ceil_mode, self.pad_type
+            x, filt, self.norm_type, self.kernel_size, self.stride, self.ceil_mode, self.pad_type
         )
 
     def extra_repr(self) -> str:
@@ -361,7 +400,7 @@ class LpBlurPool3d(_LpBlurPool):
     axes = 3
 
 
-class _AdaptiveBlurPool(Blur):
+class _AdaptiveBlurPool(_MixingBlur):
     maximum: ClassVar[bool]
 
     def __init__(
@@ -370,20 +409,21 @@ class _AdaptiveBlurPool(Blur):
         *,
         filt_size: int | Sequence[int] = 4,
         pad_type: str = "reflect",
+        strength: float = 1.0,
     ) -> None:
-        super().__init__(filt_size, 1, pad_type)
+        super().__init__(filt_size, 1, pad_type, strength)
         sizes = output_size if isinstance(output_size, Sequence) else (output_size,) * self.axes
         if len(sizes) != self.axes:
             raise ArgumentError(f"output_size must be one integer or {self.axes}, got {tuple(sizes)!r}.")
         self.output_size = [0 if size is None else check_int("output_size", size, 1) for size in sizes]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def pooled(self, x: Tensor, filt: Tensor) -> Tensor:
         """Pool to the output size, blurring where the size shrinks by a whole factor on every axis."""
-        return functional.adaptive_blur_pool(x, self.filt, self.output_size, self.maximum, self.pad_type)
+        return functional.adaptive_blur_pool(x, filt, self.output_size, self.maximum, self.pad_type)
 
     def extra_repr(self) -> str:
         """What the layer was asked for."""
-        return f"output_size={tuple(self.output_size)}, filt_size={tuple(self.filt_size)}, pad_type={self.pad_type!r}"
+        return f"output_size={tuple(self.output_size)}, {super().extra_repr()}"
 
 
 class AdaptiveAvgBlurPool1d(_AdaptiveBlurPool):
@@ -449,8 +489,15 @@ class BlurAxes(Blur):
 
     axes = 2
 
-    def __init__(self, dims: Sequence[int], *, filt_size: int | Sequence[int] = 4, pad_type: str = "reflect") -> None:
-        super().__init__(filt_size, 1, pad_type)
+    def __init__(
+        self,
+        dims: Sequence[int],
+        *,
+        filt_size: int | Sequence[int] = 4,
+        pad_type: str = "reflect",
+        strength: float = 1.0,
+    ) -> None:
+        super().__init__(filt_size, 1, pad_type, strength)
         self.dims = list(dims)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -476,13 +523,14 @@ class AntialiasedResize(Blur):
     >>> AntialiasedResize(4)(torch.zeros(1, 8, 28, 28), scale_factor=0.5, mode="bilinear").shape
     torch.Size([1, 8, 14, 14])
 
-    With one tap it is `F.interpolate` itself.
+    With one tap it is `F.interpolate` itself, which `strength` mixes its output with.
     """
 
     axes = 2
+    mixes_outputs = True
 
-    def __init__(self, filt_size: int | Sequence[int] = 4, pad_type: str = "reflect") -> None:
-        super().__init__(filt_size, 1, pad_type)
+    def __init__(self, filt_size: int | Sequence[int] = 4, pad_type: str = "reflect", *, strength: float = 1.0) -> None:
+        super().__init__(filt_size, 1, pad_type, strength)
 
     def forward(
         self,
@@ -494,11 +542,18 @@ class AntialiasedResize(Blur):
         recompute_scale_factor: bool | None = None,
     ) -> Tensor:
         """Resize `x`; the arguments are those of `F.interpolate`."""
-        one_tap = max(self.filt_size) == 1
+        one_tap = self.filt.numel() == 1
         smooth = not one_tap and mode in ("bilinear", "bicubic")
+        blurred = x
         if not one_tap and not smooth and x.dim() == len(self.filt_size) + 2:
-            x = functional.blur_pool(x, self.filt, self.stride, 0, self.pad_type)
-        return F.interpolate(x, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias=smooth)
+            blurred = functional.blur_pool(x, self.filt, self.stride, 0, self.pad_type)
+        resized = F.interpolate(
+            blurred, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias=smooth
+        )
+        if one_tap or self.strength == 1:
+            return resized
+        plain = F.interpolate(x, size, scale_factor, mode, align_corners, recompute_scale_factor)
+        return torch.lerp(plain, resized, self.strength)
 
 
 class AntialiasedResize1d(AntialiasedResize):
@@ -528,12 +583,13 @@ class _MaxBlurPool(nn.Module):
         *,
         filt_size: int | Sequence[int] = 4,
         pad_type: str = "reflect",
+        strength: float = 1.0,
     ) -> None:
         super().__init__()
         if not isinstance(ceil_mode, bool):
             raise ArgumentTypeError(f"ceil_mode must be True or False, got {ceil_mode!r}.")
         self.max_pool = self.dense(kernel_size, stride, padding, dilation, ceil_mode)
-        self.blur_pool = self.blur(None, pad_type, filt_size, stride)
+        self.blur_pool = self.blur(None, pad_type, filt_size, stride, strength=strength)
 
     def forward(self, x: Tensor) -> Tensor:
         """Take the dense maximum, then blur and subsample it."""

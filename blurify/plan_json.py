@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 from blurify.decision import Decision
 from blurify.errors import ArgumentError, ArgumentTypeError, PlanError
 from blurify.sites import Action, Kind, Reason
-from blurify.spec import check_pad_type, check_per_axis
+from blurify.spec import check_pad_type, check_per_axis, check_strength
 
 PLAN_VERSION = 1
 
@@ -173,6 +173,12 @@ def _pad_type(key: str, value: object) -> str:
     return check_pad_type(_text(key, value)[:80])
 
 
+def _strength(key: str, value: object) -> float:
+    if type(value) not in (int, float):
+        raise ArgumentTypeError(f"{key} must be a number from 0 to 1, got {_short(value)}.")
+    return check_strength(key, value)
+
+
 CHECKS: dict[str, Callable[[str, object], Any]] = {
     "site": _name,
     "kind": _word(Kind),
@@ -184,6 +190,7 @@ CHECKS: dict[str, Callable[[str, object], Any]] = {
     "stride": _sizes,
     "filt_size": _sizes,
     "pad_type": _pad_type,
+    "strength": _strength,
     "statistics": _texts,
     "detail": _text,
 }

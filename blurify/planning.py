@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from blurify.decision import Decision, explanation, sizes
+from blurify.decision import Decision, explanation, filter_text, sizes
 from blurify.errors import HooksWarning
 from blurify.graph_module import TracedModule
 from blurify.plan_json import PLAN_VERSION, decisions_from
@@ -130,7 +130,9 @@ def lost_hooks(name: str, paths: tuple[str, ...]) -> str:
 
 
 def _trimmed(decision: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in decision.items() if value not in ((), "", None)}
+    # Strength is newer than the format, which says nothing of the whole of it.
+    usual = {"strength": 1.0}
+    return {k: value for k, value in decision.items() if value not in ((), "", None) and usual.get(k) != value}
 
 
 def _row(decision: Decision) -> list[str]:
@@ -139,6 +141,6 @@ def _row(decision: Decision) -> list[str]:
         str(decision.kind),
         sizes(decision.stride) if decision.stride else "",
         str(decision.action),
-        sizes(decision.filt_size) if decision.filt_size else "",
+        filter_text(decision),
         explanation(decision),
     ]

@@ -136,7 +136,7 @@ def as_decided(known: tuple[Rule, Site] | None, decision: Decision) -> tuple[Rul
 def apply_edit(traced: TracedModule, edit: Edit, free: bool, names: Names) -> None:
     """Rewrite one site in one graph."""
     decision, node = edit.decision, edit.node
-    parts = edit.rule.replace(node, edit.module, edit.site, decision.filt_size, decision.pad_type)
+    parts = edit.rule.replace(node, edit.module, edit.site, decision.blurring)
     settle(parts, node, traced)
     if parts.dense is not None and (free or not parts.has_parameters):
         call_instead(traced, node, parts, dense_path(decision, node, free, names))

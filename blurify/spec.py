@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import TypeVar
 
 from blurify.errors import ArgumentError, ArgumentTypeError
 
@@ -18,6 +19,8 @@ PAD_TYPES = {
     "circular": "circular",
 }
 DEFAULT_FILT_SIZE = 4
+DEFAULT_STRENGTH = 1.0
+V = TypeVar("V")
 
 
 def check_int(name: str, value: object, least: int) -> int:
@@ -34,6 +37,15 @@ def check_bool(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise ArgumentTypeError(f"{name} must be True or False, got {value!r} of type {type(value).__name__}.")
     return value
+
+
+def check_strength(name: str, value: object) -> float:
+    """Return `value` if it is a number from 0 to 1, else raise naming both."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ArgumentTypeError(f"{name} must be a number from 0 to 1, got {value!r} of type {type(value).__name__}.")
+    if not 0 <= value <= 1:
+        raise ArgumentError(f"{name} must be from 0 (no blur) to 1 (the whole blur), got {value}.")
+    return float(value)
 
 
 def check_per_axis(name: str, value: object, axes: int, least: int) -> tuple[int, ...]:
@@ -72,6 +84,23 @@ def matches(site: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(site, pattern) for pattern in patterns)
 
 
+def by_pattern(name: str, value: V | Mapping[str, V], check: Callable[[str, object], V]) -> tuple[tuple[str, V], ...]:
+    """Return glob patterns with a checked value each; a lone value is that of all sites."""
+    values = dict(value) if isinstance(value, Mapping) else {"*": value}
+    if not values:
+        raise ArgumentError(f"{name} is an empty mapping; give a number, or patterns with one each.")
+    for pattern in values:
+        check_patterns(name, (pattern,))
+    return tuple(
+        (pattern, check(name if pattern == "*" else f"{name} of {pattern!r}", each)) for pattern, each in values.items()
+    )
+
+
+def first_match(site: str, values: Iterable[tuple[str, V]], default: V) -> V:
+    """The value of the first pattern that matches the site's name."""
+    return next((value for pattern, value in values if fnmatchcase(site, pattern)), default)
+
+
 @dataclass(frozen=True)
 class Spec:
     """What the user asked for.
@@ -81,6 +110,7 @@ class Spec:
     """
 
     filt_sizes: tuple[tuple[str, int], ...] = (("*", DEFAULT_FILT_SIZE),)
+    strengths: tuple[tuple[str, float], ...] = (("*", DEFAULT_STRENGTH),)
     pad_type: str = "reflect"
     stem: bool = False
     patch_embed: bool = False
@@ -93,6 +123,7 @@ class Spec:
         cls,
         filt_size: int | Mapping[str, int] = DEFAULT_FILT_SIZE,
         *,
+        strength: float | Mapping[str, float] = DEFAULT_STRENGTH,
         pad_type: str = "reflect",
         stem: bool = False,
         patch_embed: bool = False,
@@ -101,14 +132,9 @@ class Spec:
         exclude: Iterable[str] = (),
     ) -> Spec:
         """Validate the arguments of `antialias` and freeze them."""
-        sizes = dict(filt_size) if isinstance(filt_size, Mapping) else {"*": filt_size}
-        if not sizes:
-            raise ArgumentError("filt_size is an empty mapping; give an integer, or patterns with one each.")
-        for pattern, size in sizes.items():
-            check_patterns("filt_size", (pattern,))
-            check_int("filt_size" if pattern == "*" else f"filt_size of {pattern!r}", size, 1)
         return cls(
-            tuple(sizes.items()),
+            by_pattern("filt_size", filt_size, lambda name, size: check_int(name, size, 1)),
+            by_pattern("strength", strength, check_strength),
             check_pad_type(pad_type),
             check_bool("stem", stem),
             check_bool("patch_embed", patch_embed),
@@ -119,10 +145,11 @@ class Spec:
 
     def filt_size_at(self, site: str) -> int:
         """The size of the first pattern that matches, else the default."""
-        for pattern, size in self.filt_sizes:
-            if fnmatchcase(site, pattern):
-                return size
-        return DEFAULT_FILT_SIZE
+        return first_match(site, self.filt_sizes, DEFAULT_FILT_SIZE)
+
+    def strength_at(self, site: str) -> float:
+        """The strength of the first pattern that matches, else the default."""
+        return first_match(site, self.strengths, DEFAULT_STRENGTH)
 
     def includes(self, site: str) -> bool:
         """Whether `include` lets the site through (no pattern lets all through)."""
@@ -140,6 +167,7 @@ class Spec:
         """Raise for a pattern that names no site: it is a typing error, and silence would hide it."""
         named = [("include", p) for p in self.include] + [("exclude", p) for p in self.exclude]
         named += [("filt_size", p) for p, _ in self.filt_sizes if p != "*"]
+        named += [("strength", p) for p, _ in self.strengths if p != "*"]
         for argument, pattern in named:
             if sites and not any(fnmatchcase(site, pattern) for site in sites):
                 near = difflib.get_close_matches(pattern, sites, n=3, cutoff=0.3) or list(sites[:3])

@@ -11,119 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.text import Text
+from rich.console import Console
 
 from blurify.cli import tally
+from blurify.cli.report import Saying
+from blurify.cli.showing import Clock, Display, Lines
 from blurify.zoo import folder as folders
 from blurify.zoo import pool
 from blurify.zoo.cluster import runner as ray_runner
 from blurify.zoo.running import convert_all, plan_all
-from blurify.zoo.settings import FAILED, LARGE, Limits, Record, Settings
-from blurify.zoo.watching import Watcher
-
-
-class Lines:
-    """One plain line for every model, for a pipe or a file."""
-
-    def __init__(self) -> None:
-        self.stage, self.total, self.done, self.since = "", 0, 0, time.monotonic()
-
-    def begin(self, stage: str, total: int) -> None:
-        """Start counting anew."""
-        self.stage, self.total, self.done, self.since = stage, total, 0, time.monotonic()
-        if total:
-            click.echo(f"{stage} {total} models")
-
-    def started(self, name: str) -> None:
-        """Say nothing yet."""
-
-    def ended(self, name: str, record: Record) -> None:
-        """Say what became of it; a model that was merely weighed is not worth a line."""
-        self.done += 1
-        if self.stage != "weighing" or record.get("status") == FAILED:
-            click.echo(f"{self.done}/{self.total} {time.monotonic() - self.since:.0f}s {name}: {tally.outcome(record)}")
-
-
-class Display:
-    """Counts, rate, time left and what every worker is on, in place."""
-
-    def __init__(self, console: Console) -> None:
-        self.counts: Counter[str] = Counter()
-        self.running: dict[str, float] = {}
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-        )
-        self.live = Live(get_renderable=self.render, console=console, refresh_per_second=4, transient=True)
-        self.bar = self.progress.add_task("", total=0, rate="")
-        self.since = time.monotonic()
-
-    def begin(self, stage: str, total: int) -> None:
-        """Start the bar anew."""
-        self.progress.reset(self.bar, description=stage, total=total, rate="")
-        self.counts.clear()
-        self.since = time.monotonic()
-
-    def started(self, name: str) -> None:
-        """Show it among those that run."""
-        self.running[name] = time.monotonic()
-
-    def ended(self, name: str, record: Record) -> None:
-        """Count it; a failure is said at once, above."""
-        self.running.pop(name, None)
-        self.counts[record.get("status", "weighed")] += 1
-        rate = 3600 * self.counts.total() / (time.monotonic() - self.since)
-        self.progress.update(self.bar, advance=1, rate=f"{rate:.0f} an hour")
-        if record.get("status") == FAILED:
-            self.live.console.print(Text(f"{name}: {tally.outcome(record)}", "red"))
-
-    def render(self) -> Group:
-        """The bar, the counts, and one line for every worker."""
-        now = time.monotonic()
-        counts = ", ".join(f"{count} {status}" for status, count in sorted(self.counts.items()))
-        lines = [Text(f"  {name} ({now - begun:.0f} s)", "dim") for name, begun in list(self.running.items())]
-        return Group(self.progress, Text(counts), *lines)
-
-
-class Clock:
-    """Tells another, and takes the time of converting."""
-
-    def __init__(self, watcher: Watcher) -> None:
-        self.watcher, self.converting, self.done, self.since, self.last = watcher, False, 0, 0.0, 0.0
-
-    def begin(self, stage: str, total: int) -> None:
-        """Start the clock where converting begins."""
-        self.converting = stage == "converting"
-        if self.converting:
-            self.since = time.monotonic()
-        self.watcher.begin(stage, total)
-
-    def started(self, name: str) -> None:
-        """Pass it on."""
-        self.watcher.started(name)
-
-    def ended(self, name: str, record: Record) -> None:
-        """Count it."""
-        if self.converting:
-            self.done, self.last = self.done + 1, time.monotonic()
-        self.watcher.ended(name, record)
-
-    def rate(self) -> str:
-        """Models, seconds, and models an hour."""
-        seconds = self.last - self.since
-        return f"{self.done} in {seconds:.0f} s, which is {3600 * self.done / seconds:.0f} models an hour"
+from blurify.zoo.settings import LARGE, Limits, Record, Settings
 
 
 @contextmanager
-def _watched() -> Iterator[tuple[Lines | Display, Callable[[], bool]]]:
+def _watched(beside: bool) -> Iterator[tuple[Lines | Display, Callable[[], bool]]]:
     """Who is told, and whether Ctrl-C was pressed."""
     console = Console(stderr=True)
     asked: list[int] = []
@@ -141,7 +42,7 @@ def _watched() -> Iterator[tuple[Lines | Display, Callable[[], bool]]]:
             with display.live:
                 yield display, lambda: bool(asked)
         else:
-            yield Lines(), lambda: bool(asked)
+            yield Lines(beside), lambda: bool(asked)
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -154,6 +55,7 @@ def convert(
     state: Path | None = None,
     retry_failed: bool = False,
     cluster: str | None = None,
+    as_json: bool = False,
     most_parameters: int | None = None,
     push: str | None = None,
 ) -> bool | None:
@@ -164,7 +66,7 @@ def convert(
     """
     runner = pool.run_all if cluster is None else ray_runner(cluster)
     try:
-        with _watched() as (watcher, stopping):
+        with _watched(as_json) as (watcher, stopping):
             clock = Clock(watcher)
             result = convert_all(
                 names,
@@ -182,20 +84,28 @@ def convert(
     except KeyboardInterrupt:
         click.echo("stopped; run the same again to go on from here", err=True)
         return None
-    _print(tally.summary(result.records))
-    _print(tally.pushed(result.pushes))
-    if clock.done:
-        click.echo(clock.rate())
+    saying, index = Saying(as_json), str((state or Path(where)) / "index.html")
+    _say_summary(saying, result.records)
+    if push is not None:
+        _say(saying, tally.pushed(result.pushes), pushes=result.pushes)
+    clock.say(saying)
     if result.done_before:
-        click.echo(f"{result.done_before} of them were there already and are whole")
-    click.echo(f"see {(state or Path(where)) / 'index.html'}")
+        saying.line(f"{result.done_before} of them were there already and are whole")
+    saying.line(f"see {index}", done_before=result.done_before, left=result.left, index=index)
+    saying.end()
     if result.left:
         click.echo(f"stopped with {len(result.left)} models left; run the same again to go on from here", err=True)
         return None
     return not any(map(tally.falls_short, [*result.records.values(), *result.pushes.values()]))
 
 
-def dry_run(names: list[str], settings: Settings, limits: Limits, most_parameters: int | None = None) -> bool | None:
+def dry_run(
+    names: list[str],
+    settings: Settings,
+    limits: Limits,
+    as_json: bool = False,
+    most_parameters: int | None = None,
+) -> bool | None:
     """Plan and say what would be done; false if a model cannot be planned, None if it was interrupted.
 
     >>> dry_run(["timm:resnet18"], Settings(), Limits())
@@ -203,36 +113,48 @@ def dry_run(names: list[str], settings: Settings, limits: Limits, most_parameter
     """
     begun = time.monotonic()
     try:
-        with _watched() as (watcher, stopping):
+        with _watched(as_json) as (watcher, stopping):
             records = plan_all(names, settings, limits, watcher, stopping, most_parameters)
     except KeyboardInterrupt:
         return None
+    saying, seconds = Saying(as_json), time.monotonic() - begun
     interrupted = len(records) < len(names)
     records = {name: record for name, record in records.items() if record["status"] != LARGE}
-    _print(tally.summary(records))
+    _say_summary(saying, records)
     parameters = sum(record.get("parameters", 0) for record in records.values())
-    click.echo(
-        f"planned in {time.monotonic() - begun:.0f} s; {parameters / 1e6:.0f} million parameters, "
-        f"about {4 * parameters / 1e9:.1f} GB in files; nothing was written"
+    saying.line(
+        f"planned in {seconds:.0f} s; {parameters / 1e6:.0f} million parameters, "
+        f"about {4 * parameters / 1e9:.1f} GB in files; nothing was written",
+        seconds=seconds,
+        parameters=parameters,
+        bytes=4 * parameters,
     )
+    saying.end()
     return None if interrupted else not any(map(tally.falls_short, records.values()))
 
 
-def status(folder: Path) -> None:
+def status(folder: Path, as_json: bool = False) -> None:
     """Print what a folder holds.
 
     >>> status(Path("converted"))
     """
     state = folders.inspect(folder)
     settings = ", ".join(f"{key} {folders.said(value)}" for key, value in tally.telling(state.settings).items())
-    click.echo(f"{state.output}: {settings}")
-    _print(tally.summary(state.ledger.models))
+    saying = Saying(as_json)
+    saying.line(f"{state.output}: {settings}", output=state.output, settings=state.settings)
+    _say_summary(saying, state.ledger.models)
     left = [name for name in state.ledger.asked if name not in state.ledger.models]
     if left:
-        click.echo(f"{len(left)} left: {', '.join(left[:5])}{', ...' if len(left) > 5 else ''}")
-    click.echo(f"process {state.process} is at work" if state.process else "no run is under way")
+        saying.line(f"{len(left)} left: {', '.join(left[:5])}{', ...' if len(left) > 5 else ''}")
+    at_work = f"process {state.process} is at work" if state.process else "no run is under way"
+    saying.line(at_work, left=left, process=state.process)
+    saying.end()
 
 
-def _print(lines: list[str]) -> None:
-    for line in lines:
-        click.echo(line)
+def _say_summary(saying: Saying, records: dict[str, Record]) -> None:
+    counts = Counter(record["status"] for record in records.values())
+    _say(saying, tally.summary(records), counts=counts, models=records)
+
+
+def _say(saying: Saying, lines: list[str], **content: Any) -> None:
+    saying.line("\n".join(lines), **content)

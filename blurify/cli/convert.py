@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from blurify.cli.options import CONTEXT, Request, format_option, let_user_modules_in, model_options
+from blurify.cli.options import CONTEXT, Request, format_option, json_option, let_user_modules_in, model_options
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from blurify.cli.report import Saying
     from blurify.cli.session import Session
 
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 @click.option("--dynamic-size", is_flag=True, help="Let a program (pt2, onnx) take pictures of any size.")
 @click.option("--no-verify", is_flag=True, help="Skip the proofs.")
 @click.option("--force", is_flag=True, help="Overwrite the output.")
+@json_option
 def convert(
     output: Path | None,
     format_name: str | None,
@@ -39,12 +41,14 @@ def convert(
     dynamic_size: bool,
     no_verify: bool,
     force: bool,
+    as_json: bool,
     **options: Any,
 ) -> None:
     """Antialias MODEL and write the result.
 
-    MODEL is a file (a pickled module, a state_dict with --arch, or blurify's own), timm:NAME or torchvision:NAME. An
-    output named *.pt2 is a program of torch.export and one named *.onnx an ONNX graph; both run without blurify.
+    MODEL is a file (a pickled module, a state_dict or safetensors with --arch, or blurify's own), a folder with
+    config.json and weights, timm:NAME or torchvision:NAME. An output named *.safetensors holds weights and a recipe.
+    One named *.pt2 is a program of torch.export and one named *.onnx an ONNX graph; both run without blurify.
     """
     request = Request(**options)
     let_user_modules_in(request.arch, request.allow)
@@ -52,54 +56,67 @@ def convert(
     from blurify.cli import report, session
     from blurify.planning import plan_of
 
-    form = files.choose_format(output, format_name)
+    form = files.choose_format(output, format_name) or (None if output else files.own_format(Path(request.model)))
     target = output or default_output(request, form.suffix if form else ".pt")
     if dynamic_size and not (form and form.is_program):
         raise click.UsageError(f"--dynamic-size is for programs, and {target} is none; name a *.pt2 or *.onnx with -o.")
-    if keep_class and format_name == "native":
-        raise click.UsageError("--keep-class has no recipe, so --format native cannot hold it; write --format module.")
+    if keep_class and form is not None and form.is_recipe:
+        raise click.UsageError(
+            f"--keep-class has no recipe, so --format {form.name} cannot hold it; write --format module."
+        )
     if form is not None:
         form.check()
     source = Path(request.model)
     if source.exists() or files.looks_like_architecture(request.model):
         files.check_output(target, source=source, force=force)
     opened = session.open_model(request)
+    if dynamic_size and opened.loaded.signature is not None:
+        raise click.UsageError(f"{request.model} is a program, whose open sizes stay open; leave --dynamic-size out.")
     kept = session.keep_class(opened, partial) if keep_class and opened.plan.rewritten else None
     opened = opened if kept is None else replace(opened, plan=plan_of(kept) or opened.plan)
     report.print_remarks(session.remarks(opened))
-    report.print_plan(opened.plan)
+    saying = report.Saying(as_json)
+    saying.plan(opened.plan)
     if not opened.plan.rewritten:
-        click.echo(f"{session.nothing_to_do(opened)} Nothing was written.")
+        saying.line(
+            f"{session.nothing_to_do(opened)} Nothing was written.", cost={"before": asdict(opened.cost)}, written=None
+        )
+        saying.end()
         return
     arch = None if keep_class else opened.loaded.arch
     form = files.fitting_format(form, arch)
-    converted = _proved(opened, _converted(opened) if kept is None else kept, verify=not no_verify)
-    wanted = files.Wanted(arch, opened.example, dynamic_size, force)
+    converted = _proved(opened, _converted(opened, saying) if kept is None else kept, saying, verify=not no_verify)
+    wanted = files.Wanted(arch, opened.loaded.signature or opened.examples[0], dynamic_size, force)
     with report.stage("writing"):
         form.write(converted, target, wanted)
-    click.echo(report.written(target, form))
+    saying.line(report.written(target, form), written=str(target))
+    saying.end()
 
 
-def _converted(opened: Session) -> nn.Module:
+def _converted(opened: Session, saying: Saying) -> nn.Module:
     from blurify.cli import report, session
 
     with report.stage("rewriting"):
         converted = session.convert(opened)
+    saying.content["optimized"] = list(converted.meta["optimized"])
     for line in converted.meta["optimized"]:
-        click.echo(f"optimized: {line}")
+        saying.line(f"optimized: {line}")
     return converted
 
 
-def _proved(opened: Session, converted: nn.Module, *, verify: bool) -> nn.Module:
+def _proved(opened: Session, converted: nn.Module, saying: Saying, *, verify: bool) -> nn.Module:
     from blurify.cli import report, session
     from blurify.cost import cost
 
-    click.echo(report.arithmetic(opened.cost, cost(converted, opened.example)))
+    before, after = opened.cost, cost(converted, *opened.examples)
+    prices = {"before": asdict(before), "after": asdict(after)}
+    saying.line(report.arithmetic(before, after, len(opened.examples[0])), cost=prices)
     if verify:
         with report.stage("proving"):
             verdict = session.verify(opened, converted)
-        click.echo(str(verdict))
+        saying.line(str(verdict), proofs={"ok": verdict.ok} | asdict(verdict))
         if not verdict.ok:
+            saying.end()
             raise click.ClickException(f"the proofs failed for {opened.request.model}; nothing was written.")
     return converted
 
@@ -111,7 +128,8 @@ def default_output(request: Request, suffix: str) -> Path:
     PosixPath('models/net.blur4.pt')
     """
     size = request.filt_size if isinstance(request.filt_size, int) else ""
-    source = Path(request.model)
+    source = Path(request.model.removeprefix("local-dir:"))
+    source = source.resolve() if source.is_dir() else source
     if source.exists() or ":" not in request.model:
         return source.with_name(f"{source.stem}.blur{size}{suffix}")
     name = request.model.partition("?")[0].rpartition(":")[2]

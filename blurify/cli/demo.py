@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from blurify.cli.options import CONTEXT, debug_option
+from blurify.cli.options import CONTEXT, debug_option, json_option
 
 
 @click.command(context_settings=CONTEXT)
@@ -14,14 +14,15 @@ from blurify.cli.options import CONTEXT, debug_option
 @click.option(
     "--picture", type=click.Path(path_type=Path), metavar="FILE", help="Draw before and after into a PNG or SVG."
 )
+@json_option
 @debug_option
-def demo(filt_size: int, picture: Path | None) -> None:
+def demo(filt_size: int, picture: Path | None, as_json: bool) -> None:
     """Convert a small trained classifier, prove it, and measure it before and after. Needs no file."""
     from blurify.cli import report
     from blurify.demo import run_demo
 
     with report.stage("measuring"):
         result = run_demo(filt_size=filt_size, picture=picture)
-    click.echo(str(result))
-    if picture is not None:
+    click.echo(result.as_json() if as_json else str(result))
+    if not as_json and picture is not None:
         click.echo(f"drew {picture}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from blurify.cli.options import CONTEXT, Command, channel_values, let_user_modules_in, reading_options
+from blurify.cli.options import CONTEXT, Command, channel_values, json_option, let_user_modules_in, reading_options
 
 PATH = click.Path(path_type=Path)
 
@@ -52,7 +52,7 @@ def _option(*names: str, **settings: Any) -> Callable[[Command], Command]:
 @_option("--amp", is_flag=True, help="Run in mixed precision.")
 @_option("--channels-last", is_flag=True, help="Run in the channels-last memory layout.")
 @_option("--strict", is_flag=True, help="Stop at a picture that cannot be read.")
-@_option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
+@json_option
 @reading_options
 def measure(model: str, other: str | None, as_json: bool, **options: Any) -> None:
     """Measure how consistently MODEL, and OTHER beside it, answer when pictures shift, and what they cost.

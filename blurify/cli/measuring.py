@@ -72,7 +72,15 @@ def read(name: str, settings: Settings) -> files.LoadedModel:
     # What is known of a state_dict's architecture is not asked of a name or of our own files.
     named = files.looks_like_architecture(name) and not Path(name).exists()
     arch = None if named else settings.arch
-    loaded = files.read_model(name, arch=arch, allow=settings.allow, pretrained=settings.pretrained and named)
+    loaded = files.read_model(
+        name,
+        arch=arch,
+        allow=settings.allow,
+        pretrained=settings.pretrained and named,
+        ema=settings.ema and not named,
+        max_size=settings.max_size,
+        input_size=settings.input_size,
+    )
     device = processes.own_device(settings.device)
     if device.split(":")[0] == "meta":
         raise ArgumentError("--device meta has no values to compare; give one that computes, such as cpu.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import click
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+V = TypeVar("V")
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class Request:
 
     model: str
     filt_size: int | dict[str, int]
+    strength: float | dict[str, float]
     pad_type: str
     stem: bool
     patch_embed: bool
@@ -31,6 +35,8 @@ class Request:
     allow: tuple[str, ...]
     input_size: tuple[int, ...] | None
     pretrained: bool
+    ema: bool
+    max_size: int | None
 
 
 def model_options(command: Command) -> Command:
@@ -57,19 +63,34 @@ def let_user_modules_in(arch: str | None, allow: tuple[str, ...]) -> None:
 
 
 def _filt_sizes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> int | dict[str, int]:
-    """Turn `5`, or `layer1.*=3` and `5`, into a size or a mapping whose default comes last, as first match wins."""
-    sizes: dict[str, int] = {}
+    def size(text: str) -> int | None:
+        return int(text) if text.isascii() and text.isdigit() and int(text) > 0 else None
+
+    return _by_pattern(values, size, "size", "a size from 1 up, nor PATTERN=SIZE such as 'layer1.*=3'")
+
+
+def _strengths(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> float | dict[str, float]:
+    def strength(text: str) -> float | None:
+        return float(text) if _NUMBER.fullmatch(text) and 0 <= float(text) <= 1 else None
+
+    return _by_pattern(values, strength, "strength", "a strength from 0 to 1, nor PATTERN=STRENGTH as in 'layer1.*=.5'")
+
+
+def _by_pattern(values: tuple[str, ...], read: Callable[[str], V | None], name: str, form: str) -> V | dict[str, V]:
+    """Turn `5`, or `layer1.*=3` and `5`, into a value or a mapping whose default comes last, as first match wins."""
+    found: dict[str, V] = {}
     for value in values:
-        pattern, equals, size = value.rpartition("=")
+        pattern, equals, text = value.rpartition("=")
         pattern = pattern if equals else "*"
-        if (equals and not pattern) or not size.isascii() or not size.isdigit() or int(size) < 1:
-            raise click.BadParameter(f"{value!r} is not a size from 1 up, nor PATTERN=SIZE such as 'layer1.*=3'.")
-        if pattern in sizes:
-            raise click.BadParameter(f"the size of {pattern!r} is given twice.")
-        sizes[pattern] = int(size)
-    if "*" in sizes:
-        sizes["*"] = sizes.pop("*")
-    return sizes["*"] if set(sizes) == {"*"} else sizes
+        number = read(text)
+        if (equals and not pattern) or number is None:
+            raise click.BadParameter(f"{value!r} is not {form}.")
+        if pattern in found:
+            raise click.BadParameter(f"the {name} of {pattern!r} is given twice.")
+        found[pattern] = number
+    if "*" in found:
+        found["*"] = found.pop("*")
+    return found["*"] if set(found) == {"*"} else found
 
 
 def _input_size(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -79,6 +100,16 @@ def _input_size(_: click.Context, __: click.Parameter, value: str | None) -> tup
     if not 2 <= len(parts) <= 4 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
         raise click.BadParameter(f"{value!r} is not channels and sizes, such as 3,224,224.")
     return tuple(int(part) for part in parts)
+
+
+def _bytes(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    """Turn `500MB` into a number."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d{1,15})([kmgt]?)b?", value.strip().lower(), re.ASCII)
+    if not found:
+        raise click.BadParameter(f"{value!r} is not a size such as 500MB or 2GB.")
+    return int(found[1]) * int(1000 ** " kmgt".index(found[2] or " "))
 
 
 def channel_values(_: click.Context, __: click.Parameter, value: str | None) -> tuple[float, ...] | None:
@@ -92,7 +123,7 @@ def channel_values(_: click.Context, __: click.Parameter, value: str | None) -> 
 
 
 # Of `blurify.files.FORMATS`, which cannot be imported before something slow is.
-FORMAT_NAMES = ("native", "module", "pt2", "onnx")
+FORMAT_NAMES = ("native", "safetensors", "module", "pt2", "onnx")
 format_option = click.option(
     "--format",
     "format_name",
@@ -115,6 +146,8 @@ debug_option = click.option(
     help="Show the traceback of a failure.",
 )
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
+
 _CONVERSION: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--filt-size",
@@ -123,6 +156,14 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
         metavar="N|PATTERN=N",
         callback=_filt_sizes,
         help="Taps of the blur; with a pattern, of the sites it matches. Repeatable.  [default: 4]",
+    ),
+    click.option(
+        "--strength",
+        multiple=True,
+        default=("1",),
+        metavar="A|PATTERN=A",
+        callback=_strengths,
+        help="How much of the blur, 0 to 1; with a pattern, of the sites it matches. Repeatable.  [default: 1]",
     ),
     click.option(
         "--pad-type",
@@ -149,5 +190,7 @@ _READING: tuple[Callable[[Any], Any], ...] = (
         "--input-size", callback=_input_size, metavar="C,H,W", help="Size of one input.  [default: the model's]"
     ),
     click.option("--pretrained", is_flag=True, help="Load the weights that timm or torchvision has for this name."),
+    click.option("--ema", is_flag=True, help="Take a checkpoint's averaged weights (EMA) instead of the last ones."),
+    click.option("--max-size", callback=_bytes, metavar="BYTES", help="Refuse to read more than, for example, 2GB."),
     debug_option,
 )

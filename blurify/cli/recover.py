@@ -8,7 +8,15 @@ from typing import Any
 
 import click
 
-from blurify.cli.options import CONTEXT, Request, channel_values, format_option, let_user_modules_in, model_options
+from blurify.cli.options import (
+    CONTEXT,
+    Request,
+    channel_values,
+    format_option,
+    json_option,
+    let_user_modules_in,
+    model_options,
+)
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
@@ -39,6 +47,13 @@ def _bytes(_: click.Context, __: click.Parameter, value: str) -> int:
     help="Refit layers by least squares, estimate batch-norms anew, train on the original's answers, or all in turn.",
 )
 @click.option(
+    "--min-agreement",
+    type=click.FloatRange(0, 100, min_open=True, max_open=True),
+    metavar="PERCENT",
+    help="Weaken the blurs, site by site, until so many answers are the original's.",
+)
+@click.option("--picture", type=click.Path(path_type=Path), metavar="FILE", help="Draw the trade-off (.png or .svg).")
+@click.option(
     "--calib", type=click.IntRange(min=2), default=256, show_default=True, help="Pictures to recover from, at most."
 )
 @click.option(
@@ -54,7 +69,7 @@ def _bytes(_: click.Context, __: click.Parameter, value: str) -> int:
 @click.option("--device", default="cpu", show_default=True, help="Where the networks run.")
 @click.option("--resume", is_flag=True, help="Go on from the journal that an interrupted run left beside the output.")
 @click.option("--force", is_flag=True, help="Overwrite the output.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
+@json_option
 def recover(
     images: Path,
     output: Path | None,
@@ -65,19 +80,25 @@ def recover(
     as_json: bool,
     force: bool,
     resume: bool,
+    picture: Path | None,
     **options: Any,
 ) -> None:
     """Convert MODEL and find weights that work with the blurs, from pictures without labels.
 
-    The pictures are shuffled; some are recovered from, and the networks are measured on the others.
+    The pictures are shuffled; some are recovered from, and the networks are measured on the others. With
+    --min-agreement the strongest blurs are searched for that leave so many answers as they were.
     """
+    if picture is not None and options["min_agreement"] is None:
+        raise click.UsageError("--picture draws the trade-off that --min-agreement finds; give that too.")
+    if resume and options["min_agreement"] is not None:
+        raise click.UsageError("--resume goes on with a fit and not with a search; leave it or --min-agreement out.")
     names = [name for name in Request.__dataclass_fields__ if name in options]
     request = Request(**{name: options.pop(name) for name in names})
     let_user_modules_in(request.arch, request.allow)
     from blurify import files
     from blurify.cli import recovering
 
-    form = files.choose_format(output, format_name)
+    form = files.choose_format(output, format_name) or (None if output else files.own_format(Path(request.model)))
     target = output or default_output(request.model, form.suffix if form else ".pt")
     if form is not None:
         form.check()
@@ -85,7 +106,10 @@ def recover(
     if source.exists() or files.looks_like_architecture(request.model):
         files.check_output(target, source=source, force=force)
     settings = recovering.Settings(images=images, method=method, calib=calib, memory=memory, **options)
+    recovering.check_picture(picture)
     report = recovering.run(request, settings, target, form, force=force, resume=resume)
+    if picture is not None and report.searched is not None:
+        recovering.draw(report.searched, picture)
     click.echo(report.as_json() if as_json else str(report))
 
 

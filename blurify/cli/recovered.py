@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from blurify.measure.estimate import Estimate
 from blurify.recovery.recovering import Recovered
+from blurify.recovery.trials import Strongest
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Report:
     written: str
     pictures: int
     skipped: list[str]
+    searched: Strongest | None = None
 
     def __str__(self) -> str:
         """A table, and what was done."""
@@ -25,7 +27,10 @@ class Report:
         for figure in next(iter(self.figures.values())):
             rows.append([figure, *(str(figures[figure]) for figures in self.figures.values())])
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines = [] if self.searched is None else [*str(self.searched).splitlines(), ""]
+        lines += [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        ]
         lines.append(f"on {self.pictures} pictures that nothing was fitted to; agreement is with the original")
         lines.append(str(self.recovered))
         lines += [f"kept: {name}: {skip}" for name, skip in self.recovered.skipped.items()]
@@ -47,4 +52,8 @@ class Report:
             "skipped": self.skipped,
             "written": self.written,
         }
+        if self.searched is not None:
+            content["min_agreement"] = self.searched.min_agreement
+            content["strengths"] = self.searched.chosen.strengths
+            content["trade_off"] = [asdict(trial) | {"strength": trial.strength} for trial in self.searched.trials]
         return json.dumps(content, indent=1)

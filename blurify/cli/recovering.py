@@ -18,7 +18,10 @@ from blurify.files.transforms import preprocessing_of
 from blurify.measure.folder import Folder, Preprocessing, find_pictures
 from blurify.measure.networks import Figures, Manner, shares, side_by_side, stacked
 from blurify.measure.preparing import Wishes, prepared
+from blurify.recovery.distilling import checkpoint_of
 from blurify.recovery.recovering import Recovered, recover
+from blurify.recovery.searching import strongest
+from blurify.recovery.trials import Strongest
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Settings:
 
     images: Path
     method: str
+    min_agreement: float | None
     calib: int
     memory: int
     labels: bool
@@ -57,27 +61,63 @@ def run(
     )
     with report.stage("reading pictures"):
         pictures, skipped = stacked([folder.paths[number] for number in calibrating], preprocessing)
-    # What lies around the middle is for shifts.
-    low = settings.shift // 2
-    middle = pictures[..., low : low + size, low : low + size].contiguous().to(settings.device)
+    pictures = pictures.to(settings.device)
     original = opened.loaded.model.to(settings.device).eval()
     converted = session.convert(opened).to(settings.device)
-    found = _recover(original, converted, middle, settings, journal_of(target, resume))
+    searched = _search(original, converted, pictures, settings, size)
+    if searched is None:
+        # What lies around the middle is for shifts.
+        low = settings.shift // 2
+        middle = pictures[..., low : low + size, low : low + size].contiguous()
+        found = _recover(original, converted, middle, settings, journal_of(target, resume))
+    else:
+        converted, found = searched.carried, searched.recovered
     networks: dict[str, nn.Module] = {"original": original, "carried": converted, "recovered": found.model}
     with report.stage("measuring"):
         figures = _measured(networks, folder, testing, preprocessing, settings, size)
-    form.write(found.model.cpu(), target, files.Wanted(opened.loaded.arch, opened.example, force=force))
-    journal_of(target, resume=True).unlink(missing_ok=True)
+    form.write(
+        found.model.cpu(),
+        target,
+        files.Wanted(opened.loaded.arch, opened.loaded.signature or opened.examples[0], force=force),
+    )
+    remove(journal_of(target, resume=True))
     written = report.written(target, form)
-    return Report(figures.networks, found, written, figures.pictures, skipped + figures.skipped)
+    return Report(figures.networks, found, written, figures.pictures, skipped + figures.skipped, searched)
+
+
+def check_picture(path: Path | None) -> None:
+    """Refuse, before any slow work, a picture that could not be drawn."""
+    if path is not None:
+        from blurify.drawing.canvas import STILL, check_suffix, require_matplotlib
+        from blurify.files.atomic import check_output
+
+        check_suffix(path, STILL)
+        require_matplotlib()
+        check_output(path, force=True)
+
+
+def draw(found: Strongest, path: Path) -> None:
+    """Draw the trade-off that a search found."""
+    from blurify.drawing.canvas import save
+    from blurify.drawing.trade_off import trade_off
+
+    shown = {name: [getattr(trial, name) for trial in found.trials] for name in ("agreement", "consistency")}
+    strengths = [trial.strength for trial in found.trials]
+    save(trade_off(strengths, shown, found.chosen.strength, found.min_agreement), path)
 
 
 def journal_of(target: Path, resume: bool) -> Path:
     """The file beside the output that an interrupted run leaves; a stale one is removed unless it is gone on from."""
     path = target.with_name(f"{target.name}.journal")
     if not resume:
-        path.unlink(missing_ok=True)
+        remove(path)
     return path
+
+
+def remove(journal: Path) -> None:
+    """Remove what an interrupted run goes on from."""
+    for path in (journal, checkpoint_of(journal)):
+        path.unlink(missing_ok=True)
 
 
 def _recover(
@@ -97,9 +137,29 @@ def _recover(
                 journal=journal,
             )
     except KeyboardInterrupt:
-        if journal.exists():
+        if journal.exists() or checkpoint_of(journal).exists():
             click.echo(f"after {time.monotonic() - begin:.0f} s; go on with --resume from {journal}", err=True)
         raise
+
+
+def _search(
+    original: nn.Module, converted: nn.Module, pictures: Tensor, settings: Settings, size: int
+) -> Strongest | None:
+    """The strongest blurs that agree as often as is asked; None where nothing is asked."""
+    if settings.min_agreement is None:
+        return None
+    with report.stage(f"searching with {len(pictures)} pictures"):
+        return strongest(
+            original,
+            converted,
+            pictures,
+            size=size,
+            min_agreement=settings.min_agreement,
+            method=settings.method,
+            memory=settings.memory,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+        )
 
 
 def _measured(

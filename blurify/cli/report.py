@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from blurify.decision import Decision, explanation, sizes
+from blurify.decision import Decision, explanation, filter_text, sizes
 from blurify.planning import Plan
 from blurify.sites import Action
 
@@ -24,6 +25,39 @@ if TYPE_CHECKING:
 _PIPE_WIDTH = 10_000
 
 _COLUMNS = ("site", "kind", "stride", "filter", "what is done")
+
+
+class Saying:
+    """What a command says: lines as it goes on, or one JSON value at its end.
+
+    >>> saying = Saying(as_json=True)
+    >>> saying.line("wrote net.pt", written="net.pt")
+    >>> saying.end()
+    {
+     "written": "net.pt"
+    }
+    """
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self.content: dict[str, Any] = {}
+
+    def line(self, text: str, **content: Any) -> None:
+        """Say a line now, or keep what it says for the end."""
+        self.content |= content
+        if not self.as_json:
+            click.echo(text)
+
+    def plan(self, plan: Plan) -> None:
+        """The same of a plan and its table."""
+        self.content["plan"] = json.loads(plan.to_json())
+        if not self.as_json:
+            print_plan(plan)
+
+    def end(self) -> None:
+        """Say what was kept."""
+        if self.as_json:
+            click.echo(json.dumps(self.content, indent=1))
 
 
 @contextmanager
@@ -76,7 +110,8 @@ def _row(decision: Decision) -> list[Text]:
     cells = (
         decision.site,
         decision.kind,
-        *(sizes(value) if value else "" for value in (decision.stride, decision.filt_size)),
+        sizes(decision.stride) if decision.stride else "",
+        filter_text(decision),
         f"{action} {explanation(decision)}",
     )
     return [Text(str(cell)) for cell in cells]
@@ -92,7 +127,7 @@ def summary(plan: Plan) -> str:
     return f"{rewritten} of {rewritten + kept} sites are rewritten, {kept} kept"
 
 
-def arithmetic(before: Cost, after: Cost) -> str:
+def arithmetic(before: Cost, after: Cost, batch: int = 1) -> str:
     """Return the price of one forward, before and after.
 
     >>> arithmetic(before, after)
@@ -100,7 +135,8 @@ def arithmetic(before: Cost, after: Cost) -> str:
     """
     size = "x".join(str(number) for number in before.size)
     change = f" ({after.macs / before.macs - 1:+.1%})".replace("%", " %") if before.macs else ""
-    return f"arithmetic {_giga(before.macs)} -> {_giga(after.macs)} GMAC{change} for one input of {size}"
+    inputs = "one input" if batch == 1 else f"a batch of {batch} inputs"
+    return f"arithmetic {_giga(before.macs)} -> {_giga(after.macs)} GMAC{change} for {inputs} of {size}"
 
 
 def written(path: Path, form: Format) -> str:

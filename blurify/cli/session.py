@@ -28,11 +28,11 @@ SHRINKING = (_ConvNd, _MaxPoolNd, _AvgPoolNd, fx.GraphModule)
 
 @dataclass(frozen=True)
 class Session:
-    """A model that was read and planned; `cost` is that of the model as read."""
+    """A model that was read and planned; `cost` is that of the model as read, `examples` its inputs."""
 
     request: Request
     loaded: files.LoadedModel
-    example: Tensor
+    examples: tuple[Tensor, ...]
     cost: Cost
     traced: TracedModule
     plan: Plan
@@ -45,11 +45,19 @@ def open_model(request: Request) -> Session:
     (...)
     """
     with report.stage("reading"):
-        loaded = files.read_model(request.model, arch=request.arch, allow=request.allow, pretrained=request.pretrained)
-        example = _example(loaded.model, request)
-        price = _first_cost(loaded.model, example, request)
+        loaded = files.read_model(
+            request.model,
+            arch=request.arch,
+            allow=request.allow,
+            pretrained=request.pretrained,
+            ema=request.ema,
+            max_size=request.max_size,
+        )
+        examples = _examples(loaded, request)
+        price = _first_cost(loaded.model, examples, request)
     spec = Spec.of(
         request.filt_size,
+        strength=request.strength,
         pad_type=request.pad_type,
         stem=request.stem,
         patch_embed=request.patch_embed,
@@ -58,10 +66,10 @@ def open_model(request: Request) -> Session:
         exclude=request.exclude,
     )
     with report.stage("tracing"):
-        traced, plan = api.trace_and_plan(loaded.model, spec, Inputs((example,)))
+        traced, plan = api.trace_and_plan(loaded.model, spec, Inputs(examples))
     if not plan.decisions and loaded.form != "native":
         raise ArgumentError(nothing_to_shrink(request))
-    return Session(request, loaded, example, price, traced, plan)
+    return Session(request, loaded, examples, price, traced, plan)
 
 
 def nothing_to_shrink(request: Request) -> str:
@@ -89,6 +97,10 @@ def remarks(session: Session) -> list[str]:
     """
     unhooked = session.traced.meta["unhooked"]
     said = [lost_hooks(type(session.loaded.model).__name__, unhooked)] if unhooked else []
+    if session.loaded.is_program:
+        said.append("a program is of the mode that it was exported in, so there is no .train() of it.")
+    if session.loaded.taken:
+        said.append(f"{session.loaded.taken}.")
     if session.traced.meta.get("eval_only"):
         said.append("torch.export records this model after .eval() only, so .train() switches its layers alone.")
     return said
@@ -114,7 +126,11 @@ def keep_class(session: Session, partial: bool) -> nn.Module:
     >>> type(keep_class(session, False)) is type(session.loaded.model)
     True
     """
-    inputs = Inputs((session.example,))
+    if session.loaded.is_program:
+        raise ArgumentError(
+            f"{session.request.model} is a program, which has no class to keep; leave --keep-class out."
+        )
+    inputs = Inputs(session.examples)
     with report.stage("rewriting"):
         return api.kept_class(session.loaded.model, session.traced, session.plan, inputs, {}, partial)
 
@@ -125,17 +141,17 @@ def verify(session: Session, converted: nn.Module) -> Verdict:
     >>> verify(session, converted).ok
     True
     """
-    return proofs.verify(session.loaded.model, converted, example_inputs=(session.example,))
+    return proofs.verify(session.loaded.model, converted, example_inputs=session.examples)
 
 
-def _first_cost(model: nn.Module, example: Tensor, request: Request) -> Cost:
+def _first_cost(model: nn.Module, examples: tuple[Tensor, ...], request: Request) -> Cost:
     """Price the model as read, which is also the test that it takes an input of this size."""
     try:
-        return cost(model, example)
+        return cost(model, *examples)
     except Exception as error:
         if not any(isinstance(module, SHRINKING) for module in model.modules()):
             raise ArgumentError(nothing_to_shrink(request)) from error
-        size = ",".join(str(number) for number in example.shape[1:])
+        size = ",".join(str(number) for number in examples[0].shape[1:])
         fact = " ".join(str(error).split()) or type(error).__name__
         hint = "give the size it takes" if request.input_size else "name the size it takes"
         raise ArgumentError(
@@ -144,6 +160,21 @@ def _first_cost(model: nn.Module, example: Tensor, request: Request) -> Cost:
         ) from error
 
 
-def _example(model: nn.Module, request: Request) -> Tensor:
+def _examples(loaded: files.LoadedModel, request: Request) -> tuple[Tensor, ...]:
+    if loaded.signature is not None:
+        return _taken(loaded.signature, request)
+    model = loaded.model
     like = next((value for value in model.parameters() if value.is_floating_point()), torch.empty(0))
-    return random_batch((1, *(request.input_size or input_size(model))), like)
+    return (random_batch((1, *(request.input_size or input_size(model))), like),)
+
+
+def _taken(signature: files.Signature, request: Request) -> tuple[Tensor, ...]:
+    """What a program takes: it says so itself."""
+    if request.input_size is not None:
+        raise ArgumentError(f"{request.model} is a program, which says itself what it takes; leave --input-size out.")
+    args, kwargs = signature.inputs.args, signature.inputs.kwargs
+    if kwargs or not args or not all(isinstance(arg, Tensor) for arg in args):
+        raise ArgumentError(
+            f"{request.model} takes something else than tensors; export it so that it takes these alone."
+        )
+    return args

@@ -36,3 +36,5 @@ class Settings:
     allow: tuple[str, ...]
     input_size: tuple[int, ...] | None
     pretrained: bool
+    ema: bool
+    max_size: int | None

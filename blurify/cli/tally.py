@@ -113,4 +113,4 @@ def pushed(pushes: Mapping[str, Record]) -> list[str]:
     ['1 of 1 models are on the hub']
     """
     short = [f"  {name}: {outcome(record)}" for name, record in pushes.items() if falls_short(record)]
-    return [f"{len(pushes) - len(short)} of {len(pushes)} models are on the hub", *short[:SHOWN]] if pushes else []
+    return [f"{len(pushes) - len(short)} of {len(pushes)} models are on the hub", *short[:SHOWN]]

@@ -10,7 +10,7 @@ from typing import Any, cast
 import click
 from click_default_group import DefaultGroup
 
-from blurify.cli.options import CONTEXT, debug_option, let_user_modules_in
+from blurify.cli.options import CONTEXT, debug_option, json_option, let_user_modules_in
 
 INTERRUPTED = 130
 FOLDER = click.Path(path_type=Path)
@@ -59,10 +59,11 @@ def _count(_: click.Context, __: click.Parameter, value: str | None) -> int | No
 @click.option("-o", "--output", metavar="DIR|URL", help="Where the models go: a folder, or a URL with --state.")
 @click.option("--state", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the ledger and the index.")
 @click.option("--filt-size", type=click.IntRange(min=1), default=4, show_default=True, help="Taps of the blur.")
+@click.option("--strength", type=click.FloatRange(0, 1), default=1, show_default=True, help="How much of the blur.")
 @click.option("--pretrained", is_flag=True, help="With the weights that the library or the hub has.")
 @click.option("--tag-filter", metavar="GLOB", help="All weights of timm whose tag matches, such as '*in1k'.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Models that are left out. Repeatable.")
-@click.option("--format", "formats", multiple=True, help="Write this too: pt2, onnx, as of convert. Repeatable.")
+@click.option("--format", "formats", multiple=True, help="Write this too: safetensors, pt2 or onnx.")
 @click.option("--recover", type=FOLDER, metavar="DIR", help="Recover every model from pictures, without labels.")
 @click.option("--calib", type=click.IntRange(min=2), default=256, show_default=True, help="Pictures to recover from.")
 @click.option("--measure", type=FOLDER, metavar="DIR", help="Measure every model on pictures, before and after.")
@@ -76,8 +77,9 @@ def _count(_: click.Context, __: click.Parameter, value: str | None) -> int | No
 @click.option("--retry-failed", is_flag=True, help="Try again what failed or lacks something.")
 @click.option("--cluster", metavar="ADDRESS|local", help="Run on a Ray cluster: HOST:PORT, or one of this machine.")
 @click.option("--dry-run", is_flag=True, help="Plan every model, print, write nothing.")
+@json_option
 @debug_option
-def convert(patterns: tuple[str, ...], output: str | None, **options: Any) -> None:
+def convert(patterns: tuple[str, ...], output: str | None, as_json: bool, **options: Any) -> None:
     """Convert the models that PATTERN matches and write them to a folder.
 
     PATTERN is a glob on timm's names (resnet*), or on those with tags (resnet50.*_in1k), or torchvision:GLOB; or one
@@ -96,6 +98,7 @@ def convert(patterns: tuple[str, ...], output: str | None, **options: Any) -> No
     )
     settings = Settings(
         options["filt_size"],
+        options["strength"],
         weighted,
         tuple(sorted({"native", *options["formats"]})),
         # Jobs may run in another folder.
@@ -104,7 +107,7 @@ def convert(patterns: tuple[str, ...], output: str | None, **options: Any) -> No
     )
     limits = Limits(options["jobs"] or cores(), options["timeout"], options["memory"] or most_memory())
     if options["dry_run"]:
-        ok = bulk.dry_run(names, settings, limits, options["max_params"])
+        ok = bulk.dry_run(names, settings, limits, as_json, options["max_params"])
     else:
         ok = bulk.convert(
             names,
@@ -114,6 +117,7 @@ def convert(patterns: tuple[str, ...], output: str | None, **options: Any) -> No
             options["state"],
             options["retry_failed"],
             options["cluster"],
+            as_json,
             options["max_params"],
             options["push"],
         )
@@ -125,9 +129,10 @@ def convert(patterns: tuple[str, ...], output: str | None, **options: Any) -> No
 
 @zoo.command(context_settings=CONTEXT)
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@json_option
 @debug_option
-def status(folder: Path) -> None:
+def status(folder: Path, as_json: bool) -> None:
     """Say what a folder holds: converted, kept, failed and why, left, and whether a run is under way."""
     from blurify.cli import bulk
 
-    bulk.status(folder)
+    bulk.status(folder, as_json)

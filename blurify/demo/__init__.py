@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,14 @@ class DemoResult:
         """The plan, the proofs, the table of measures, and how they were taken."""
         head = f"A small residual network for handwritten digits, blurred with filter size {self.filt_size}."
         return "\n\n".join([head, str(self.plan), str(self.verdict), self._table(), self._notes()])
+
+    def as_json(self) -> str:
+        """The same for a program."""
+        measures = ("consistency", "shifted_accuracy", "accuracy")
+        content = {"filt_size": self.filt_size, "plan": json.loads(self.plan.to_json())}
+        content |= {"proofs": {"ok": self.verdict.ok} | asdict(self.verdict)}
+        content |= {name: asdict(getattr(self, name)) for name in measures}
+        return json.dumps(content | {"seconds": self.seconds}, indent=1)
 
     def _table(self) -> str:
         rows = {

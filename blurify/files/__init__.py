@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from blurify.files.architecture import build_architecture, looks_like_architecture
 from blurify.files.atomic import check_output
-from blurify.files.formats import FORMATS, Format, Wanted, choose_format, fitting_format
+from blurify.files.formats import FORMATS, Format, Wanted, choose_format, fitting_format, own_format
 from blurify.files.onnx_graph import require_onnx, save_onnx
-from blurify.files.program import save_program
+from blurify.files.program import Signature, save_program
 from blurify.files.reading import LoadedModel, load, read_model
 from blurify.files.writing import save
 
@@ -14,6 +14,7 @@ __all__ = [
     "FORMATS",
     "Format",
     "LoadedModel",
+    "Signature",
     "Wanted",
     "build_architecture",
     "check_output",
@@ -21,6 +22,7 @@ __all__ = [
     "fitting_format",
     "load",
     "looks_like_architecture",
+    "own_format",
     "read_model",
     "require_onnx",
     "save",

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from blurify.errors import FileError
 
 # What a reader would take for another format than it is.
-UNWRITTEN = frozenset({".safetensors", ".torchscript", ".h5", ".npz"})
+UNWRITTEN = frozenset({".torchscript", ".h5", ".npz"})
 
 
 def check_output(path: Path, *, source: Path | None = None, force: bool = False) -> None:
@@ -28,7 +28,8 @@ def check_output(path: Path, *, source: Path | None = None, force: bool = False)
         raise FileError(f"the output {path} is a folder; name a file in it with -o.")
     if source is not None and path.exists() and source.exists() and path.samefile(source):
         raise FileError(f"the output {path} is the input itself; name another file with -o.")
-    if path.exists() and not force:
+    # A link counts even if it leads nowhere; writing replaces the link, and never what it leads to.
+    if os.path.lexists(path) and not force:
         raise FileError(f"the output {path} exists already; name another with -o, or overwrite it with --force.")
     if not path.parent.is_dir():
         raise FileError(f"the output's folder {path.parent} does not exist; make it, or name another with -o.")

@@ -7,7 +7,7 @@ import pickle
 import tarfile
 import warnings
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,9 +16,16 @@ import torch
 from blurify.errors import FileError
 from blurify.files import legacy
 from blurify.files.instances import check_instances, unchanged_enums
-from blurify.files.safety import resolve_globals
+from blurify.files.pickled import Following
+from blurify.files.records import content_of, records_of, root_of
+from blurify.files.safetensors_file import looks_like_safetensors
+from blurify.files.safety import PLAIN, resolve_globals
 
-Container = Literal["zip", "legacy"]
+_INSTEAD = "give a .pt or .pth file with a state_dict or a model, or safetensors"
+
+Container = Literal["zip", "legacy", "safetensors", "index", "program", "torchscript"]
+# Those that are more than weights or a pickled module.
+PROGRAMS = {"program": "a torch.export archive", "torchscript": "a TorchScript archive"}
 
 
 def read_object(path: Path, allow: Collection[str] = ()) -> Any:
@@ -28,12 +35,31 @@ def read_object(path: Path, allow: Collection[str] = ()) -> Any:
     torch.Size([1000])
     """
     container = identify(path)
+    if container in PROGRAMS:
+        raise FileError(
+            f"{path} is {PROGRAMS[container]}, which is a program and no weights; convert it with: blurify {path}"
+        )
+    held = records_of(path) if container == "zip" else {}
     names = _names(path, container)
     pairs = resolve_globals(path, names, allow)
+    _follow(path, held, {*PLAIN, *allow})
     with unchanged_enums([value for value, _ in pairs], path):
         content = _unpickled(path, container, pairs)
     check_instances(content, path, allow)
     return content
+
+
+def _follow(path: Path, held: Mapping[str, int], callable_names: Collection[str]) -> None:
+    """Refuse a pickle that would make what is not in the file; of an archive, in the records it holds."""
+    if not held:
+        try:
+            legacy.follow(path, callable_names)
+        except (ValueError, IndexError, KeyError, TypeError) as error:  # what pickletools says of damage
+            raise FileError(f"{path} cannot be read: {_first_fact(error)}; save or copy it again.") from error
+        return
+    root = root_of(held)
+    following = Following(path, callable_names, lambda key, _: held.get(f"{root}/data/{key}"))
+    following.follow(content_of(path, f"{root}/data.pkl"))
 
 
 def _unpickled(path: Path, container: Container, pairs: list[tuple[Any, str]]) -> Any:
@@ -65,7 +91,11 @@ def identify(path: Path) -> Container:
         return _identify_zip(path)
     if legacy.is_legacy(head):
         return "legacy"
-    raise FileError(f"{path} is {_guess(path, head)}, not a file that torch.save wrote; {_instead(head)}.")
+    if looks_like_safetensors(head):
+        return "safetensors"
+    if head.lstrip().startswith(b"{"):
+        return "index"
+    raise FileError(f"{path} is {_guess(path, head)}, not a file that torch.save wrote; {_INSTEAD}.")
 
 
 def _head(path: Path) -> bytes:
@@ -79,12 +109,19 @@ def _head(path: Path) -> bytes:
 def _identify_zip(path: Path) -> Container:
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = {name.rpartition("/")[2] for name in archive.namelist()}
+            names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise FileError(f"{path} is a truncated or damaged zip archive; save or copy it again.") from error
+    entries = {name.rpartition("/")[2] for name in names}
     if "constants.pkl" in entries:
-        raise FileError(f"{path} is a TorchScript archive; give the nn.Module it was made from, or its state_dict.")
-    if "data.pkl" not in entries:
+        return "torchscript"
+    if {"archive_format", "model.json"} <= entries:
+        return "program"
+    if "serialized_exported_program.json" in entries:
+        raise FileError(
+            f"{path} is a torch.export archive of an older age; export the model again with torch 2.8 or later."
+        )
+    if not names or f"{root_of(names)}/data.pkl" not in names:
         raise FileError(f"{path} is a zip archive that torch.save did not write; give a file that it wrote.")
     return "zip"
 
@@ -101,19 +138,11 @@ def _names(path: Path, container: Container) -> Collection[str]:
 
 
 def _guess(path: Path, head: bytes) -> str:
-    if head[8:9] == b"{":
-        return "a safetensors file"
     if head.startswith(b"\x80"):
         return "a plain pickle"
     if tarfile.is_tarfile(path):
         return "a tar archive"
     return "a text file" if _is_text(head) else "of an unknown kind"
-
-
-def _instead(head: bytes) -> str:
-    if head[8:9] == b"{":
-        return "load it with safetensors and torch.save the state_dict"
-    return "give a .pt or .pth file with a state_dict or a model"
 
 
 def _is_text(head: bytes) -> bool:

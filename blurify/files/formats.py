@@ -8,9 +8,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from blurify.errors import ArgumentError
+from blurify.errors import ArgumentError, FileError
+from blurify.files.container import identify
 from blurify.files.onnx_graph import require_onnx, save_onnx
-from blurify.files.program import save_program
+from blurify.files.program import Signature, save_program
 from blurify.files.writing import save
 
 
@@ -18,19 +19,20 @@ from blurify.files.writing import save
 class Wanted:
     """What a writer is told beside the model and the path.
 
-    `arch` is the model's architecture where it is known, `example` a picture `(1, C, H, W)` that the model takes.
+    `arch` is the model's architecture where it is known, `example` a picture `(1, C, H, W)` that the model takes, or
+    the signature of the program that it was.
     """
 
     arch: str | None = None
-    example: Tensor | None = None
+    example: Tensor | Signature | None = None
     dynamic_size: bool = False
     force: bool = False
 
 
 @dataclass(frozen=True)
 class Format:
-    """One of them: its suffixes, the usual one first, what writes it, what a user is told of it, and whether it runs
-    without blurify.
+    """One of them: its suffixes, the usual one first, what writes it, what a user is told of it, whether it runs
+    without blurify, and whether it names the architecture and so needs to be told it.
 
     `check` refuses, before any slow work, where it could not be written at all.
     """
@@ -40,6 +42,7 @@ class Format:
     write: Callable[[nn.Module, Path, Wanted], None]
     description: str
     is_program: bool = False
+    is_recipe: bool = False
     check: Callable[[], None] = lambda: None
 
     @property
@@ -48,7 +51,7 @@ class Format:
         return self.suffixes[0]
 
 
-def _write_native(model: nn.Module, path: Path, wanted: Wanted) -> None:
+def _write_recipe(model: nn.Module, path: Path, wanted: Wanted) -> None:
     save(model, path, arch=wanted.arch, force=wanted.force)
 
 
@@ -64,22 +67,31 @@ def _write_onnx(model: nn.Module, path: Path, wanted: Wanted) -> None:
     save_onnx(model, path, _example(wanted), dynamic_size=wanted.dynamic_size, force=wanted.force)
 
 
-def _example(wanted: Wanted) -> Tensor:
+def _example(wanted: Wanted) -> Tensor | Signature:
     if wanted.example is None:
         raise ArgumentError("a program is recorded from an example of the model's input; give one.")
     return wanted.example
 
 
+RECIPE = "recipe and weights; read it with blurify.load"
 PICKLE_SUFFIXES = (".pt", ".pth")
 FORMATS: dict[str, Format] = {
     form.name: form
     for form in (
-        Format("native", PICKLE_SUFFIXES, _write_native, "recipe and weights; read it with blurify.load"),
+        Format("native", PICKLE_SUFFIXES, _write_recipe, RECIPE, is_recipe=True),
+        Format("safetensors", (".safetensors",), _write_recipe, RECIPE, is_recipe=True),
         Format(
             "module", PICKLE_SUFFIXES, _write_module, "a pickled module; read it with torch.load and weights_only=False"
         ),
         Format("pt2", (".pt2",), _write_program, "a program; read it with torch.export.load", is_program=True),
-        Format("onnx", (".onnx",), _write_onnx, "an ONNX graph, checked by onnx.checker", True, require_onnx),
+        Format(
+            "onnx",
+            (".onnx",),
+            _write_onnx,
+            "an ONNX graph, checked by onnx.checker",
+            is_program=True,
+            check=require_onnx,
+        ),
     )
 }
 
@@ -106,6 +118,23 @@ def choose_format(path: Path | None, name: str | None = None) -> Format | None:
     return wanted
 
 
+# Of a program that was read, what is written unless something else is asked for.
+OWN_FORMATS = {"program": "pt2", "torchscript": "pt2"}
+
+
+def own_format(source: Path) -> Format | None:
+    """What a file that is a program is written as, if nothing else is asked for; None for any other source.
+
+    >>> own_format(Path("resnet18.pt2")).name
+    'pt2'
+    """
+    try:
+        name = OWN_FORMATS.get(identify(source)) if source.is_file() else None
+    except FileError:  # it will be said when the file is read
+        return None
+    return None if name is None else FORMATS[name]
+
+
 def fitting_format(asked: Format | None, arch: str | None) -> Format:
     """What to write: as asked, else a recipe where the name of the architecture is known, else a pickle.
 
@@ -116,9 +145,9 @@ def fitting_format(asked: Format | None, arch: str | None) -> Format:
         ArgumentError: a recipe is asked for, and the name is not known.
     """
     form = asked or FORMATS["module" if arch is None else "native"]
-    if form.name == "native" and arch is None:
+    if form.is_recipe and arch is None:
         raise ArgumentError(
-            "the name of the model's architecture is not known, which a recipe (--format native) is made of; give a "
-            "state_dict with --arch, or write --format module."
+            f"the name of the model's architecture is not known, which a recipe (--format {form.name}) is made of; "
+            "give a state_dict with --arch, or write --format module."
         )
     return form

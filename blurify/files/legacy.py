@@ -10,11 +10,13 @@ from __future__ import annotations
 import io
 import pickletools
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from blurify.files.pickled import Following
 
 _MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _PICKLES_BEFORE = 3  # magic number, protocol version, facts about the machine
@@ -61,19 +63,44 @@ def as_zip(path: Path) -> io.BytesIO:
     return buffer
 
 
+def follow(path: Path, callable_names: Collection[str]) -> None:
+    """Refuse a file whose pickles would make what is not in it.
+
+    >>> follow(Path("old.pt"), ())
+
+    Raises:
+        FileError: they would, or are damaged.
+    """
+    before, body, after = _parts(path)
+    # A header, and behind the object the keys of its storages: plain values, for which nothing is called.
+    for data in (*_in_a_row(before, _PICKLES_BEFORE), *_in_a_row(after, 1)):
+        Following(path).follow(data)
+    room, taken = path.stat().st_size, {}
+
+    def stored(key: str, nbytes: int) -> int | None:
+        taken[key] = nbytes
+        return nbytes if sum(taken.values()) <= room else None
+
+    Following(path, callable_names, stored).follow(body)
+
+
+def _in_a_row(data: bytes, count: int) -> list[bytes]:
+    pickles = []
+    for _ in range(count):
+        pickles.append(_one_pickle(data))
+        data = data[len(pickles[-1]) :]
+    return pickles
+
+
 def _parts(path: Path) -> tuple[bytes, bytes, bytes]:
-    with path.open("rb") as file:
-        for _ in range(_PICKLES_BEFORE):
-            for _ in pickletools.genops(file):
-                pass
-        start = file.tell()
-        raw = _one_pickle(file.read())
-    before_and_raw = path.read_bytes()
-    body = b"".join(_replace_sources(list(_ops(raw))))
-    return before_and_raw[:start], body, before_and_raw[start + len(raw) :]
+    data = path.read_bytes()
+    start = sum(map(len, _in_a_row(data, _PICKLES_BEFORE)))
+    raw = _one_pickle(data[start:])
+    return data[:start], b"".join(_replace_sources(list(_ops(raw)))), data[start + len(raw) :]
 
 
 def _one_pickle(data: bytes) -> bytes:
+    # In memory: a file is asked for as many bytes as a damaged length says, and makes room for them first.
     buffer = io.BytesIO(data)
     for _ in pickletools.genops(buffer):
         pass

@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from blurify.errors import ArchitectureError, FileError, PlanError, UnsafeFileError
 from blurify.files.architecture import Architecture, build_architecture
+from blurify.files.bounded import Bounded
 from blurify.files.recipe import VERSION, read_recipe
 from blurify.files.state_dict import load_weights
 from blurify.optimize import optimize_graphs
@@ -62,7 +64,7 @@ def from_content(
     named = _permitted(recipe.arch, path, arch, allow)
     try:
         plan = Plan.from_json(recipe.plan)
-        model = build_architecture(named)
+        model = _built(named, state)
         converted = plan.apply(model, inplace=True, example_inputs=_inputs(recipe.input_shapes, model))
     except PlanError as error:
         fact = str(error).rstrip(".")
@@ -70,6 +72,12 @@ def from_content(
     optimize_graphs(converted)
     load_weights(converted, state, arch=named, path=path)
     return converted.eval(), named
+
+
+def _built(arch: str, state: dict[str, Any]) -> nn.Module:
+    """The architecture; one that the file alone names may not take far more than its weights."""
+    with Bounded(state) if Architecture.parse(arch).is_known else nullcontext():
+        return build_architecture(arch)
 
 
 def _inputs(shapes: tuple[tuple[int, ...], ...], model: nn.Module) -> tuple[Tensor, ...] | None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from blurify.errors import BlurifyError, FileError
 from blurify.files.atomic import check_output, write_atomically
-from blurify.files.program import export
+from blurify.files.program import Signature, export
 from blurify.tracing.export import quietly
 
 # A protobuf message cannot be larger, and weights in files beside it could not be written whole or not at all.
@@ -35,11 +35,12 @@ def require_onnx() -> None:
 
 
 def save_onnx(
-    model: nn.Module, path: Path, example: Tensor, *, dynamic_size: bool = False, force: bool = False
+    model: nn.Module, path: Path, example: Tensor | Signature, *, dynamic_size: bool = False, force: bool = False
 ) -> None:
     """Export the model after `.eval()`, for batches of any length, check it, and write it whole or not at all.
 
     `example` is a picture `(1, C, H, W)`; with `dynamic_size` the graph takes pictures of other sizes as well.
+    Or it is the signature of a program that was read, which is kept.
 
     >>> save_onnx(blurify.antialias(model), Path("resnet18.onnx"), torch.zeros(1, 3, 224, 224))
 

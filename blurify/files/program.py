@@ -2,23 +2,60 @@
 
 from __future__ import annotations
 
+import inspect
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_unflatten
 
 from blurify.errors import FileError
 from blurify.files.atomic import check_output, write_atomically
+from blurify.files.exported import checked_archive
+from blurify.files.graphs import unguarded
 from blurify.tracing.export import quietly
+from blurify.tracing.inputs import Inputs, random_batch
 from blurify.tracing.modes import evaluating
 
 
+@dataclass(frozen=True)
+class Signature:
+    """What a program takes: an example of its inputs, and of every argument which of its sizes are open."""
+
+    inputs: Inputs
+    open_sizes: Mapping[str, Any]
+    open_for: str = "the sizes it had"
+    advice: str = "write another format than .pt2"
+
+    @classmethod
+    def of_picture(cls, model: nn.Module, example: Tensor, dynamic_size: bool) -> Signature:
+        """Batches of any length of a picture `(1, C, H, W)`, and pictures of any size if that is wanted."""
+        # A batch of one would be taken for a constant.
+        batch = example.repeat(2, *(1 for _ in example.shape[1:]))
+        axes = (0, *range(2, example.dim())) if dynamic_size else (0,)
+        (name, *_) = inspect.signature(model.forward).parameters
+        sizes = {name: dict.fromkeys(axes, torch.export.Dim.DYNAMIC)}
+        if dynamic_size:
+            return cls(Inputs((batch,)), sizes, "batches and pictures of any size", "leave --dynamic-size out")
+        return cls(Inputs((batch,)), sizes, "batches of any length")
+
+
 def save_program(
-    model: nn.Module, path: Path, example: Tensor, *, dynamic_size: bool = False, force: bool = False
+    model: nn.Module,
+    path: Path,
+    example: Tensor | Signature,
+    *,
+    dynamic_size: bool = False,
+    force: bool = False,
 ) -> None:
     """Export the model after `.eval()`, for batches of any length, and write the program whole or not at all.
 
-    `example` is a picture `(1, C, H, W)`; with `dynamic_size` the program takes pictures of other sizes as well.
+    `example` is a picture `(1, C, H, W)`; with `dynamic_size` the program takes pictures of other sizes as well. Or it
+    is the signature of a program that was read, which is kept.
 
     >>> save_program(blurify.antialias(model), Path("resnet18.pt2"), torch.zeros(1, 3, 224, 224))
     """
@@ -27,22 +64,86 @@ def save_program(
     write_atomically(path, lambda opened: torch.export.save(program, opened))
 
 
-def export(model: nn.Module, example: Tensor, dynamic_size: bool) -> torch.export.ExportedProgram:
+def export(model: nn.Module, example: Tensor | Signature, dynamic_size: bool) -> torch.export.ExportedProgram:
     """The program, of sizes that are proved to be open.
 
     Raises:
         FileError: the model cannot be exported so.
     """
-    # A batch of one would be taken for a constant.
-    batch = example.repeat(2, *(1 for _ in example.shape[1:]))
-    axes = (0, *range(2, example.dim())) if dynamic_size else (0,)
+    taken = example if isinstance(example, Signature) else Signature.of_picture(model, example, dynamic_size)
     try:
         with evaluating(model), quietly():
             return torch.export.export(
-                model, (batch,), dynamic_shapes=(dict.fromkeys(axes, torch.export.Dim.DYNAMIC),), strict=False
+                model, taken.inputs.args, taken.inputs.kwargs, dynamic_shapes=dict(taken.open_sizes), strict=False
             )
     except Exception as error:
-        what = "batches and pictures of any size" if dynamic_size else "batches of any length"
         fact = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
-        hint = "leave --dynamic-size out" if dynamic_size else "write another format than .pt2"
-        raise FileError(f"{type(model).__name__} cannot be exported for {what}: {fact}; {hint}.") from error
+        raise FileError(
+            f"{type(model).__name__} cannot be exported for {taken.open_for}: {fact}; {taken.advice}."
+        ) from error
+
+
+def read_program(path: Path) -> tuple[fx.GraphModule, Signature]:
+    """The program in an archive of `torch.export`, as a graph over its own weights, and what it takes.
+
+    >>> model, signature = read_program(Path("resnet18.pt2"))
+
+    Raises:
+        UnsafeFileError: reading it would run, or could run, what the file says.
+        FileError: it is damaged, or of another age than torch is.
+    """
+    archive = checked_archive(path)
+    try:
+        with quietly():
+            program = torch.export.load(archive)
+            return as_graph(program)
+    except Exception as error:  # a damaged graph can fail in any way at all
+        fact = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+        raise FileError(f"{path} cannot be read: {fact}; export the model again with this version of torch.") from error
+
+
+def as_graph(program: torch.export.ExportedProgram) -> tuple[fx.GraphModule, Signature]:
+    """The program as a graph that the pass takes, and what it takes itself."""
+    for name, tensor in program.state_dict.items():
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ValueError(f"{name} declares more values than it has")
+    model = unguarded(program)
+    specification = program.module_call_graph[0].signature
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
+    leaves = [values.get(given) if isinstance(given, str) else given for given in program.graph_signature.user_inputs]
+    dims = _dims(leaves, program.range_constraints)
+    examples, sizes = [_example(leaf) for leaf in leaves], [_open_sizes(leaf, dims) for leaf in leaves]
+    args, kwargs = tree_unflatten(examples, specification.in_spec)
+    bound = inspect.signature(model.forward).bind(*tree_unflatten(sizes, specification.in_spec)[0])
+    open_sizes = {**bound.arguments, **tree_unflatten(sizes, specification.in_spec)[1]}
+    return model, Signature(Inputs(args, kwargs), open_sizes)
+
+
+def _example(leaf: Any) -> Any:
+    if not isinstance(leaf, Tensor):
+        return leaf
+    sizes: tuple[Any, ...] = tuple(leaf.shape)
+    shape = tuple(size if isinstance(size, int) else int(size.node.hint or 2) for size in sizes)
+    if leaf.is_floating_point():
+        return random_batch(shape, torch.empty(0, dtype=leaf.dtype))
+    return torch.zeros(shape, dtype=leaf.dtype)
+
+
+def _open_sizes(leaf: Any, dims: Mapping[Any, Any]) -> dict[int, Any] | None:
+    if not isinstance(leaf, Tensor):
+        return None
+    sizes: dict[int, Any] = {axis: size for axis, size in enumerate(leaf.shape) if not isinstance(size, int)}
+    return {axis: dims.get(size.node.expr, torch.export.Dim.DYNAMIC) for axis, size in sizes.items()}
+
+
+def _dims(leaves: list[Any], bounds: Mapping[Any, Any]) -> dict[Any, Any]:
+    """What torch calls every open size: one that several axes have gets a name, and bounds that were told are kept."""
+    sizes: list[Any] = [size for leaf in leaves if isinstance(leaf, Tensor) for size in leaf.shape]
+    counts = Counter(size.node.expr for size in sizes if not isinstance(size, int))
+    return {symbol: _dim(symbol, bounds.get(symbol), count) for symbol, count in counts.items() if symbol.is_Symbol}
+
+
+def _dim(symbol: Any, bounds: Any, count: int) -> Any:
+    upper: Any = getattr(bounds, "upper", None)
+    limit = int(upper) if upper is not None and bool(upper.is_Integer) else None
+    return torch.export.Dim(str(symbol), max=limit) if count > 1 else torch.export.Dim.DYNAMIC(max=limit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,17 +12,26 @@ from typing import Any, Literal
 from torch import nn
 
 from blurify.errors import ArchitectureError, ArgumentError, FileError
+from blurify.files import folder as folders
 from blurify.files import native
 from blurify.files.architecture import build_architecture, looks_like_architecture, suggestions
-from blurify.files.container import read_object
-from blurify.files.state_dict import HOLDERS, find_state_dict, load_weights
+from blurify.files.bounded import Bounded
+from blurify.files.checkpoint import Weights, find_module, find_weights, fitted
+from blurify.files.container import PROGRAMS, identify
+from blurify.files.contents import check_size, read_contents
+from blurify.files.program import Signature, read_program
+from blurify.files.state_dict import load_weights
+from blurify.files.torchscript import read_torchscript
 
-Form = Literal["architecture", "state_dict", "module", "native"]
+Form = Literal["architecture", "state_dict", "module", "native", "program", "torchscript"]
 
 
 @dataclass(frozen=True)
 class LoadedModel:
     """A model and how it was come by: `arch` is known unless it was a pickled module, `path` unless it was a name.
+
+    `taken` says where in a checkpoint the weights were, unless the file holds nothing else. A `torch.export` archive
+    has a `signature`.
 
     >>> read_model("timm:resnet18").form
     'architecture'
@@ -31,33 +41,64 @@ class LoadedModel:
     form: Form
     arch: str | None
     path: Path | None
+    taken: str = ""
+    signature: Signature | None = None
+
+    @property
+    def is_program(self) -> bool:
+        """Whether it is a graph of operators, without a class or modes."""
+        return self.form in PROGRAMS
 
 
 def read_model(
-    source: str | os.PathLike[str], *, arch: str | None = None, allow: Collection[str] = (), pretrained: bool = False
+    source: str | os.PathLike[str],
+    *,
+    arch: str | None = None,
+    allow: Collection[str] = (),
+    pretrained: bool = False,
+    ema: bool = False,
+    max_size: int | None = None,
+    input_size: tuple[int, ...] | None = None,
 ) -> LoadedModel:
-    """Read a model from a file, whatever it holds, or build it from an architecture's name.
+    """Read a model from a file or folder, whatever it holds, or build it from an architecture's name.
+
+    `ema` asks for a checkpoint's averaged weights; a file, or shards in all, of more than `max_size` bytes are refused.
+
+    `input_size` is that of a picture, from which a TorchScript archive is recorded.
 
     >>> read_model("weights.pth", arch="torchvision:resnet18").form
     'state_dict'
     """
-    text, path = os.fspath(source), Path(source)
+    text = os.fspath(source)
+    path = Path(text.removeprefix(folders.PREFIX))
     if not path.exists() and looks_like_architecture(text):
         return _from_name(text, arch, pretrained)
     if pretrained:
         raise ArgumentError(f"pretrained weights go with a name such as timm:resnet18, but {text} names a file.")
     if not path.exists():
         raise FileError(f"there is no file {text}; {_advice(text)}.")
-    return _from_content(read_object(path, allow), path, arch, allow)
+    if not path.is_dir():
+        if identify(path) in PROGRAMS:
+            check_size([path], path, max_size)
+            return _from_program(path, arch, input_size)
+        return _from_content(read_contents(path, allow, max_size), path, arch, allow, ema)
+    file, own = folders.weights_in(path), None if arch else folders.architecture_in(path)
+    return _from_content(read_contents(file, allow, max_size), file, arch, allow, ema, own)
 
 
-def load(path: str | os.PathLike[str], *, arch: str | None = None, allow: Collection[str] = ()) -> nn.Module:
-    """Rebuild a converted model, in eval mode, from a file that `blurify` wrote.
+def load(
+    path: str | os.PathLike[str],
+    *,
+    arch: str | None = None,
+    allow: Collection[str] = (),
+    max_size: int | None = None,
+) -> nn.Module:
+    """Rebuild a converted model, in eval mode, from a file that `blurify` wrote, of at most `max_size` bytes.
 
     >>> model = load("resnet18.blur4.pt")
     """
     file = Path(path)
-    content = read_object(file, allow)
+    content = read_contents(file, allow, max_size)
     if native.is_native(content):
         return native.from_content(content, file, arch=arch, allow=allow)[0]
     if isinstance(content, nn.Module):
@@ -74,30 +115,49 @@ def _from_name(text: str, arch: str | None, pretrained: bool) -> LoadedModel:
     return LoadedModel(model, "architecture", written, None)
 
 
-def _from_content(content: Any, path: Path, arch: str | None, allow: Collection[str]) -> LoadedModel:
+def _from_program(path: Path, arch: str | None, input_size: tuple[int, ...] | None) -> LoadedModel:
+    if arch is not None:
+        raise ArgumentError(f"{path} is a program, whole in itself, so --arch {arch} has nothing to say; leave it out.")
+    if identify(path) == "torchscript":
+        return LoadedModel(read_torchscript(path, input_size), "torchscript", None, path)
+    model, signature = read_program(path)
+    return LoadedModel(model, "program", None, path, signature=signature)
+
+
+def _from_content(
+    content: Any, path: Path, arch: str | None, allow: Collection[str], ema: bool, own: str | None = None
+) -> LoadedModel:
+    """The model of a file; `own` is the architecture that not the user but what lies beside the file names."""
     if native.is_native(content):
-        model, named = native.from_content(content, path, arch=arch, allow=allow)
-        return LoadedModel(model, "native", named, path)
-    module = _find_module(content)
+        return LoadedModel(*_rebuilt(content, path, arch, allow), path)
+    module = find_module(content, ema=ema)
     if module is not None:
         return LoadedModel(module, "module", None, path)
-    state = find_state_dict(content)
-    if state is None:
+    found = find_weights(content, ema=ema)
+    if found is None:
         raise FileError(f"{path} holds {_describe(content)}, not a model or a state_dict; give a file with one.")
-    if arch is None:
+    named = arch or own
+    if named is None:
         raise ArchitectureError(
             f"{path} holds a state_dict, which is weights without an architecture; "
             "name it with --arch timm:NAME, torchvision:NAME or package.module:factory."
         )
-    model = build_architecture(arch).eval()
-    load_weights(model, state, arch=arch, path=path)
-    return LoadedModel(model, "state_dict", arch, path)
+    with nullcontext() if arch else Bounded(found.state):
+        model = build_architecture(named).eval()
+    state, prefix = fitted(found, model, path=path, arch=named, ema=ema)
+    load_weights(model, state, arch=named, path=path)
+    return LoadedModel(model, "state_dict", named, path, _taken(found, prefix))
 
 
-def _find_module(content: Any) -> nn.Module | None:
-    candidates = [content, *(content.get(holder) for holder in HOLDERS)] if isinstance(content, dict) else [content]
-    found = next((candidate for candidate in candidates if isinstance(candidate, nn.Module)), None)
-    return found._modules.get("module") if isinstance(found, nn.DataParallel) else found
+def _rebuilt(content: Any, path: Path, arch: str | None, allow: Collection[str]) -> tuple[nn.Module, Form, str]:
+    model, named = native.from_content(content, path, arch=arch, allow=allow)
+    return model, "native", named
+
+
+def _taken(found: Weights, prefix: str) -> str:
+    places = [f"under {found.holder!r}"] if found.holder else []
+    places += [f"named '{prefix}.*'"] if prefix else []
+    return f"the weights are those {' and '.join(places)}" if places else ""
 
 
 def rebuilds(model: nn.Module, arch: str) -> bool:

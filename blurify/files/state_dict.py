@@ -1,8 +1,7 @@
-"""A `state_dict`, bare or inside a checkpoint: find it, and load it into an architecture, strictly."""
+"""A `state_dict` into an architecture, strictly."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,26 +10,7 @@ from torch import Tensor, nn
 
 from blurify.errors import ArchitectureError
 
-HOLDERS = ("state_dict", "model", "model_state_dict", "state_dict_ema")
-
-# What DistributedDataParallel/DataParallel and torch.compile put before every name.
-_WRAPPERS = ("module.", "_orig_mod.")
-
 _SHOWN = 3
-
-
-def find_state_dict(content: object) -> dict[str, Any] | None:
-    """Return the state_dict that a file's content is or holds, free of wrappers' prefixes, or None.
-
-    >>> find_state_dict({"epoch": 3, "state_dict": {"module.bias": torch.zeros(1)}})
-    {'bias': tensor([0.])}
-    """
-    if not isinstance(content, Mapping):
-        return None
-    for candidate in (content, *(content.get(holder) for holder in HOLDERS)):
-        if _is_state_dict(candidate):
-            return _unwrapped(candidate)
-    return None
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Any], *, arch: str, path: Path) -> None:
@@ -45,25 +25,6 @@ def load_weights(model: nn.Module, state: Mapping[str, Any], *, arch: str, path:
         model.load_state_dict(state, strict=True)
     except Exception as error:  # the model's own code reads its extra state
         raise ArchitectureError(f"{path} does not fit {arch}: {_misfit(model, state, arch, error)}.") from error
-
-
-def _is_state_dict(value: object) -> bool:
-    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        return False
-    # A tensor among the values tells it from a checkpoint, whose tensors are one level down.
-    return _holds_tensors(value) and not any(_holds_tensors(item) for item in value.values())
-
-
-def _holds_tensors(value: object) -> bool:
-    # Not by asking again whether it is a state_dict: a pickled dict can hold itself.
-    return isinstance(value, Mapping) and any(isinstance(item, Tensor) for item in value.values())
-
-
-def _unwrapped(state: Any) -> dict[str, Any]:
-    for prefix in _WRAPPERS:
-        if all(key.startswith(prefix) for key in state):
-            return _unwrapped(OrderedDict((key[len(prefix) :], value) for key, value in state.items()))
-    return state  # type: ignore[no-any-return]
 
 
 def _misfit(model: nn.Module, state: Mapping[str, Any], arch: str, error: Exception) -> str:

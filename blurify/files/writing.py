@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from torch import nn
 from blurify.errors import ArgumentError, FileError
 from blurify.files import native
 from blurify.files.atomic import check_output, write_atomically
+from blurify.files.safetensors_file import SUFFIX, to_bytes
 from blurify.planning import Plan, plan_of
 
 
@@ -19,13 +20,26 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, arch: str | None = N
     """Write a converted model, whole or not at all.
 
     With `arch` the file is a recipe and weights, which `load` reads without trusting it; without, a pickled module.
+    Named `*.safetensors` it is in that format, and needs `arch`.
 
     >>> save(blurify.antialias(model), "resnet18.blur4.pt", arch="timm:resnet18")
     """
     file = Path(path)
     check_output(file, force=force)
     content = model if arch is None else native.to_content(model, _plan_of(model), arch)
-    write_atomically(file, lambda opened: _pickle(content, opened, file))
+    if file.suffix.lower() == SUFFIX:
+        write_atomically(file, lambda opened: _write_safetensors(content, opened, file))
+    else:
+        write_atomically(file, lambda opened: _pickle(content, opened, file))
+
+
+def _write_safetensors(content: Any, opened: BinaryIO, path: Path) -> None:
+    if isinstance(content, nn.Module):
+        raise FileError(
+            f"{path} would hold weights without the network that they are of; "
+            "name its architecture with arch (--arch), or write a .pt."
+        )
+    opened.write(to_bytes(content, path))
 
 
 def _plan_of(model: nn.Module) -> Plan:

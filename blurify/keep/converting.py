@@ -69,10 +69,16 @@ def changes_for(
     model: nn.Module, traced: TracedModule, decisions: tuple[Decision, ...], inputs: Inputs | None
 ) -> Changes:
     """Find what can be done and what cannot; the model and the graphs are left as they are."""
-    if decisions and traced.meta.get("front_end") != "torch.fx":
+    front_end = str(traced.meta.get("front_end"))
+    if decisions and front_end.startswith("torch.export"):
         raise PlanError(
-            f"keep_class cannot be had for {type(model).__name__}: its graph comes from "
-            f"{traced.meta.get('front_end')} and does not tell what modules are called on; convert it without."
+            f"keep_class cannot be had for {type(model).__name__}: only {front_end} can record it, which is one way "
+            "through its forward; its own class would take others too, of which there is no plan; convert it without."
+        )
+    if decisions and front_end != "torch.fx":
+        raise PlanError(
+            f"keep_class cannot be had for {type(model).__name__}: its graph comes from {front_end} and does not tell "
+            "what modules are called on; convert it without."
         )
     edits = locate(traced, decisions)
     parts = parts_of(traced, decisions)
@@ -100,7 +106,7 @@ def parts_of(traced: TracedModule, decisions: tuple[Decision, ...]) -> dict[str,
     parts: dict[str, Parts] = {}
     for edit in locate(fresh, decisions):
         if edit.decision.site not in parts:
-            made = edit.rule.replace(edit.node, edit.module, edit.site, edit.decision.filt_size, edit.decision.pad_type)
+            made = edit.rule.replace(edit.node, edit.module, edit.site, edit.decision.blurring)
             settle(made, edit.node, fresh)
             parts[edit.decision.site] = made
     return parts

@@ -7,14 +7,15 @@ Shift-Invariant Again", ICML 2019, section 3.1; Oppenheim and Schafer, "Discrete
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import pi
-from operator import le
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from blurify.errors import ArgumentError
+from blurify.filters import binomial_taps, mixed_taps
 from blurify.graph_module import TracedModule
 from blurify.layers import AVG_BLUR_POOLS, BLUR_POOLS, SAME_BLUR_POOLS, Blur
 from blurify.proofs import one_tap, with_plan
@@ -87,10 +88,10 @@ def folded_share(x: Tensor, layer: Blur) -> Tensor:
     axes = tuple(range(2, x.dim()))
     power = torch.fft.fftn(x.double(), dim=axes).abs().square()
     kept = torch.ones_like(power[:1, :1], dtype=torch.bool)
-    for axis, stride, response in zip(axes, layer.stride, responses(layer, x.shape[2:]), strict=True):
+    power = power * response(layer, x.shape[2:]).to(x.device).square()
+    for axis, stride in zip(axes, layer.stride, strict=True):
         shape = [-1 if other == axis else 1 for other in range(x.dim())]
         frequencies = torch.fft.fftfreq(x.shape[axis], dtype=torch.float64, device=x.device).abs()
-        power = power * response.to(x.device).square().view(shape)
         # To rounding: a frequency right at the limit is kept.
         kept = kept & (frequencies <= 0.5 / stride + 1e-12).view(shape)
     # The mean of a map is not in danger, and would hide what is.
@@ -100,24 +101,30 @@ def folded_share(x: Tensor, layer: Blur) -> Tensor:
     return torch.where(everything > 0, above / everything.clamp_min(torch.finfo(torch.float64).tiny), 0.0).cpu()
 
 
-def responses(layer: Blur, sizes: torch.Size) -> list[Tensor]:
-    """The magnitude of what the layer's filter makes of each frequency, for each axis.
+def response(layer: Blur, sizes: torch.Size) -> Tensor:
+    """The magnitude of what the layer's filter makes of each frequency of a map of these sizes: `[*sizes]`.
 
-    A binomial filter of `n` taps has `|cos(pi f)|^(n - 1)`, and an average of `k` positions
-    `|sin(pi f k) / (k sin(pi f))|`: average pooling is an average before it is antialiased, and one that is wider than
-    the filter stays.
+    Average pooling is an average before it is antialiased, and one that is wider than the filter stays.
     """
-    found = []
-    for taps, width, size in zip(layer.filt_size, averaged(layer), sizes, strict=True):
-        frequencies = torch.fft.fftfreq(size, dtype=torch.float64)
-        average = torch.sinc(frequencies * width) / torch.sinc(frequencies)
-        found.append((frequencies * pi).cos().abs().pow(taps - 1) * average.abs())
-    return found
-
-
-def averaged(layer: Any) -> list[int]:
-    """How many positions of each axis the layer averages before it blurs."""
     if not isinstance(layer, AVERAGES):
-        return [1] * len(layer.filt_size)
-    covered = not layer.divisor_override and all(map(le, layer.kernel_size, layer.filt_size))
-    return [1] * len(layer.filt_size) if covered else layer.kernel_size
+        taps = [mixed_taps(count, layer.strength) for count in layer.filt_size]
+        return transfer(taps, [(len(each) - 1) // 2 for each in taps], sizes).abs()
+    window = [(1 / width,) * width for width in layer.kernel_size]
+    average = transfer(window, [0] * layer.axes, sizes)
+    taps = [binomial_taps(count) for count in layer.filt_size]
+    beyond = [count - width for count, width in zip(layer.filt_size, layer.kernel_size, strict=True)]
+    if not layer.divisor_override and min(beyond) >= 0:
+        blurred = transfer(taps, [(over + 1) // 2 for over in beyond], sizes)
+    else:
+        blurred = average * transfer(taps, [(len(each) - 1) // 2 for each in taps], sizes)
+    return torch.lerp(average, blurred, layer.strength).abs()
+
+
+def transfer(taps: Sequence[Sequence[float]], origins: Sequence[int], sizes: torch.Size) -> Tensor:
+    """What filters along the axes make of each frequency, each with its tap number `origin` on the position itself."""
+    found = torch.ones((), dtype=torch.complex128)
+    for along, origin, size in zip(taps, origins, sizes, strict=True):
+        turns = 2 * pi * torch.fft.fftfreq(size, dtype=torch.float64)[:, None] * (torch.arange(len(along)) - origin)
+        values = torch.tensor(along, dtype=torch.float64)
+        found = found[..., None] * torch.polar(values.expand_as(turns), turns).sum(1)
+    return found

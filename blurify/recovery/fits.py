@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from blurify.recovery.calls import Skip
 
-RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from blurify.recovery.normal import Fit, NormalEquations
 from blurify.recovery.patches import sample_rows
 
 # Positions of a layer that are used: so many a weight, and at least so many in all.
-ROWS_A_WEIGHT, LEAST_ROWS = 16, 8192
+ROWS_A_WEIGHT, LEAST_ROWS = 64, 32768
 
 
 class Refit:

@@ -17,7 +17,7 @@ from blurify.errors import ArgumentError, ArgumentTypeError, HooksWarning, PlanE
 from blurify.graph_module import TracedModule
 from blurify.proofs import one_tap, tensors_in, with_plan
 from blurify.recovery.calls import Skip
-from blurify.recovery.distilling import Schedule, distill
+from blurify.recovery.distilling import Schedule, checkpoint_of, distill
 from blurify.recovery.fits import LayerFit, Settings
 from blurify.recovery.fitting import Refit
 from blurify.recovery.journal import Journal
@@ -109,7 +109,8 @@ def recover(
         held_out: the share of pictures that choose how strongly each layer is tied to its carried weights.
         batch_size: how many pictures are run at a time.
         seed: of the positions of large maps that are fitted to.
-        journal: a file that keeps the layers fitted so far; if it is there already, the fit goes on from it.
+        journal: a file that keeps the layers fitted so far; if it is there already, the fit goes on from it, and so
+            does the training from a file beside it.
         tell: called after each layer.
 
     Raises:
@@ -139,7 +140,10 @@ def recover(
                 steps.run("bn", lambda: reestimate(student, images, batch_size))
             if method in ("distill", "all"):
                 schedule = Schedule(batch_size=batch_size, seed=seed)
-                steps.run("distill", lambda: distill(teacher, student, images[: -len(held)], schedule, steps.error))
+                training = None if journal is None else checkpoint_of(journal)
+                steps.run(
+                    "distill", lambda: distill(teacher, student, images[: -len(held)], schedule, steps.error, training)
+                )
         except (MemoryError, RuntimeError) as error:
             raise out_of_memory(error, settings) from error
     model: TracedModule = copy.deepcopy(converted)  # type: ignore[assignment]

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from blurify.decision import Blurring
 from blurify.layers import ADAPTIVE_AVG_BLUR_POOLS, ADAPTIVE_MAX_BLUR_POOLS
 from blurify.rules.arguments import Signature, are_known, bind, reads_only_the_first, unpack_first
 from blurify.rules.base import Context, Parts, Rule, refused_unless_exact
@@ -97,13 +98,13 @@ def _site(
     return Site(kind, window, window, nothing, ones, refusal=refusal, output_size=wanted)
 
 
-def replace(node: fx.Node, module: Any, site: Site, filt_size: tuple[int, ...], pad_type: str) -> Parts:
+def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Parts:
     """One layer that blurs and subsamples where it can."""
     known = arguments(node, module)
     if known is not None and known[3]:
         unpack_first(node)
     layers = ADAPTIVE_AVG_BLUR_POOLS if site.kind is Kind.AVG else ADAPTIVE_MAX_BLUR_POOLS
-    return Parts(layers[site.axes](site.output_size, filt_size=filt_size, pad_type=pad_type), None)
+    return Parts(layers[site.axes](site.output_size, **blurring), None)
 
 
 RULE = Rule(recognise, replace)

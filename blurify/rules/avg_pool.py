@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from blurify.decision import Blurring
 from blurify.layers import AVG_BLUR_POOLS, SAME_BLUR_POOLS
 from blurify.rules.arguments import Signature, are_known, bind
 from blurify.rules.base import Context, Parts, Rule, axes_of, refused_unless_exact, with_stride
@@ -65,10 +66,10 @@ def is_antialiasing(path: str) -> bool:
     return path.rsplit(".", 1)[-1] == "aa"
 
 
-def replace(node: fx.Node, module: Any, site: Site, filt_size: tuple[int, ...], pad_type: str) -> Parts:
+def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Parts:
     """One layer that blurs and subsamples; for the SAME kinds the dense average, then the blur."""
     if site.same and module is not None:
-        same = SAME_BLUR_POOLS[site.axes](site.kernel_size, site.stride, filt_size=filt_size, pad_type=pad_type)
+        same = SAME_BLUR_POOLS[site.axes](site.kernel_size, site.stride, **blurring)
         return Parts(with_stride(module, (1,) * site.axes), same)
     layer = AVG_BLUR_POOLS[site.axes](
         site.kernel_size,
@@ -77,8 +78,7 @@ def replace(node: fx.Node, module: Any, site: Site, filt_size: tuple[int, ...], 
         site.ceil_mode,
         site.count_include_pad,
         site.divisor_override,
-        filt_size=filt_size,
-        pad_type=pad_type,
+        **blurring,
     )
     return Parts(layer, None)
 

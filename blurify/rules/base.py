@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from torch import fx, nn
 
+from blurify.decision import Blurring
 from blurify.layers import Blur
 from blurify.sites import Reason, Site
 from blurify.tracing.shapes import Shapes
@@ -53,13 +54,13 @@ class Rule:
 
     `recognise(node, module, context)` returns the normalised site if the node is of this family and changes the
     resolution; `module` is what it calls, if it calls one.
-    `replace(node, module, site, filt_size, pad_type)` makes what takes its place.
+    `replace(node, module, site, blurring)` makes what takes its place.
     `as_function(node, module, site)` turns one call of a module with parameters, whose other calls stay as they are,
     into a dense function; `can_be_function(module)` tells whether that computes the same.
     """
 
     recognise: Callable[[fx.Node, Any, Context], Site | None]
-    replace: Callable[[fx.Node, nn.Module | None, Site, tuple[int, ...], str], Parts]
+    replace: Callable[[fx.Node, nn.Module | None, Site, Blurring], Parts]
     as_function: Callable[[fx.Node, Any, Site], None] | None = None
     can_be_function: Callable[[Any], bool] = lambda module: False
 
@@ -84,7 +85,7 @@ def reads_a_blur(node: fx.Node, context: Context) -> bool:
     return isinstance(context.root.get_submodule(str(source.target)), Blur)
 
 
-def never(node: fx.Node, module: Any, site: Site, filt_size: tuple[int, ...], pad_type: str) -> Parts:
+def never(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Parts:
     """The `replace` of a rule that refuses every site it recognises."""
     raise AssertionError(f"{node.name} must not be rewritten: {site.refusal}")
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from blurify.decision import Blurring
 from blurify.layers import BLUR_POOLS, SAME_BLUR_POOLS
 from blurify.rules.arguments import Signature, are_known, bind, set_argument
 from blurify.rules.base import Context, Parts, Rule, with_stride
@@ -108,7 +109,7 @@ def is_fixed_low_pass(weight: Tensor) -> bool:
     return alike and abs(float(taps[0].sum()) - 1) < 1e-3
 
 
-def replace(node: fx.Node, module: nn.Module | None, site: Site, filt_size: tuple[int, ...], pad_type: str) -> Parts:
+def replace(node: fx.Node, module: nn.Module | None, site: Site, blurring: Blurring) -> Parts:
     """The same conv at the dense stride, then the blur."""
     dense = None if module is None else with_stride(module, site.dense_stride)
     signature = signature_of(node)
@@ -116,9 +117,9 @@ def replace(node: fx.Node, module: nn.Module | None, site: Site, filt_size: tupl
         set_argument(node, signature, "stride", list(site.dense_stride))
     if site.same:
         same = SAME_BLUR_POOLS[site.axes]
-        blur = same(site.kernel_size, site.stride, site.dilation, filt_size=filt_size, pad_type=pad_type)
+        blur = same(site.kernel_size, site.stride, site.dilation, **blurring)
         return Parts(dense, blur)
-    return Parts(dense, BLUR_POOLS[site.axes](None, pad_type, filt_size, site.blur_stride))
+    return Parts(dense, BLUR_POOLS[site.axes](None, stride=site.blur_stride, **blurring))
 
 
 def can_be_function(module: Any) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from blurify.decision import Blurring
 from blurify.layers import BlurAxes
 from blurify.rules.arguments import Signature, are_known, bind
 from blurify.rules.base import Context, Parts, Rule, reads_a_blur
@@ -118,9 +119,9 @@ def _slices_of(source: fx.Node) -> Iterator[fx.Node]:
             yield user
 
 
-def replace(node: fx.Node, module: Any, site: Site, filt_size: tuple[int, ...], pad_type: str) -> Parts:
+def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Parts:
     """A blur of both dimensions before the first slice."""
-    return Parts(None, BlurAxes(site.dims, filt_size=filt_size, pad_type=pad_type), before=True)
+    return Parts(None, BlurAxes(site.dims, **blurring), before=True)
 
 
 RULE = Rule(recognise, replace)

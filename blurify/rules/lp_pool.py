@@ -13,6 +13,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import fx, nn
 
+from blurify.decision import Blurring
 from blurify.layers import LP_BLUR_POOLS
 from blurify.rules.arguments import Signature, are_known, bind
 from blurify.rules.base import Context, Parts, Rule, axes_of, refused_unless_exact
@@ -49,12 +50,10 @@ def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
     return site if module is None else refused_unless_exact(site, module, MODULES)
 
 
-def replace(node: fx.Node, module: Any, site: Site, filt_size: tuple[int, ...], pad_type: str) -> Parts:
+def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Parts:
     """One layer that raises to the power, blurs and subsamples, and takes the root."""
     norm_type = arguments(node, module)[1]["norm_type"]
-    layer = LP_BLUR_POOLS[site.axes](
-        norm_type, site.kernel_size, site.stride, site.ceil_mode, filt_size=filt_size, pad_type=pad_type
-    )
+    layer = LP_BLUR_POOLS[site.axes](norm_type, site.kernel_size, site.stride, site.ceil_mode, **blurring)
     return Parts(layer, None)
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from blurify.decision import Blurring
 from blurify.layers import BLUR_POOLS, DENSE_MAX_POOLS, SAME_BLUR_POOLS
 from blurify.rules.arguments import Signature, are_known, bind, reads_only_the_first, unpack_first
 from blurify.rules.base import Context, Parts, Rule, axes_of, refused_unless_exact, with_stride
@@ -55,17 +56,17 @@ def _site(node: fx.Node, axes: int, given: dict[str, Any], same: bool) -> Site |
     )
 
 
-def replace(node: fx.Node, module: nn.Module | None, site: Site, filt_size: tuple[int, ...], pad_type: str) -> Parts:
+def replace(node: fx.Node, module: nn.Module | None, site: Site, blurring: Blurring) -> Parts:
     """The dense pool, then the blur."""
     pair = getattr(module, "return_indices", False) or bind(node, Signature(site.axes, NAMES)).get("return_indices")
     if pair or node.target in FUNCTIONS_WITH_INDICES:
         unpack_first(node)
     if site.same and module is not None:
         same = SAME_BLUR_POOLS[site.axes]
-        blur = same(site.kernel_size, site.stride, site.dilation, filt_size=filt_size, pad_type=pad_type)
+        blur = same(site.kernel_size, site.stride, site.dilation, **blurring)
         return Parts(with_stride(module, (1,) * site.axes), blur)
     dense = DENSE_MAX_POOLS[site.axes](site.kernel_size, site.stride, site.padding, site.dilation, site.ceil_mode)
-    return Parts(dense, BLUR_POOLS[site.axes](None, pad_type, filt_size, site.stride))
+    return Parts(dense, BLUR_POOLS[site.axes](None, stride=site.stride, **blurring))
 
 
 RULE = Rule(recognise, replace)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from blurify.decision import Blurring
 from blurify.layers import BLUR_POOLS, RESIZES
 from blurify.rules.arguments import Signature, are_known, bind
 from blurify.rules.base import Context, Parts, Rule, refused_unless_exact
@@ -126,14 +127,14 @@ def shrink_factors(
     return tuple(1 / float(s) for s in scale) if isinstance(scale, (tuple, list)) else (1 / float(scale),) * axes
 
 
-def replace(node: fx.Node, module: Any, site: Site, filt_size: tuple[int, ...], pad_type: str) -> Parts:
+def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Parts:
     """The antialiased resize in the place of a shrinking one; a blur after a growing one."""
     if site.kind is Kind.UPSAMPLE:
-        return Parts(None, BLUR_POOLS[site.axes](None, pad_type, filt_size, 1))
+        return Parts(None, BLUR_POOLS[site.axes](None, stride=1, **blurring))
     given = arguments(node, module) or {}
     source = node.args[0] if node.args else node.kwargs["input"]
     node.args, node.kwargs = (source,), {name: given[name] for name in NAMES[1:6] if name in given}
-    return Parts(RESIZES[site.axes](filt_size, pad_type), None, all_arguments=True)
+    return Parts(RESIZES[site.axes](**blurring), None, all_arguments=True)
 
 
 RULE = Rule(recognise, replace)

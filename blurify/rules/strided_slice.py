@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import fx
 
+from blurify.decision import Blurring
 from blurify.layers import BlurAxes
 from blurify.rules.arguments import are_known
 from blurify.rules.base import Context, Parts, Rule, reads_a_blur
@@ -73,9 +74,9 @@ def takes_all_phases(node: fx.Node, steps: dict[int, int]) -> bool:
     return len(phases) == wanted
 
 
-def replace(node: fx.Node, module: Any, site: Site, filt_size: tuple[int, ...], pad_type: str) -> Parts:
+def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Parts:
     """A blur of the stepped dimensions before the slice."""
-    return Parts(None, BlurAxes(site.dims, filt_size=filt_size, pad_type=pad_type), before=True)
+    return Parts(None, BlurAxes(site.dims, **blurring), before=True)
 
 
 RULE = Rule(recognise, replace)

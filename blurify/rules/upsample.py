@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from blurify.decision import Blurring
 from blurify.layers import BLUR_POOLS, Blur
 from blurify.rules.base import Context, Parts, Rule, axes_of, refused_unless_exact
 from blurify.sites import Kind, Reason, Site, per_axis
@@ -40,9 +41,9 @@ def is_smoothed(node: fx.Node, context: Context) -> bool:
     return isinstance(context.root.get_submodule(str(readers[0].target)), Blur)
 
 
-def replace(node: fx.Node, module: Any, site: Site, filt_size: tuple[int, ...], pad_type: str) -> Parts:
+def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Parts:
     """A blur at stride 1 after the upsampling."""
-    return Parts(None, BLUR_POOLS[site.axes](None, pad_type, filt_size, 1))
+    return Parts(None, BLUR_POOLS[site.axes](None, stride=1, **blurring))
 
 
 RULE = Rule(recognise, replace)

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 RESHAPES = frozenset({"view", "reshape"})
 # What people do to a stored filter before they convolve with it; none of it changes a channel's taps.
-SPREADS = frozenset({"expand", "repeat", "to", "type_as", "clone", "contiguous", "detach"})
+SPREADS = frozenset({"expand", "repeat", "to", "type_as", "clone", "contiguous", "detach", "_to_copy"})
 
 
 def constant_tensor(node: object, root: nn.Module) -> Tensor | None:
@@ -19,9 +19,14 @@ def constant_tensor(node: object, root: nn.Module) -> Tensor | None:
     if node.op == "get_attr":
         value = operator.attrgetter(str(node.target))(root)
         return value if isinstance(value, Tensor) else None
-    if node.op == "call_method" and node.target in SPREADS:
+    if node.op in ("call_method", "call_function") and node.args and operator_name(node) in SPREADS:
         return constant_tensor(node.args[0], root)
     return None
+
+
+def operator_name(node: fx.Node) -> str:
+    """The name of the method or operator that a node calls, whatever its overload."""
+    return str(getattr(getattr(node.target, "overloadpacket", node.target), "__name__", node.target))
 
 
 def constant_shape(node: fx.Node, root: nn.Module) -> tuple[int, ...] | None:
@@ -33,7 +38,7 @@ def constant_shape(node: fx.Node, root: nn.Module) -> tuple[int, ...] | None:
     inner = constant_shape(source, root) if isinstance(source, fx.Node) else None
     if inner is None or node.op not in ("call_method", "call_function"):
         return None
-    name = getattr(getattr(node.target, "overloadpacket", node.target), "__name__", node.target)
+    name = operator_name(node)
     if name in RESHAPES:
         sizes: Any = node.args[1:] if len(node.args) > 2 else node.args[1]
         written = isinstance(sizes, (tuple, list)) and all(isinstance(size, int) for size in sizes)

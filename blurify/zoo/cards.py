@@ -25,7 +25,7 @@ tags:
 
 # {title}, antialiased
 
-{subject} with every downsampling rewritten into blur-then-subsample (filters of {filt_size} taps), as in Zhang, "Making
+{subject} with every downsampling rewritten into blur-then-subsample (filters of {taps}), as in Zhang, "Making
 Convolutional Networks Shift-Invariant Again" (ICML 2019). Made by `blurify zoo`; the weights are {weights}.
 
 | | |
@@ -109,7 +109,7 @@ def card(name: str, settings: Settings, model: nn.Module, facts: Record) -> str:
         license=f"license: {terms}\n" if terms else "",
         title=title,
         subject=f"`{name}`",
-        filt_size=settings.filt_size,
+        taps=f"{settings.filt_size} taps" + ("" if settings.strength == 1 else f" at strength {settings.strength}"),
         weights=_weights(settings, facts),
         parameters=facts["parameters"],
         **facts["sites"],

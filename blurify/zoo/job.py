@@ -31,8 +31,8 @@ from blurify.zoo.settings import CONVERTED, FAILED, GIGABYTE, KEPT, LARGE, Recor
 def formats() -> list[str]:
     """What can be written, each under a name of its own; pickles beside a native file would have its.
 
-    >>> formats()[:3]
-    ['native', 'pt2', 'onnx']
+    >>> formats()
+    ['native', 'safetensors', 'pt2', 'onnx']
     """
     native = files.FORMATS["native"]
     return [name for name, form in files.FORMATS.items() if form is native or form.suffix != native.suffix]
@@ -103,7 +103,9 @@ def plan(name: str, settings: Settings, most_parameters: int | None = None) -> R
             count = architectures.parameter_count(model)
             if most_parameters is not None and count > most_parameters:
                 return {"status": LARGE, "parameters": count}
-            made = api.plan(model, settings.filt_size, example_inputs=given_inputs(name, model))
+            made = api.plan(
+                model, settings.filt_size, strength=settings.strength, example_inputs=given_inputs(name, model)
+            )
         found = _of_plan(model, made) | {"parameters": count}
     except Exception as error:
         found = failure(error)
@@ -147,7 +149,7 @@ def _made(name: str, settings: Settings, part: Path) -> Record:
     loaded = sources.read(name, pretrained=settings.pretrained)
     model = loaded.model
     given = given_inputs(name, model)
-    converted = api.antialias(model, settings.filt_size, example_inputs=given)
+    converted = api.antialias(model, settings.filt_size, strength=settings.strength, example_inputs=given)
     made: Plan = converted.meta["blurify"]
     facts = _of_plan(model, made) | {"parameters": architectures.parameter_count(model)}
     if facts["status"] == CONVERTED:

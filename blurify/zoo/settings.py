@@ -24,10 +24,12 @@ class Settings:
     """What decides the outputs; a folder holds those of one setting.
 
     >>> Settings(filt_size=3).as_json()
-    {'filt_size': 3, 'pretrained': False, 'formats': ['native'], 'measure': None, 'recover': None, 'calib': 256}
+    {'filt_size': 3, 'strength': 1.0, 'pretrained': False, 'formats': ['native'], 'measure': None, 'recover': None,
+     'calib': 256}
 
     Args:
         filt_size: taps of the blur.
+        strength: how much of it.
         pretrained: with the weights that the library or the hub has.
         formats: of `blurify.files.FORMATS`, the native one among them.
         measure: a folder of pictures to measure every model on.
@@ -36,6 +38,7 @@ class Settings:
     """
 
     filt_size: int = 4
+    strength: float = 1.0
     pretrained: bool = False
     formats: tuple[str, ...] = ("native",)
     measure: str | None = None

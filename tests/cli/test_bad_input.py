@@ -44,7 +44,7 @@ def _truncated(path: Path, tiny: nn.Module) -> None:
 
 
 def _renamed(path: Path, tiny: nn.Module) -> None:
-    torch.save({"backbone." + key: value for key, value in tiny.state_dict().items()}, path)
+    torch.save({"my_" + key: value for key, value in tiny.state_dict().items()}, path)
 
 
 def _weights(path: Path, tiny: nn.Module) -> None:
@@ -253,10 +253,15 @@ def test_one_sentence_and_nothing_written(
         (["--filt-size", "layer1.*="], "'layer1.*=' is not a size from 1 up"),
         (["--filt-size", "=3"], "'=3' is not a size from 1 up"),
         (["--filt-size", "3", "--filt-size", "4"], "the size of '*' is given twice."),
+        (["--strength", "1.5"], "'1.5' is not a strength from 0 to 1, nor PATTERN=STRENGTH as in 'layer1.*=.5'."),
+        (["--strength", "nan"], "'nan' is not a strength from 0 to 1"),
+        (["--strength", "layer1.*=-1"], "'layer1.*=-1' is not a strength from 0 to 1"),
+        (["--strength", ".3", "--strength", "1"], "the strength of '*' is given twice."),
         (["--input-size", "3"], "'3' is not channels and sizes, such as 3,224,224."),
         (["--input-size", "3,0,4"], "'3,0,4' is not channels and sizes"),
         (["--input-size", "a,b,c"], "'a,b,c' is not channels and sizes"),
         (["--pad-type", "mirror"], "'mirror' is not one of 'reflect', 'replicate', 'zero', 'circular'."),
+        (["--max-size", "much"], "'much' is not a size such as 500MB or 2GB."),
         (["--nope"], "No such option '--nope'."),
         (["second.pt"], "Got unexpected extra argument (second.pt)"),
     ],

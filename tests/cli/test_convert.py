@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,8 @@ import blurify
 from blurify import proofs
 from blurify.cli import session
 from blurify.cost import cost
+from blurify.errors import FileError
+from blurify.files import save_program
 from blurify.verdict import Verdict, Weights
 
 ARCH = "timm:test_resnet"
@@ -75,6 +79,17 @@ def test_sizes_by_pattern(run, tmp_path: Path) -> None:
     assert sizes["layer2.0.conv1"] == (3, 3)
     assert sizes["layer3.0.conv2"] == (5, 5)
     assert "identity" not in result.stdout
+
+
+def test_strengths_by_pattern(run) -> None:
+    result = run(ARCH, "--filt-size", "3", "--strength", ".5", "--strength", "layer2.*=0", "-o", "net.pt")
+    assert result.exit_code == 0, result.output
+    assert any(
+        line.split()[:6] == ["layer2.0.conv1", "conv", "2", "3", "at", "0"] for line in result.stdout.splitlines()
+    )
+    strengths = {d.site: d.strength for d in blurify.load("net.pt").meta["blurify"].rewritten}
+    assert strengths["layer2.0.conv1"] == 0
+    assert strengths["layer3.0.conv2"] == 0.5
 
 
 def test_every_choice_reaches_the_plan(run) -> None:
@@ -297,3 +312,63 @@ def test_formats_that_do_not_go_together_are_refused(run, arguments, message: st
     assert result.exit_code != 0
     assert message in result.stderr
     assert _listing(tmp_path) == []
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("program") / "net.pt2"
+    save_program(timm.create_model("test_resnet").eval(), path, torch.randn(1, 3, 64, 64))
+    return path
+
+
+def test_a_program_becomes_a_program(run, program: Path, tmp_path: Path) -> None:
+    shutil.copy(program, tmp_path / "program.bin")
+    result = run("program.bin")
+    assert result.exit_code == 0, result.output
+    assert "there is no .train() of it" in result.stderr
+    assert "for a batch of 2 inputs of 3x64x64" in result.stdout
+    assert [line.split()[1] for line in result.stdout.splitlines() if line[:6] in ("identi", "shapes", "weight")] == [
+        "ok"
+    ] * 3
+    assert result.stdout.endswith("wrote program.blur4.pt2 (a program; read it with torch.export.load)\n")
+    before, after = torch.export.load(program), torch.export.load(tmp_path / "program.blur4.pt2")
+    assert list(before.state_dict) == list(after.state_dict)
+    x = torch.randn(3, 3, 64, 64)
+    assert not torch.allclose(before.module()(x), after.module()(x))
+    result = run("program.blur4.pt2", "-o", "again.pt2")
+    assert "is already antialiased" in result.stdout
+    assert _listing(tmp_path) == ["program.bin", "program.blur4.pt2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--keep-class",), "is a program, which has no class to keep; leave --keep-class out."),
+        (("--arch", ARCH), "is a program, whole in itself, so --arch timm:test_resnet has nothing to say"),
+        (("--input-size", "3,96,96"), "is a program, which says itself what it takes"),
+        (("--dynamic-size",), "is a program, whose open sizes stay open"),
+        (("--format", "native"), "the name of the model's architecture is not known"),
+    ],
+)
+def test_what_a_program_does_not_have_is_said(run, program: Path, arguments, message: str, tmp_path: Path) -> None:
+    shutil.copy(program, tmp_path / "net.pt2")
+    result = run("net.pt2", *arguments)
+    assert result.exit_code != 0
+    assert message in result.stderr
+    assert _listing(tmp_path) == ["net.pt2"]
+
+
+def test_a_program_is_no_converted_model_to_load(program: Path) -> None:
+    with pytest.raises(FileError, match=r"net\.pt2 is a torch\.export archive, which is a program .*; convert it with"):
+        blurify.load(program)
+
+
+def test_torchscript_becomes_a_program(run, tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.MaxPool2d(2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(net).save("net.ts")
+    result = run("net.ts", "--input-size", "1,16,16")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.endswith("wrote net.blur4.pt2 (a program; read it with torch.export.load)\n")
+    assert list(torch.export.load("net.blur4.pt2").state_dict) == ["0.weight", "0.bias"]

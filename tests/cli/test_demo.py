@@ -14,9 +14,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Path | None]]:
     """Stand in for the demonstration, which has its own tests, and note what it was asked for."""
     calls: list[tuple[int, Path | None]] = []
 
+    class Result(str):
+        def as_json(self) -> str:
+            return '{"figures": 1}'
+
     def run_demo(filt_size: int = 4, picture: Path | None = None) -> str:
         calls.append((filt_size, picture))
-        return "before and after"
+        return Result("before and after")
 
     module = ModuleType("blurify.demo")
     module.run_demo = run_demo  # type: ignore[attr-defined]
@@ -38,3 +42,8 @@ def test_draws_on_request(run, asked) -> None:
 def test_a_size_of_nothing_is_a_usage_error(run, asked) -> None:
     assert run("demo", "--filt-size", 0).exit_code == 2
     assert asked == []
+
+
+def test_prints_json_and_nothing_else(run, asked) -> None:
+    assert run("demo", "--picture", "out.png", "--json").stdout == '{"figures": 1}\n'
+    assert asked == [(4, Path("out.png"))]

@@ -50,6 +50,39 @@ def test_it_reports_and_writes(folder: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out.pt"]
 
 
+def test_a_budget_is_searched_for(folder: Path, tmp_path: Path) -> None:
+    target, picture = tmp_path / "out.pt", tmp_path / "curve.png"
+    options = ["-o", str(target), "--min-agreement", "60", "--filt-size", "3", "--strength", "0.5", "--calib", "60"]
+    result = invoke(folder, *options, "--json", "--picture", str(picture))
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)
+    # All that was allowed meets so low a budget, so that no more is tried.
+    assert [trial["strength"] for trial in said["trade_off"]] == [0, 0.5]
+    assert said["trade_off"][0]["agreement"]["percent"] == 100
+    assert set(said["strengths"].values()) == {0.5}
+    assert (said["min_agreement"], said["test_pictures"]) == (60, 30)
+    assert picture.read_bytes()[1:4] == b"PNG"
+    names = ("demo.classifier.DigitNet", "demo.classifier.Block", "graph_module.rebuild")
+    written = blurify.load(target, allow=[f"blurify.{name}" for name in names])
+    assert {decision.strength for decision in written.meta["blurify"].rewritten} == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--min-agreement", "100"], "100.0 is not in the range 0<x<100"),
+        (["--picture", "curve.png"], "--picture draws the trade-off that --min-agreement finds; give that too."),
+        (["--min-agreement", "90", "--resume"], "--resume goes on with a fit and not with a search"),
+        (["--min-agreement", "90", "--picture", "curve.txt"], "give it a name in .png or .svg."),
+    ],
+)
+def test_a_search_that_makes_no_sense_is_refused(folder: Path, tmp_path: Path, options: list[str], said: str) -> None:
+    result = invoke(folder, "-o", str(tmp_path / "out.pt"), *options)
+    assert result.exit_code != 0
+    assert said in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_person_reads_a_table(folder: Path, tmp_path: Path) -> None:
     result = invoke(folder, "-o", str(tmp_path / "out.pt"), "--method", "bn")
     assert result.exit_code == 0, result.output

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from blurify.cli import bulk
+from blurify.cli import showing
 from tests.cli.conftest import Run
 
 TINY = "tests.zoo.subjects:tiny"
@@ -35,7 +35,7 @@ def test_converts_and_says_so_and_status_says_it_again(run: Run, tmp_path: Path)
     assert "2 of them were there already and are whole" in again.output
     assert "an hour" not in again.output
     status = run("zoo", "status", "out").output.splitlines()
-    assert status[0] == "out: filt_size 4, pretrained False, formats native"
+    assert status[0] == "out: filt_size 4, strength 1.0, pretrained False, formats native"
     assert status[1:] == [*lines[-4:-2], "no run is under way"]
 
 
@@ -50,7 +50,7 @@ def test_what_is_missing_is_told_and_the_figures_are_summed_up(run: Run, tmp_pat
     assert f"  {BESSEL}: no onnx: Sequential cannot be written as ONNX" in done.output
     status = run("zoo", "status", "out").output
     assert status.startswith(
-        f"out: filt_size 4, pretrained False, formats native, onnx, measure {tmp_path / 'pictures'}\n"
+        f"out: filt_size 4, strength 1.0, pretrained False, formats native, onnx, measure {tmp_path / 'pictures'}\n"
     )
     other = run("zoo", BESSEL, "-o", "out", "--format", "onnx")
     assert f"out was begun with measure {tmp_path / 'pictures'}, not None; go on with the same" in other.output
@@ -74,7 +74,7 @@ def test_a_dry_run_writes_nothing(run: Run, tmp_path: Path) -> None:
         (
             ["test_resnet", "-o", "out", "--format", "gif"],
             1,
-            "'gif' is no format of models; give one of native, pt2",
+            "'gif' is no format of models; give one of native, ",
         ),
         (["test_resnet", "-o", "out", "--max-params", "few"], 2, "'few' is not a number of parameters, such as 30M"),
         (["test_resnet", "-o", "out", "--measure", "foreign"], 1, "there are no pictures in "),
@@ -101,7 +101,7 @@ def test_bad_input(run: Run, tmp_path: Path, arguments: list[str], code: int, sa
 
 def test_the_display_shows_what_every_worker_is_on() -> None:
     console = Console(width=100, force_terminal=True, record=True)
-    display = bulk.Display(console)
+    display = showing.Display(console)
     display.begin("converting", 3)
     display.started("timm:a")
     display.started("timm:b")

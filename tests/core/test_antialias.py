@@ -304,7 +304,7 @@ def test_include_exclude_and_filter_mapping() -> None:
         ({"exclude": ["conv9"]}, "exclude pattern 'conv9' matches no site .* are conv1"),
         ({"filt_size": {"layer9": 3}}, "filt_size pattern 'layer9' matches no site"),
         ({"filt_size": {"layer2.*": 0}}, r"filt_size of 'layer2.\*' must be at least 1, got 0"),
-        ({"filt_size": {}}, "filt_size is an empty mapping; give an integer, or patterns with one each"),
+        ({"filt_size": {}}, "filt_size is an empty mapping; give a number, or patterns with one each"),
         ({"stem": "no"}, "stem must be True or False, got 'no' of type str"),
         ({"patch_embed": 1}, "patch_embed must be True or False, got 1 of type int"),
         ({"upsample": None}, "upsample must be True or False, got None of type NoneType"),

@@ -147,3 +147,12 @@ def test_what_checks_a_rank_is_no_consumer_and_what_reads_a_size_is(name: str) -
     (decision,) = plan(model).rewritten
     assert decision.landing == ("relu" if passes else "inner")
     assert verify(model, antialias(model), x).ok
+
+
+def test_blurs_of_ours_are_known_in_an_export() -> None:
+    model, x = make("torchvision:resnet18"), torch.randn(2, 3, 64, 64)
+    for pad_type in ("reflect", "zero"):
+        converted = antialias(model, pad_type=pad_type)
+        decisions = plan(exported(converted, x)).decisions
+        assert [d.reason for d in decisions].count(Reason.ALREADY_ANTIALIASED) == len(plan(converted).kept) - 1
+        assert not any(d.action is Action.REWRITE for d in decisions)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 import torch
 
+from blurify import Plan
 from blurify.demo import DemoResult, load_demo, read_asset, run_demo
 from blurify.errors import BlurifyError, FileError
 from blurify.measure.consistency import accuracy
@@ -82,6 +84,20 @@ def test_the_report_has_every_figure(result: DemoResult) -> None:
     for compared in (result.consistency, result.accuracy, result.shifted_accuracy):
         assert compared.change.as_change() in text
     assert max(map(len, text.splitlines())) <= 120
+
+
+def test_a_program_is_told_every_figure(result: DemoResult) -> None:
+    found, text = json.loads(result.as_json()), str(result)
+    for measure in ("consistency", "accuracy", "shifted_accuracy"):
+        for when in ("before", "after"):
+            figures = found[measure][when]
+            assert f"{figures['percent']:.1f} % ({figures['low']:.1f} to {figures['high']:.1f})" in text
+            assert figures["pictures"] == 1000
+        assert f"{found[measure]['change']['percent']:+.1f} points" in text
+    assert (found["filt_size"], found["proofs"]["ok"]) == (4, True)
+    assert f"{found['proofs']['weights']['count']} parameters and buffers" in text
+    assert Plan.from_json(json.dumps(found["plan"])) == result.plan
+    assert f"Took {found['seconds']:.1f} s" in text
 
 
 def test_draws_the_picture(tmp_path: Path) -> None:

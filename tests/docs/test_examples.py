@@ -53,7 +53,11 @@ def run_in_order(page: Path) -> str:
     return "".join(reports)
 
 
-@pytest.mark.parametrize("page", [README, DOCS / "tour.md", DOCS / "pictures.md", DOCS / "keep-class.md"], ids=name)
+@pytest.mark.parametrize(
+    "page",
+    [README, DOCS / "tour.md", DOCS / "pictures.md", DOCS / "keep-class.md", DOCS / "timm.md", DOCS / "finetune.md"],
+    ids=name,
+)
 def test_pages(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert blocks(page, "python", "pycon")

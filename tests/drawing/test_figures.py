@@ -12,9 +12,11 @@ from blurify.drawing.curves import probability_curves
 from blurify.drawing.filters import filter_gallery, folded_noise, response
 from blurify.drawing.heat import heat_maps
 from blurify.drawing.toy import toy_pools, toy_signal
+from blurify.drawing.trade_off import trade_off
 from blurify.errors import ArgumentError
 from blurify.filters import binomial_taps
 from blurify.measure.equivariance import Deviation
+from blurify.measure.estimate import Estimate
 from tests.drawing.conftest import check_layout, colored, texts
 
 
@@ -130,3 +132,25 @@ def test_curves_that_do_not_go_together() -> None:
         probability_curves(torch.rand(2, 9), torch.rand(2, 8), ["a", "b"])
     with pytest.raises(ArgumentError, match=r"with N names; got .* and 0"):
         probability_curves(torch.rand(0, 9), torch.rand(0, 9), [])
+
+
+def test_trade_off() -> None:
+    agreed = [Estimate(100, 100, 100, 64), Estimate(96, 93, 98, 64), Estimate(70, 65, 76, 64)]
+    steady = [Estimate(66, 60, 72, 64), Estimate(68, 62, 74, 64), Estimate(73, 68, 78, 64)]
+    figure = trade_off([0, 0.25, 1], {"agreement": agreed, "consistency": steady}, 0.25, 95)
+    check_layout(figure)
+    (axes,) = figure.axes
+    curves = [container.lines[0] for container in axes.containers]
+    assert [list(curve.get_ydata()) for curve in curves] == [[100, 96, 70], [66, 68, 73]]
+    assert all(list(curve.get_xdata()) == [0, 0.25, 1] for curve in curves)
+    across, upright = axes.get_lines()[-2:]
+    assert set(across.get_ydata()) == {95}
+    assert set(upright.get_xdata()) == {0.25}
+    assert min(colored(figure, BEFORE), colored(figure, AFTER)) > 100
+
+
+def test_a_trade_off_of_nothing() -> None:
+    with pytest.raises(ArgumentError, match="one estimate a strength"):
+        trade_off([], {}, 0, 95)
+    with pytest.raises(ArgumentError, match="one estimate a strength"):
+        trade_off([0, 1], {"agreement": [Estimate(1, 1, 1, 1)]}, 0, 95)

@@ -11,9 +11,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from blurify import antialias
+from blurify import antialias, verify
 from blurify.errors import FileError
-from blurify.files.program import save_program
+from blurify.files.program import read_program, save_program
 from tests.conftest import randomize_statistics, relative_error
 
 FRESH = """
@@ -52,3 +52,38 @@ def test_what_cannot_be_exported_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"^Fixed cannot be exported for batches of any length: .*\.pt2\.$"):
         save_program(Fixed(), tmp_path / "model.pt2", torch.randn(1, 3, 8, 8))
     assert list(tmp_path.iterdir()) == []
+
+
+class Two(nn.Module):
+    """Takes and gives containers, and a batch that has a limit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.pool = nn.Conv2d(3, 8, 3, 2, 1), nn.MaxPool2d(2)
+
+    def forward(self, pictures: dict[str, Tensor], scale: list[Tensor]) -> dict[str, object]:
+        y = self.pool(self.conv(pictures["x"]).relu()) * scale[0]
+        return {"y": y, "z": (pictures["z"] + 1,)}
+
+
+def test_a_program_that_was_read_is_written_with_its_signature(tmp_path: Path) -> None:
+    batch = torch.export.Dim("batch", max=16)
+    example = ({"x": torch.randn(2, 3, 32, 32), "z": torch.zeros(2, 4)}, [torch.tensor(2.0)])
+    sizes = {"pictures": {"x": {0: batch, 2: torch.export.Dim("h", min=8)}, "z": {0: batch}}, "scale": [None]}
+    program = torch.export.export(Two().eval(), example, dynamic_shapes=sizes)
+    torch.export.save(program, tmp_path / "two.pt2")
+    model, signature = read_program(tmp_path / "two.pt2")
+    assert list(model.state_dict()) == list(program.state_dict)
+    converted = antialias(model, stem=True, example_inputs=signature.inputs.args)
+    assert verify(model, converted, signature.inputs.args).ok
+    save_program(converted, tmp_path / "model.pt2", signature)
+    again = torch.export.load(tmp_path / "model.pt2")
+    assert list(again.state_dict) == list(program.state_dict)
+    assert all(torch.equal(again.state_dict[name], value) for name, value in program.state_dict.items())
+    assert sorted(str(bound.upper) for bound in again.range_constraints.values()) == ["16", "int_oo"]
+    other = ({"x": torch.randn(5, 3, 45, 32), "z": torch.zeros(5, 4)}, [torch.tensor(3.0)])
+    with torch.no_grad():
+        result, expected = again.module()(*other), converted(*other)
+    assert result.keys() == {"y", "z"}
+    assert relative_error(expected["y"], result["y"]) < 1e-5
+    assert relative_error(model(*other)["y"].detach(), result["y"]) > 1e-3

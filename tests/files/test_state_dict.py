@@ -11,7 +11,7 @@ from torch import nn
 
 from blurify.errors import ArchitectureError
 from blurify.files import read_model
-from blurify.files.state_dict import find_state_dict
+from blurify.files.checkpoint import find_weights
 
 ARCH = "timm:test_resnet"
 
@@ -36,14 +36,9 @@ def test_a_checkpoint_may_hold_the_module_itself(tiny: nn.Module, picture: torch
     assert torch.equal(loaded.model(picture), tiny(picture))
 
 
-def test_a_shared_first_word_is_not_a_prefix() -> None:
-    weights = {"module.bias": torch.zeros(1), "head.bias": torch.zeros(1)}
-    assert find_state_dict(weights) is weights
-
-
 @pytest.mark.parametrize("content", [None, [], {}, {"a": 1}, {1: torch.zeros(1)}, {"model": {"lr": 0.1}}])
 def test_what_is_no_state_dict(content: Any) -> None:
-    assert find_state_dict(content) is None
+    assert find_weights(content) is None
 
 
 def test_the_precision_of_the_file_is_kept(tiny: nn.Module, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def _torchscript_look_alike(path: Path) -> None:
 
 Write = Callable[[Path, nn.Module], object]
 CASES: list[tuple[str, Write, str]] = [
-    ("a folder", lambda p, m: p.mkdir(), "is a folder, not a model file; give the file that torch.save wrote."),
+    ("a folder", lambda p, m: p.mkdir(), "is a folder, not a model file; give the file in it, or "),
     ("empty", lambda p, m: p.write_bytes(b""), "is empty; save or copy it again."),
     ("text", lambda p, m: p.write_text("naïve words\n" * 99), "is a text file, not a file that torch.save wrote; "),
     (
@@ -52,18 +52,18 @@ CASES: list[tuple[str, Write, str]] = [
         lambda p, m: _half_of(p, m, zipped=True),
         "is a truncated or damaged zip archive; save or copy it",
     ),
-    ("truncated legacy", lambda p, m: _half_of(p, m, zipped=False), "cannot be read: "),
+    ("truncated legacy", lambda p, m: _half_of(p, m, zipped=False), "is damaged or made to do damage: "),
     ("damaged zip", _overwritten_middle, "holds a pickle that cannot be checked for safety "),
     ("other zip", lambda p, m: _other_zip(p), "is a zip archive that torch.save did not write; give a file that it"),
     (
         "TorchScript",
         lambda p, m: _torchscript_look_alike(p),
-        "is a TorchScript archive; give the nn.Module it was made",
+        "cannot be read: ",
     ),
     (
         "safetensors",
         lambda p, m: p.write_bytes(b"\x40" + bytes(7) + b'{"a":1}'),
-        "is a safetensors file, not a file that",
+        "is a damaged safetensors file: ",
     ),
     ("a list", lambda p, m: torch.save([1, 2], p), "holds a list, not a model or a state_dict; give a file with one."),
     ("a tensor", lambda p, m: torch.save(torch.ones(2), p), "holds a Tensor, not a model or a state_dict; give a"),

@@ -164,16 +164,6 @@ def test_it_compiles_whole(kept: nn.Module) -> None:
         torch.testing.assert_close(outputs(compiled, X)[0], outputs(kept, X)[0])
 
 
-def test_distributed_training_takes_it(kept: nn.Module, tmp_path: Path) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        parallel = nn.parallel.DistributedDataParallel(kept.train())
-        parallel(X).sum().backward()
-    finally:
-        torch.distributed.destroy_process_group()
-    assert all(p.grad is not None for p in kept.parameters())
-
-
 def test_other_norms_still_blur(resnet: nn.Module) -> None:
     kept = antialias(torchvision.models.resnet18().eval(), keep_class=True)
     synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(kept)).eval()
@@ -292,6 +282,29 @@ def test_a_stride_that_means_more_cannot() -> None:
 def test_a_graph_has_no_class_to_keep() -> None:
     with pytest.raises(PlanError, match="the model's own graph"):
         antialias(torch.fx.symbolic_trace(Net(HELD["pool called twice"])), keep_class=True)
+
+
+class Chooses(nn.Module):
+    """Takes another way for large pictures, by a decision that only `torch.export` records, for one size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, 2, 1)
+        self.pool = nn.MaxPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return F.relu(self.conv(x)) if x.shape[2] < 100 else self.pool(x)
+
+
+def test_of_a_recorded_way_through_forward_no_class_is_made() -> None:
+    model = Chooses().eval()
+    graph = antialias(model, example_inputs=X)
+    assert graph.meta["front_end"].startswith("torch.export")
+    # The pool of the other way is in no plan, though the class would call it.
+    assert [d.site for d in graph.meta["blurify"].decisions] == ["conv"]
+    with pytest.raises(PlanError, match=r"only torch\.export can record it, which is one way through its forward"):
+        antialias(model, example_inputs=X, keep_class=True)
 
 
 def test_a_host_blurs_on_both_sides() -> None:

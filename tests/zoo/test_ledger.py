@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -91,8 +92,21 @@ def test_a_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
     _open(tmp_path / "zoo")
     with pytest.raises(FileError, match="was begun with filt_size 4, not 3; go on with the same, or name another"):
         _open(tmp_path / "zoo", Settings(filt_size=3))
+    with pytest.raises(FileError, match=r"was begun with strength 1\.0, not 0\.5"):
+        _open(tmp_path / "zoo", Settings(strength=0.5))
     with pytest.raises(FileError, match=r"was begun with output .*zoo, not s3://bucket"):
         _open(tmp_path / "zoo", where="s3://bucket")
+
+
+def test_a_folder_of_before_there_were_strengths_is_gone_on_with(tmp_path: Path) -> None:
+    _open(tmp_path / "zoo")
+    mark = tmp_path / "zoo" / folder.MARK
+    content = json.loads(mark.read_text())
+    del content["settings"]["strength"]
+    mark.write_text(json.dumps(content))
+    _open(tmp_path / "zoo")
+    with pytest.raises(FileError, match="was begun with strength"):
+        _open(tmp_path / "zoo", Settings(strength=0.5))
 
 
 def test_a_foreign_folder_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -1,0 +1,207 @@
+"""The strongest antialiasing that leaves enough of the answers as they were.
+
+Sites are weakened along one path (`blurify.recovery.sensitivity`), every trial on it is recovered, and agreement is
+measured on pictures that neither chose the path nor were fitted to. As they choose among the trials, the lower end of
+agreement's interval must reach the budget, and not agreement itself: other pictures are to reach it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypedDict
+
+from torch import Tensor, nn
+
+from blurify.errors import ArgumentError, ArgumentTypeError
+from blurify.graph_module import TracedModule
+from blurify.measure.consistency import agreement, shifted_answers
+from blurify.measure.estimate import estimate
+from blurify.measure.shifts import room
+from blurify.planning import Plan
+from blurify.proofs import with_plan
+from blurify.recovery.recovering import Recovered, recover
+from blurify.recovery.sensitivity import Effects, Step, applied, with_strengths
+from blurify.recovery.trials import Strongest, Trial
+
+# Of the pictures, those that choose among the trials and are not fitted to.
+CHOOSING = 0.5
+# Of the trials, those that go along the path; the others raise one site each.
+ALONG = 0.75
+# By how many parts they raise it.
+RAISED = 3
+# Pictures that tell what each site does to the outputs.
+PROBED = 64
+# How far into what is left between two trials the next may lie, so that each narrows it.
+NARROWING = 0.15
+
+
+def strongest(
+    original: nn.Module,
+    converted: nn.Module,
+    images: Tensor,
+    *,
+    size: int,
+    min_agreement: float,
+    trials: int = 8,
+    method: str = "lstsq",
+    memory: int = 4 << 30,
+    batch_size: int = 16,
+    seed: int = 0,
+    tell: Callable[[Trial], None] = lambda trial: None,
+) -> Strongest:
+    """Weaken the blurs of `converted`, site by site, just so far that it answers as `original` does often enough.
+
+    >>> import blurify, torch
+    >>> from blurify.demo import load_demo
+    >>> original, pictures, _ = load_demo()
+    >>> smooth = blurify.antialias(original, 3)
+    >>> framed = torch.nn.functional.pad(pictures[:64], (4,) * 4)
+    >>> found = strongest(original, smooth, framed, size=40, min_agreement=75.0)
+    >>> found.chosen.agreement.low >= 75
+    True
+
+    Every trial is a choice of strengths, recovered from the first half of the pictures by `blurify.recover` and
+    measured on two windows of each of the others. Without any blur agreement is 100 %, so the search lies between that
+    and the whole of `converted`'s blurs; what is chosen is recovered once more, from all pictures.
+
+    Args:
+        original: a classifier, the network before `blurify.antialias`.
+        converted: what that returned; its strengths are the most that is tried.
+        images: float `[N, C, H, W]`, larger than what the networks take: windows shift in them.
+        size: of the windows, in pixels.
+        min_agreement: in percent: how often the answer must be the original's.
+        trials: how many choices are recovered and measured, at most.
+        method: see `blurify.recover`, as for `memory`, `batch_size` and `seed`.
+        tell: called after each trial.
+
+    Raises:
+        ArgumentTypeError: `converted` was not made by blurify, or `images` is no float tensor.
+        ArgumentError: an argument is not allowed, or no trial with any blur meets the budget.
+    """
+    _, plan = with_plan(converted)
+    _check(images, size, min_agreement, trials)
+    if not plan.rewritten:
+        raise ArgumentError("converted has no blur that the original has not, so there is nothing to weaken.")
+    options: Options = {"method": method, "memory": memory, "batch_size": batch_size, "seed": seed}
+    search = _Search(original, plan, images, size, options)
+    found = search.run(min_agreement, trials, tell)
+    meeting = [trial for trial in found[1:] if trial.meets(min_agreement)]
+    if not meeting:
+        raise ArgumentError(_nothing_left(found[1], min_agreement))
+    chosen = max(meeting, key=lambda trial: trial.strength)
+    carried, recovered = search.recovered(chosen.strengths, search.middle)
+    return Strongest(carried, recovered, chosen, tuple(found), min_agreement)
+
+
+class Options(TypedDict):
+    """What every recovery is asked for."""
+
+    method: str
+    memory: int
+    batch_size: int
+    seed: int
+
+
+class _Search:
+    def __init__(self, original: nn.Module, plan: Plan, images: Tensor, size: int, options: Options) -> None:
+        self.original, self.plan, self.size, self.options = original, plan, size, options
+        low = room(images, size) // 2
+        self.middle = images[..., low : low + size, low : low + size].contiguous()
+        self.fitted = len(images) - max(1, round(len(images) * CHOOSING))
+        self.choosing = images[self.fitted :]
+        self.wanted = self._answers(original)
+        probed = self.middle[: min(self.fitted, PROBED)]
+        self.effects = Effects(original, plan, probed, options["batch_size"])
+        self.done: dict[Step, Trial] = {}
+
+    def run(self, min_agreement: float, most: int, tell: Callable[[Trial], None]) -> list[Trial]:
+        """All trials, by strength; the first is the original."""
+        steps = self.effects.path()
+        self.done[steps[0]] = self._trial(steps[0], self.original)
+        low, high = 0, len(steps) - 1
+        if self._try(steps[high], tell).meets(min_agreement):
+            low = high
+        # Nothing is raised from before something meets the budget.
+        while high - low > 1 and len(self.done) <= (ALONG if low else 1) * most:
+            middle = self._between(steps, low, high, 100 - min_agreement)
+            met = self._try(steps[middle], tell).agreement.low >= min_agreement
+            low, high = (middle, high) if met else (low, middle)
+        self._refine(min_agreement, most, tell)
+        return sorted(self.done.values(), key=lambda trial: trial.strength)
+
+    def _between(self, steps: list[Step], low: int, high: int, allowed: float) -> int:
+        """Where disagreement would be as allowed, if it grew with the root of the error."""
+        (near, lack), (far, much) = (
+            (steps[at].error ** 0.5, 100 - self.done[steps[at]].agreement.low) for at in (low, high)
+        )
+        wanted = near + (far - near) * (allowed - lack) / max(much - lack, 1e-9)
+        at = sum(step.error**0.5 <= wanted for step in steps)
+        # Until something meets the budget, to find that comes first.
+        at = at if low else min(at, high // 2)
+        margin = max(1, round(NARROWING * (high - low)))
+        return min(max(at, low + margin), high - margin) if high - low > 2 * margin else (low + high) // 2
+
+    def _refine(self, min_agreement: float, most: int, tell: Callable[[Trial], None]) -> None:
+        """Raise one site at a time of the strongest that meets the budget, as long as it goes on meeting it."""
+        meeting = [step for step, trial in self.done.items() if trial.meets(min_agreement) and any(step.parts)]
+        best = max(meeting, key=lambda step: sum(step.parts), default=None)
+        untried = [] if best is None else self.effects.raised(best, RAISED)
+        while untried and len(self.done) <= most:
+            step = untried.pop(0)
+            if step not in self.done and self._try(step, tell).meets(min_agreement):
+                untried = self.effects.raised(step, RAISED)
+
+    def _try(self, step: Step, tell: Callable[[Trial], None]) -> Trial:
+        _, found = self.recovered(self._strengths(step), self.middle[: self.fitted])
+        self.done[step] = self._trial(step, found.model)
+        tell(self.done[step])
+        return self.done[step]
+
+    def _trial(self, step: Step, network: nn.Module) -> Trial:
+        answers = self._answers(network)
+        before, after = agreement(self.wanted), agreement(answers)
+        same = (answers == self.wanted).double().mean((1, 2))
+        return Trial(self._strengths(step), step.folded, estimate(same), estimate(after), estimate(after - before))
+
+    def _strengths(self, step: Step) -> dict[str, float]:
+        shares = self.effects.shares(step)
+        return {decision.site: decision.strength * shares[decision.site] for decision in self.plan.rewritten}
+
+    def _answers(self, network: nn.Module) -> Tensor:
+        return shifted_answers(
+            network,
+            self.choosing,
+            self.size,
+            rounds=1,
+            seed=self.options["seed"],
+            batch_size=self.options["batch_size"],
+        )
+
+    def recovered(self, strengths: Mapping[str, float], pictures: Tensor) -> tuple[TracedModule, Recovered]:
+        """The original with blurs of these strengths, and what recovering that gives."""
+        carried = applied(with_strengths(self.plan, strengths), self.original, pictures, inplace=False)
+        return carried, recover(self.original, carried, pictures, **self.options)
+
+
+def _check(images: object, size: int, min_agreement: float, trials: int) -> None:
+    if not isinstance(images, Tensor) or not images.is_floating_point() or images.dim() != 4:
+        kind = f"{images.dtype} of {images.dim()} axes" if isinstance(images, Tensor) else type(images).__name__
+        raise ArgumentTypeError(f"images must be a float tensor [N, C, H, W], got {kind}.")
+    if not 0 < min_agreement < 100:
+        raise ArgumentError(f"min_agreement must be above 0 and below 100 %, got {min_agreement:g}.")
+    if trials < 1:
+        raise ArgumentError(f"trials must be at least 1, got {trials}.")
+    if room(images, size) == 0:
+        raise ArgumentError(f"a window of {size} pixels fills the pictures, so it cannot shift; give larger pictures.")
+    if len(images) < 4:
+        raise ArgumentError(
+            f"the search needs pictures to fit to and to choose by, and there are {len(images)}; give 128 or more."
+        )
+
+
+def _nothing_left(weakest: Trial, min_agreement: float) -> str:
+    return (
+        f"nothing is left of the blurs at a min_agreement of {min_agreement:g} %: the weakest tried, of mean strength "
+        f"{weakest.strength:.2g}, agrees on {weakest.agreement} and changes consistency by "
+        f"{weakest.change.as_change()}; ask for less, or give more pictures."
+    )

@@ -1,0 +1,67 @@
+"""What a search for strengths tried, and what it chose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from blurify.graph_module import TracedModule
+from blurify.measure.estimate import Estimate
+from blurify.recovery.recovering import Recovered
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One choice of strengths, by site, what is left of the folding, and what was measured of it once recovered.
+
+    `agreement` is with the original, `change` that of consistency against the original's, on the same windows.
+    """
+
+    strengths: dict[str, float]
+    folded: float
+    agreement: Estimate
+    consistency: Estimate
+    change: Estimate
+
+    @property
+    def strength(self) -> float:
+        """The mean over sites."""
+        return sum(self.strengths.values()) / len(self.strengths)
+
+    def meets(self, min_agreement: float) -> bool:
+        """Whether it agrees often enough, for certain, and is as consistent as the original."""
+        return self.agreement.low >= min_agreement and self.change.percent >= 0
+
+
+@dataclass(frozen=True)
+class Strongest:
+    """The strongest trial that meets the budget, recovered anew from all pictures, and the trade-off that was found.
+
+    `carried` is the original with blurs of these strengths and its own weights; `recovered.model` has the weights that
+    go with them. `trials` go from no blur, which is the original, to all of it.
+    """
+
+    carried: TracedModule
+    recovered: Recovered
+    chosen: Trial
+    trials: tuple[Trial, ...]
+    min_agreement: float
+
+    @property
+    def model(self) -> TracedModule:
+        """The recovered model."""
+        return self.recovered.model
+
+    def __str__(self) -> str:
+        """A table of the trials, and the strengths that were chosen."""
+        rows = [("mean strength", "folding left", "agreement", "consistency", "change of it")]
+        for trial in self.trials:
+            mark = " *" if trial is self.chosen else ""
+            cells = (str(trial.agreement), str(trial.consistency), trial.change.as_change())
+            rows.append((f"{trial.strength:.3f}{mark}", f"{100 * trial.folded:.0f} %", *cells))
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines.append(
+            f"* the strongest whose agreement is {self.min_agreement:g} % or more to its interval's lower end:"
+        )
+        lines += [f"  {site}  {strength:.3g}" for site, strength in self.chosen.strengths.items()]
+        return "\n".join(lines)

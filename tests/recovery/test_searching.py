@@ -1,0 +1,164 @@
+"""The strongest blur that leaves enough answers as they were: on the shipped classifier and its digits."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import blurify
+from blurify import demo
+from blurify.errors import ArgumentError, ArgumentTypeError
+from blurify.measure.aliasing import folded_energy
+from blurify.measure.consistency import agreement, shifted_answers
+from blurify.measure.estimate import Estimate
+from blurify.recovery import searching
+from blurify.recovery.searching import strongest
+from blurify.recovery.sensitivity import STEPS, Effects, applied, with_strengths
+from blurify.recovery.trials import Strongest, Trial
+
+SIZE, BUDGET = 40, 96.0
+
+
+@pytest.fixture(scope="module")
+def framed() -> Tensor:
+    """Digits with room to shift."""
+    return F.pad(demo.load_demo()[1], (3,) * 4)
+
+
+@pytest.fixture(scope="module")
+def original() -> nn.Module:
+    return demo.load_demo()[0]
+
+
+@pytest.fixture(scope="module")
+def found(original: nn.Module, framed: Tensor) -> Strongest:
+    return strongest(original, blurify.antialias(original, 5), framed[:160], size=SIZE, min_agreement=BUDGET, trials=4)
+
+
+def test_what_is_chosen_meets_the_budget_on_other_pictures(
+    found: Strongest, original: nn.Module, framed: Tensor
+) -> None:
+    others = framed[300:700]
+    wanted = shifted_answers(original, others, SIZE, rounds=1)
+    answers = shifted_answers(found.model, others, SIZE, rounds=1)
+    assert float((answers == wanted).double().mean()) >= BUDGET / 100
+    assert float(agreement(answers).mean()) >= float(agreement(wanted).mean())
+    assert 0 < found.chosen.strength < 1
+    assert found.chosen.meets(BUDGET)
+    plan = found.model.meta["blurify"]
+    assert {d.site: d.strength for d in plan.rewritten} == found.chosen.strengths
+
+
+def test_the_trade_off_goes_from_the_original_to_the_whole_blur(found: Strongest) -> None:
+    first, last = found.trials[0], found.trials[-1]
+    assert first.strength == 0
+    assert (first.agreement.percent, first.change.percent, first.folded) == (100, 0, 1)
+    assert last.strength == 1
+    assert last.agreement.low < BUDGET
+    assert not last.meets(BUDGET)
+    assert all(one.strength < other.strength for one, other in pairwise(found.trials))
+    assert len(found.trials) <= 1 + 4
+    text = str(found)
+    assert text.count(" * ") == 1
+    assert all(site in text for site in found.chosen.strengths)
+
+
+@pytest.mark.parametrize(
+    ("agreed", "change", "meets"),
+    [((97, 95, 99), 0.0, True), ((97, 94.9, 99), 0.0, False), ((99, 98, 100), -0.5, False)],
+    ids=["enough", "enough but not for certain", "less consistent"],
+)
+def test_what_is_enough(agreed: tuple[float, float, float], change: float, meets: bool) -> None:
+    trial = Trial({"a": 0.5}, 0.5, Estimate(*agreed, 9), Estimate(60, 50, 70, 9), Estimate(change, -2, 2, 9))
+    assert trial.meets(95) is meets
+
+
+def test_the_strongest_of_those_that_meet_the_budget_is_chosen(
+    original: nn.Module, framed: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trial(strength: float, low: float, change: float) -> Trial:
+        agreed = Estimate(low + 1, low, low + 2, 9)
+        return Trial({"a": strength}, 1 - strength, agreed, Estimate(60, 50, 70, 9), Estimate(change, -2, 2, 9))
+
+    trials = [trial(0.0, 98, 0), trial(0.2, 97, 1), trial(0.4, 96, 1), trial(0.6, 95.5, -1), trial(1.0, 90, 5)]
+    monkeypatch.setattr(searching._Search, "run", lambda *_: trials)
+    monkeypatch.setattr(searching._Search, "recovered", lambda search, strengths, pictures: (strengths, pictures.shape))
+    found = strongest(original, blurify.antialias(original, 3), framed[:8], size=SIZE, min_agreement=95.0)
+    assert found.chosen is trials[2]
+    # It is recovered once more, from the middles of all pictures.
+    assert (found.carried, found.recovered) == ({"a": 0.4}, (8, 1, SIZE, SIZE))
+
+
+def test_both_models_and_the_random_state_are_left_as_found(original: nn.Module, framed: Tensor) -> None:
+    smooth = blurify.antialias(original, 3)
+    before = [value.clone() for value in (*original.state_dict().values(), *smooth.state_dict().values())]
+    state = torch.get_rng_state()
+    told = []
+    found = strongest(original, smooth, framed[:64], size=SIZE, min_agreement=20.0, trials=1, tell=told.append)
+    after = [*original.state_dict().values(), *smooth.state_dict().values()]
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    assert torch.equal(state, torch.get_rng_state())
+    # The whole blur agrees on more than a fifth, and then there is nothing to search for.
+    assert [trial.strength for trial in told] == [1.0]
+    assert found.chosen.strength == 1.0
+
+
+def test_the_path_raises_a_part_at_a_time_and_foretells_the_error(original: nn.Module, framed: Tensor) -> None:
+    plan = blurify.plan(original, 4)
+    pictures = framed[:32, :, 3:43, 3:43].contiguous()
+    effects = Effects(original, plan, pictures, 16)
+    path = effects.path()
+    assert len(path) == 1 + STEPS * len(effects.sites)
+    assert path[0].error == 0
+    assert path[0].folded == pytest.approx(1)
+    assert set(path[-1].parts) == {STEPS}
+    for one, other in pairwise(path):
+        assert sum(other.parts) == sum(one.parts) + 1
+        assert other.folded <= one.folded + 1e-12
+    weak = next(step for step in path if sum(step.parts) == STEPS)
+    shares = effects.shares(weak)
+    with torch.no_grad():
+        wanted, given = original(pictures), applied(with_strengths(plan, shares), original, pictures)(pictures)
+    error = float((given - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum())
+    assert weak.error == pytest.approx(error, rel=0.5)
+    whole = folded_energy(blurify.antialias(original, 4), pictures[:16])
+    before, after = (sum(shares[:, column].mean() for shares in whole.values()) for column in (0, 1))
+    assert path[-1].folded == pytest.approx(float(after / before), rel=1e-3)
+
+
+def test_a_budget_that_no_blur_meets_is_said(original: nn.Module, framed: Tensor, monkeypatch) -> None:
+    monkeypatch.setattr(searching.Trial, "meets", lambda trial, min_agreement: False)
+    with pytest.raises(ArgumentError, match=r"nothing is left of the blurs at a min_agreement of 99\.9 %: the weakest"):
+        strongest(
+            original, blurify.antialias(original, 5), framed[:24], size=SIZE, min_agreement=99.9, trials=2, method="bn"
+        )
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"min_agreement": 100.0}, "min_agreement must be above 0 and below 100 %, got 100."),
+        ({"min_agreement": float("nan")}, "min_agreement must be above 0 and below 100 %, got nan."),
+        ({"trials": 0}, "trials must be at least 1, got 0."),
+        ({"size": 46}, "a window of 46 pixels fills the pictures, so it cannot shift; give larger pictures."),
+        (
+            {"images": torch.zeros(3, 1, 46, 46)},
+            "the search needs pictures to fit to and to choose by, and there are 3",
+        ),
+    ],
+    ids=str,
+)
+def test_what_is_not_allowed_is_said(given: dict[str, object], said: str, original: nn.Module, framed: Tensor) -> None:
+    arguments = {"images": framed[:16], "size": SIZE, "min_agreement": 95.0} | given
+    with pytest.raises(ArgumentError) as caught:
+        strongest(original, blurify.antialias(original, 3), **arguments)
+    assert said in str(caught.value)
+
+
+def test_other_things_than_pictures_are_refused(original: nn.Module) -> None:
+    with pytest.raises(ArgumentTypeError, match=r"images must be a float tensor \[N, C, H, W\], got list"):
+        strongest(original, blurify.antialias(original, 3), [], size=SIZE, min_agreement=95.0)
