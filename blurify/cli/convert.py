@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @format_option
 @click.option("--keep-class", is_flag=True, help="Keep the model's own class instead of a graph; written as a pickle.")
 @click.option("--partial", is_flag=True, help="With --keep-class, keep sites that no module can be changed for.")
-@click.option("--dynamic-size", is_flag=True, help="Let a program (pt2, onnx) take pictures of any size.")
+@click.option("--dynamic-size", is_flag=True, help="Let a program (pt2, onnx, torchscript) take pictures of any size.")
 @click.option("--no-verify", is_flag=True, help="Skip the proofs.")
 @click.option("--force", is_flag=True, help="Overwrite the output.")
 @json_option
@@ -46,9 +46,10 @@ def convert(
 ) -> None:
     """Antialias MODEL and write the result.
 
-    MODEL is a file (a pickled module, a state_dict or safetensors with --arch, or blurify's own), a folder with
-    config.json and weights, timm:NAME or torchvision:NAME. An output named *.safetensors holds weights and a recipe.
-    One named *.pt2 is a program of torch.export and one named *.onnx an ONNX graph; both run without blurify.
+    MODEL is a file (a pickled module, a state_dict or safetensors with --arch, blurify's own, a torch.export archive,
+    TorchScript or ONNX), a folder with config.json and weights, timm:NAME or torchvision:NAME. An output named
+    *.safetensors holds weights and a recipe. One named *.pt2 is a program of torch.export and one named *.onnx an ONNX
+    graph; both run without blurify.
     """
     request = Request(**options)
     let_user_modules_in(request.arch, request.allow)
@@ -88,7 +89,8 @@ def convert(
     converted = _proved(opened, _converted(opened, saying) if kept is None else kept, saying, verify=not no_verify)
     wanted = files.Wanted(arch, opened.loaded.signature or opened.examples[0], dynamic_size, force)
     with report.stage("writing"):
-        form.write(converted, target, wanted)
+        remark = form.write(converted, target, wanted)
+    report.print_remarks([remark] if remark else [])
     saying.line(report.written(target, form), written=str(target))
     saying.end()
 

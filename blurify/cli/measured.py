@@ -91,14 +91,19 @@ class Measured:
     def price_rows(self) -> Cells:
         """What the models cost, a row a measure, the second one's as a ratio too."""
         rows = [["", *self.prices, *(["ratio"] if len(self.prices) == 2 else [])]]
-        cells = [price.cells() for price in self.prices.values()]
-        for name in cells[0]:
+        cells, ratios = [price.cells() for price in self.prices.values()], self.ratios()
+        for name, field in zip(cells[0], Price.__dataclass_fields__, strict=True):
             values = [each[name] for each in cells]
-            ratio = [""] if len(values) == 2 else []
-            if len(values) == 2 and values[0] and values[1] is not None:
-                ratio = [f"{values[1] / values[0]:.2f}"]
+            ratio = [f"{ratios[field]:.2f}" if field in ratios else ""] if len(values) == 2 else []
             rows.append([name, *("" if value is None else f"{value:.3f}" for value in values), *ratio])
         return [row for row in rows if any(row[1:])]
+
+    def ratios(self) -> dict[str, float]:
+        """What the second model costs by what the first does, for each measure that both have."""
+        if len(self.prices) != 2:
+            return {}
+        first, second = (asdict(price) for price in self.prices.values())
+        return {name: second[name] / value for name, value in first.items() if value and second[name] is not None}
 
     def as_json(self) -> str:
         """The same for a program: `consistency` is the first model's."""
@@ -107,6 +112,8 @@ class Measured:
             model["cost"] = asdict(price)
         first, *rest = models
         content: dict[str, Any] = first | ({"other": rest[0]} if rest else {})
+        if self.ratios():
+            content["ratio"] = self.ratios()
         if self.both:
             content |= {"difference": _plain({k: v for k, v in self.both.items() if k != "agreement"})}
             content |= _plain({k: v for k, v in self.both.items() if k == "agreement"})

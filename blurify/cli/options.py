@@ -123,7 +123,7 @@ def channel_values(_: click.Context, __: click.Parameter, value: str | None) -> 
 
 
 # Of `blurify.files.FORMATS`, which cannot be imported before something slow is.
-FORMAT_NAMES = ("native", "safetensors", "module", "pt2", "onnx")
+FORMAT_NAMES = ("native", "safetensors", "module", "pt2", "onnx", "torchscript")
 format_option = click.option(
     "--format",
     "format_name",

@@ -75,12 +75,13 @@ def run(
     networks: dict[str, nn.Module] = {"original": original, "carried": converted, "recovered": found.model}
     with report.stage("measuring"):
         figures = _measured(networks, folder, testing, preprocessing, settings, size)
-    form.write(
+    remark = form.write(
         found.model.cpu(),
         target,
         files.Wanted(opened.loaded.arch, opened.loaded.signature or opened.examples[0], force=force),
     )
     remove(journal_of(target, resume=True))
+    report.print_remarks([remark] if remark else [])
     written = report.written(target, form)
     return Report(figures.networks, found, written, figures.pictures, skipped + figures.skipped, searched)
 

@@ -162,15 +162,15 @@ def _first_cost(model: nn.Module, examples: tuple[Tensor, ...], request: Request
 
 def _examples(loaded: files.LoadedModel, request: Request) -> tuple[Tensor, ...]:
     if loaded.signature is not None:
-        return _taken(loaded.signature, request)
+        return _taken(loaded, loaded.signature, request)
     model = loaded.model
     like = next((value for value in model.parameters() if value.is_floating_point()), torch.empty(0))
     return (random_batch((1, *(request.input_size or input_size(model))), like),)
 
 
-def _taken(signature: files.Signature, request: Request) -> tuple[Tensor, ...]:
+def _taken(loaded: files.LoadedModel, signature: files.Signature, request: Request) -> tuple[Tensor, ...]:
     """What a program takes: it says so itself."""
-    if request.input_size is not None:
+    if request.input_size is not None and loaded.form == "program":
         raise ArgumentError(f"{request.model} is a program, which says itself what it takes; leave --input-size out.")
     args, kwargs = signature.inputs.args, signature.inputs.kwargs
     if kwargs or not args or not all(isinstance(arg, Tensor) for arg in args):

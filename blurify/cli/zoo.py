@@ -63,7 +63,7 @@ def _count(_: click.Context, __: click.Parameter, value: str | None) -> int | No
 @click.option("--pretrained", is_flag=True, help="With the weights that the library or the hub has.")
 @click.option("--tag-filter", metavar="GLOB", help="All weights of timm whose tag matches, such as '*in1k'.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Models that are left out. Repeatable.")
-@click.option("--format", "formats", multiple=True, help="Write this too: safetensors, pt2 or onnx.")
+@click.option("--format", "formats", multiple=True, help="Write this too: safetensors, pt2, onnx, torchscript.")
 @click.option("--recover", type=FOLDER, metavar="DIR", help="Recover every model from pictures, without labels.")
 @click.option("--calib", type=click.IntRange(min=2), default=256, show_default=True, help="Pictures to recover from.")
 @click.option("--measure", type=FOLDER, metavar="DIR", help="Measure every model on pictures, before and after.")

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from blurify.errors import FileError
 
 # What a reader would take for another format than it is.
-UNWRITTEN = frozenset({".torchscript", ".h5", ".npz"})
+UNWRITTEN = frozenset({".h5", ".npz"})
 
 
 def check_output(path: Path, *, source: Path | None = None, force: bool = False) -> None:

@@ -33,10 +33,8 @@ class Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, state: Mapping[str, Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        held = [value for value in state.values() if isinstance(value, Tensor)]
-        # In single precision, in which networks are built, whatever the file's.
-        self.bytes = _FACTOR * sum(value.numel() * max(4, value.element_size()) for value in held) + _SPARE_BYTES
-        self.tensors = 2 * _FACTOR * len(held) + _SPARE_TENSORS
+        self.bytes = _FACTOR * _stored(state) + _SPARE_BYTES
+        self.tensors = 2 * _FACTOR * len(state) + _SPARE_TENSORS
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Count what is made of no other tensor."""
@@ -47,6 +45,16 @@ class Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if self.bytes < 0 or self.tensors < 0:
                 raise ArchitectureError("it would take far more than the weights in the file")
         return func(*args, **kwargs)
+
+
+def _stored(state: Mapping[str, Any]) -> int:
+    """The bytes of all numbers in single precision, in which networks are built; those with many names count once."""
+    storages: dict[int, int] = {}
+    for value in state.values():
+        if isinstance(value, Tensor) and value.layout is torch.strided and not (value.is_meta or value.is_nested):
+            storage = value.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes() * max(4, value.element_size()) // value.element_size()
+    return sum(storages.values())
 
 
 def _has_device(func: Any) -> bool:

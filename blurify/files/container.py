@@ -23,9 +23,11 @@ from blurify.files.safety import PLAIN, resolve_globals
 
 _INSTEAD = "give a .pt or .pth file with a state_dict or a model, or safetensors"
 
-Container = Literal["zip", "legacy", "safetensors", "index", "program", "torchscript"]
+Container = Literal["zip", "legacy", "safetensors", "index", "program", "torchscript", "onnx"]
+# An ONNX file begins with its version, which is one byte, and then has one of these fields: strings, or the graph.
+ONNX_FIELDS = (b"\x12", b"\x1a", b"\x22", b"\x28", b"\x32", b"\x3a", b"\x42")
 # Those that are more than weights or a pickled module.
-PROGRAMS = {"program": "a torch.export archive", "torchscript": "a TorchScript archive"}
+PROGRAMS = {"program": "a torch.export archive", "torchscript": "a TorchScript archive", "onnx": "an ONNX graph"}
 
 
 def read_object(path: Path, allow: Collection[str] = ()) -> Any:
@@ -95,6 +97,8 @@ def identify(path: Path) -> Container:
         return "safetensors"
     if head.lstrip().startswith(b"{"):
         return "index"
+    if head[0] == 8 and head[2:3] in ONNX_FIELDS:
+        return "onnx"
     raise FileError(f"{path} is {_guess(path, head)}, not a file that torch.save wrote; {_INSTEAD}.")
 
 

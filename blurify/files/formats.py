@@ -12,6 +12,7 @@ from blurify.errors import ArgumentError, FileError
 from blurify.files.container import identify
 from blurify.files.onnx_graph import require_onnx, save_onnx
 from blurify.files.program import Signature, save_program
+from blurify.files.torchscript_out import require_torchscript, save_torchscript
 from blurify.files.writing import save
 
 
@@ -34,12 +35,12 @@ class Format:
     """One of them: its suffixes, the usual one first, what writes it, what a user is told of it, whether it runs
     without blurify, and whether it names the architecture and so needs to be told it.
 
-    `check` refuses, before any slow work, where it could not be written at all.
+    What `write` returns is said to the user. `check` refuses, before any slow work, where it could not be written.
     """
 
     name: str
     suffixes: tuple[str, ...]
-    write: Callable[[nn.Module, Path, Wanted], None]
+    write: Callable[[nn.Module, Path, Wanted], str | None]
     description: str
     is_program: bool = False
     is_recipe: bool = False
@@ -63,8 +64,17 @@ def _write_program(model: nn.Module, path: Path, wanted: Wanted) -> None:
     save_program(model, path, _example(wanted), dynamic_size=wanted.dynamic_size, force=wanted.force)
 
 
-def _write_onnx(model: nn.Module, path: Path, wanted: Wanted) -> None:
-    save_onnx(model, path, _example(wanted), dynamic_size=wanted.dynamic_size, force=wanted.force)
+def _write_onnx(model: nn.Module, path: Path, wanted: Wanted) -> str | None:
+    example = _example(wanted)
+    opset = save_onnx(model, path, example, dynamic_size=wanted.dynamic_size, force=wanted.force)
+    wished = example.opset if isinstance(example, Signature) else None
+    if wished in (None, opset):
+        return None
+    return f"opset {wished} became {opset}, since PyTorch's exporter does not write that one of this graph."
+
+
+def _write_torchscript(model: nn.Module, path: Path, wanted: Wanted) -> None:
+    save_torchscript(model, path, _example(wanted), dynamic_size=wanted.dynamic_size, force=wanted.force)
 
 
 def _example(wanted: Wanted) -> Tensor | Signature:
@@ -91,6 +101,14 @@ FORMATS: dict[str, Format] = {
             "an ONNX graph, checked by onnx.checker",
             is_program=True,
             check=require_onnx,
+        ),
+        Format(
+            "torchscript",
+            (".torchscript", *PICKLE_SUFFIXES),
+            _write_torchscript,
+            "a TorchScript trace; read it with torch.jit.load",
+            is_program=True,
+            check=require_torchscript,
         ),
     )
 }
@@ -119,7 +137,7 @@ def choose_format(path: Path | None, name: str | None = None) -> Format | None:
 
 
 # Of a program that was read, what is written unless something else is asked for.
-OWN_FORMATS = {"program": "pt2", "torchscript": "pt2"}
+OWN_FORMATS = {"program": "pt2", "torchscript": "pt2", "onnx": "onnx"}
 
 
 def own_format(source: Path) -> Format | None:

@@ -36,11 +36,11 @@ def require_onnx() -> None:
 
 def save_onnx(
     model: nn.Module, path: Path, example: Tensor | Signature, *, dynamic_size: bool = False, force: bool = False
-) -> None:
+) -> int:
     """Export the model after `.eval()`, for batches of any length, check it, and write it whole or not at all.
 
     `example` is a picture `(1, C, H, W)`; with `dynamic_size` the graph takes pictures of other sizes as well.
-    Or it is the signature of a program that was read, which is kept.
+    Or it is the signature of a program that was read, which is kept. Returns the opset.
 
     >>> save_onnx(blurify.antialias(model), Path("resnet18.onnx"), torch.zeros(1, 3, 224, 224))
 
@@ -50,16 +50,20 @@ def save_onnx(
     """
     require_onnx()
     check_output(path, force=force)
-    content = serialized(model, export(model, example, dynamic_size))
+    known = example if isinstance(example, Signature) else None
+    content, opset = serialized(model, export(model, example, dynamic_size), known)
 
     def write(opened: BinaryIO) -> None:
         opened.write(content)
 
     write_atomically(path, write)
+    return opset
 
 
-def serialized(model: nn.Module, program: torch.export.ExportedProgram) -> bytes:
-    """The program as the bytes of an ONNX file, which `onnx.checker` has passed."""
+def serialized(
+    model: nn.Module, program: torch.export.ExportedProgram, known: Signature | None = None
+) -> tuple[bytes, int]:
+    """The program as the bytes of an ONNX file, which `onnx.checker` has passed, and its opset."""
     import onnx
 
     kind = type(model).__name__
@@ -69,13 +73,30 @@ def serialized(model: nn.Module, program: torch.export.ExportedProgram) -> bytes
         raise FileError(f"{kind} has {held}, and an ONNX file holds less than 2; write a .pt2 instead.")
     try:
         with quietly():
-            converted: Any = torch.onnx.export(program, dynamo=True, verbose=False)
+            converted: Any = torch.onnx.export(
+                program, dynamo=True, verbose=False, opset_version=known.opset if known else None
+            )
         proto = converted.model_proto
+        if known is not None:
+            rename(proto.graph, known)
         onnx.checker.check_model(proto, full_check=True)
     except Exception as error:
         fact = " ".join(str(_first(error)).split())[:300].rstrip(".") or type(error).__name__
         raise FileError(f"{kind} cannot be written as ONNX: {fact}; write a .pt2 instead.") from error
-    return bytes(proto.SerializeToString())
+    return bytes(proto.SerializeToString()), int(converted.model.opset_imports[""])
+
+
+def rename(graph: Any, known: Signature) -> None:
+    """Give what goes in and out the names that it had; what else has one of these gets another."""
+    wanted = dict(zip((given.name for given in graph.input), known.input_names, strict=False))
+    wanted |= zip((result.name for result in graph.output), known.output_names, strict=False)
+    values = {name for node in graph.node for name in (*node.input, *node.output)}
+    changes = {name: f"{name}_inside" for name in values & set(wanted.values())} | wanted
+    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        value.name = changes.get(value.name, value.name)
+    for node in graph.node:
+        node.input[:] = [changes.get(name, name) for name in node.input]
+        node.output[:] = [changes.get(name, name) for name in node.output]
 
 
 def _first(error: BaseException) -> BaseException:

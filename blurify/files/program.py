@@ -24,12 +24,18 @@ from blurify.tracing.modes import evaluating
 
 @dataclass(frozen=True)
 class Signature:
-    """What a program takes: an example of its inputs, and of every argument which of its sizes are open."""
+    """What a program takes: an example of its inputs, and of every argument which of its sizes are open.
+
+    One that was ONNX has names for what goes in and out, and an opset.
+    """
 
     inputs: Inputs
     open_sizes: Mapping[str, Any]
     open_for: str = "the sizes it had"
     advice: str = "write another format than .pt2"
+    input_names: tuple[str, ...] = ()
+    output_names: tuple[str, ...] = ()
+    opset: int | None = None
 
     @classmethod
     def of_picture(cls, model: nn.Module, example: Tensor, dynamic_size: bool) -> Signature:

@@ -19,11 +19,12 @@ from blurify.files.bounded import Bounded
 from blurify.files.checkpoint import Weights, find_module, find_weights, fitted
 from blurify.files.container import PROGRAMS, identify
 from blurify.files.contents import check_size, read_contents
+from blurify.files.onnx_program import read_onnx
 from blurify.files.program import Signature, read_program
 from blurify.files.state_dict import load_weights
 from blurify.files.torchscript import read_torchscript
 
-Form = Literal["architecture", "state_dict", "module", "native", "program", "torchscript"]
+Form = Literal["architecture", "state_dict", "module", "native", "program", "torchscript", "onnx"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class LoadedModel:
     """A model and how it was come by: `arch` is known unless it was a pickled module, `path` unless it was a name.
 
     `taken` says where in a checkpoint the weights were, unless the file holds nothing else. A `torch.export` archive
-    has a `signature`.
+    and an ONNX graph have a `signature`.
 
     >>> read_model("timm:resnet18").form
     'architecture'
@@ -72,6 +73,8 @@ def read_model(
     text = os.fspath(source)
     path = Path(text.removeprefix(folders.PREFIX))
     if not path.exists() and looks_like_architecture(text):
+        if ema:
+            raise ArgumentError(f"{text} is an architecture, of which there are no averaged weights; leave --ema out.")
         return _from_name(text, arch, pretrained)
     if pretrained:
         raise ArgumentError(f"pretrained weights go with a name such as timm:resnet18, but {text} names a file.")
@@ -118,8 +121,12 @@ def _from_name(text: str, arch: str | None, pretrained: bool) -> LoadedModel:
 def _from_program(path: Path, arch: str | None, input_size: tuple[int, ...] | None) -> LoadedModel:
     if arch is not None:
         raise ArgumentError(f"{path} is a program, whole in itself, so --arch {arch} has nothing to say; leave it out.")
-    if identify(path) == "torchscript":
+    form = identify(path)
+    if form == "torchscript":
         return LoadedModel(read_torchscript(path, input_size), "torchscript", None, path)
+    if form == "onnx":
+        model, signature = read_onnx(path, input_size)
+        return LoadedModel(model, "onnx", None, path, signature=signature)
     model, signature = read_program(path)
     return LoadedModel(model, "program", None, path, signature=signature)
 
@@ -132,6 +139,8 @@ def _from_content(
         return LoadedModel(*_rebuilt(content, path, arch, allow), path)
     module = find_module(content, ema=ema)
     if module is not None:
+        if ema and module is find_module(content):
+            raise FileError(f"{path} holds a module without averaged weights beside it; leave --ema out.")
         return LoadedModel(module, "module", None, path)
     found = find_weights(content, ema=ema)
     if found is None:

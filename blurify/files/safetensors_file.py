@@ -67,13 +67,24 @@ def to_bytes(content: Mapping[str, Any], path: Path) -> bytes:
         raise FileError(
             f"{path} cannot be written: {odd} is no plain tensor, and safetensors holds no other; write a .pt instead."
         )
-    # Each name gets numbers of its own, as the format asks; the architecture ties again what it ties.
-    tensors = {name: value.detach().cpu().clone().contiguous() for name, value in content["state_dict"].items()}
+    tensors = _apart(content["state_dict"])
     try:
         return safetensors.torch.save(tensors, {"format": "pt", _KEY: json.dumps(recipe)})
     except Exception as error:
         fact = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise FileError(f"{path} cannot be written: {fact}; write a .pt instead.") from error
+
+
+def _apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each name with numbers of its own, as the format asks; the architecture ties again what it ties."""
+    tensors, seen = {}, set()
+    for name, value in state.items():
+        held = value.detach().cpu().contiguous()
+        storage = held.untyped_storage()
+        whole = storage.nbytes() == held.nbytes and storage.data_ptr() not in seen
+        seen.add(storage.data_ptr())
+        tensors[name] = held if whole else held.clone()
+    return tensors
 
 
 def _is_plain(value: object) -> bool:

@@ -31,7 +31,7 @@ from blurify.zoo.settings import CONVERTED, FAILED, GIGABYTE, KEPT, LARGE, Recor
 def formats() -> list[str]:
     """What can be written, each under a name of its own; pickles beside a native file would have its.
 
-    >>> formats()
+    >>> formats()[:4]
     ['native', 'safetensors', 'pt2', 'onnx']
     """
     native = files.FORMATS["native"]

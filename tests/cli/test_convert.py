@@ -21,7 +21,7 @@ from blurify import proofs
 from blurify.cli import session
 from blurify.cost import cost
 from blurify.errors import FileError
-from blurify.files import save_program
+from blurify.files import save_onnx, save_program
 from blurify.verdict import Verdict, Weights
 
 ARCH = "timm:test_resnet"
@@ -372,3 +372,14 @@ def test_torchscript_becomes_a_program(run, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert result.stdout.endswith("wrote net.blur4.pt2 (a program; read it with torch.export.load)\n")
     assert list(torch.export.load("net.blur4.pt2").state_dict) == ["0.weight", "0.bias"]
+
+
+def test_onnx_becomes_onnx(run, tmp_path: Path) -> None:
+    pytest.importorskip("onnx2torch")
+    save_onnx(nn.Sequential(nn.Conv2d(1, 4, 3), nn.MaxPool2d(2)).eval(), Path("net.onnx"), torch.randn(1, 1, 16, 16))
+    result = run("net.onnx")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.endswith("wrote net.blur4.onnx (an ONNX graph, checked by onnx.checker)\n")
+    result = run("net.blur4.onnx", "--force")
+    assert "is already antialiased" in result.stdout
+    assert _listing(tmp_path) == ["net.blur4.onnx", "net.onnx"]

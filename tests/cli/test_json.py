@@ -1,18 +1,26 @@
 """What a command prints for people it prints as JSON for programs, figure by figure.
 
-Of `measure` and `recover`, whose figures are of pictures, see their own tests; of `demo`, `tests/demo`.
+That the figures of `measure` and `recover` are right, their own tests say; of `demo`, see `tests/demo`.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import blurify
+from blurify.cli.measured import About, Measured, Sites
+from blurify.cli.pricing import Price
+from blurify.cli.recovered import Report
+from blurify.measure.estimate import Estimate
+from blurify.recovery.calls import Skip
+from blurify.recovery.fits import LayerFit
+from blurify.recovery.recovering import Recovered
 from blurify.sites import Action
 from tests.cli.conftest import Run
 
@@ -109,3 +117,55 @@ def test_zoo(run: Run, tmp_path: Path) -> None:
     assert (status["settings"]["filt_size"], status["left"], status["process"]) == (4, [], None)
     text = run("zoo", "status", "out").output
     assert re.search(r"^out: filt_size 4,.*\n1 models: 1 converted\nno run is under way$", text, re.MULTILINE)
+
+
+ESTIMATES = [Estimate(50.0 + step, 40.0 + step, 60.0 + step, 25) for step in range(8)]
+
+
+def numbers(value: Any) -> list[float]:
+    """Every number in a JSON value."""
+    if isinstance(value, dict | list):
+        return [number for each in (value.values() if isinstance(value, dict) else value) for number in numbers(each)]
+    return [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
+
+
+def printed(text: str) -> set[str]:
+    """Every number with a point in a text."""
+    return set(re.findall(r"\d+\.\d+", text))
+
+
+def roundings(value: Any) -> set[str]:
+    """How each number of a JSON value is printed, in one of the units that people read."""
+    scales = (1, 1e6, 1e9, 2**20)
+    return {f"{abs(n) / scale:.{digits}f}" for n in numbers(value) for scale in scales for digits in (1, 2, 3, 4)}
+
+
+def test_measure() -> None:
+    prices = {
+        "a": Price(1_814_073_344, 11_689_512, 9_123_456, 12.345, 46_000_001),
+        "b": Price(2_342_000_000, 11_689_512, 20_123_456, 18.9, None),
+    }
+    models = {"a": {"consistency": ESTIMATES[0]}, "b": {"consistency": ESTIMATES[1]}}
+    sites = Sites("b", {"layer1": (ESTIMATES[2], ESTIMATES[3], ESTIMATES[4])})
+    about = About("pictures", 25, True, "classify", 5, 224, 32, "picture", 0, (0.485,), (0.229,), "bilinear")
+    both = {"consistency": ESTIMATES[5], "agreement": ESTIMATES[6]}
+    measured = Measured(models, both, prices, sites, about, ["b.png: broken"])
+    text, found = str(measured), json.loads(measured.as_json())
+    assert len(printed(text)) > 20
+    assert printed(text) <= roundings(found)
+    assert [found["cost"], found["other"]["cost"]] == [asdict(price) for price in prices.values()]
+    assert found["ratio"].keys() == asdict(prices["a"]).keys() - {"file"}
+    assert found["ratio"]["milliseconds"] == 18.9 / 12.345
+
+
+def test_recover() -> None:
+    layers = (LayerFit("conv2", 0.4321, 0.1234, 1e-4, None, 90, 1000, 10, 1.5), LayerFit("fc", 0.2, 0.2))
+    errors, seconds = {"carried": 0.5678, "lstsq": 0.1234}, {"lstsq": 3.25}
+    recovered = Recovered(None, layers, {"conv3": Skip.COMPUTED}, errors, seconds, 60)  # type: ignore[arg-type]
+    report = Report({"carried": {"agreement": ESTIMATES[0]}}, recovered, "wrote out.pt", 30, ["b.png: broken"])
+    text, found = str(report), json.loads(report.as_json())
+    assert printed(text) <= roundings(found)
+    assert {"0.5678", "0.1234", "50.0", "40.0", "60.0"} <= printed(text)
+    fitted = [layer for layer in found["layers"] if layer["ridge"] is not None]
+    assert f"{len(fitted)} of {len(found['layers']) + len(found['kept'])} layers behind a blur have new weights" in text
+    assert f"from {found['pictures']} pictures in {sum(found['seconds'].values()):.0f} s" in text

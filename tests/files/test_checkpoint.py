@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from blurify.errors import ArchitectureError, FileError
+from blurify.errors import ArchitectureError, ArgumentError, FileError
 from blurify.files import read_model
 from blurify.files.checkpoint import Weights, fitted
 
@@ -84,6 +84,17 @@ def test_no_averaged_weights_is_said(tiny: nn.Module, tmp_path: Path) -> None:
     torch.save({"state_dict": _named("", tiny)}, tmp_path / "last.pth")
     with pytest.raises(FileError, match=f"last.pth holds no averaged weights of {ARCH}; leave --ema out."):
         read_model(tmp_path / "last.pth", arch=ARCH, ema=True)
+
+
+def test_modules_are_chosen_between_too(tiny: nn.Module, ema: nn.Module, picture: Tensor, tmp_path: Path) -> None:
+    torch.save({"model": tiny, "ema": ema}, tmp_path / "last.pt")
+    for wanted, expected in ((False, tiny), (True, ema)):
+        assert torch.equal(read_model(tmp_path / "last.pt", ema=wanted).model(picture), expected(picture))
+    torch.save({"model": tiny}, tmp_path / "last.pt")
+    with pytest.raises(FileError, match=r"last\.pt holds a module without averaged weights beside it; leave --ema out"):
+        read_model(tmp_path / "last.pt", ema=True)
+    with pytest.raises(ArgumentError, match="of which there are no averaged weights; leave --ema out"):
+        read_model(ARCH, ema=True)
 
 
 def test_two_networks_are_not_chosen_between(tiny: nn.Module, ema: nn.Module, tmp_path: Path) -> None:

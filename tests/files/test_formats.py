@@ -26,6 +26,8 @@ def test_the_command_line_offers_the_table() -> None:
         ("a.pt", None, None),
         ("a.bin", None, None),
         (None, None, None),
+        ("a.torchscript", None, "torchscript"),
+        ("a.pt", "torchscript", "torchscript"),
         ("a.pt", "native", "native"),
         ("a.pth", "module", "module"),
         ("a.onnx", "onnx", "onnx"),

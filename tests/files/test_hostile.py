@@ -261,6 +261,16 @@ def test_a_recipe_cannot_name_more_than_it_holds(arch: str, suffix: str, tiny: n
     assert time.monotonic() - start < SECONDS
 
 
+@pytest.mark.parametrize(
+    "weight", [torch.empty(10**12, device="meta"), torch.zeros(1).expand(10**6)], ids=["meta", "expanded"]
+)
+def test_weights_that_are_not_there_justify_nothing(weight: torch.Tensor, tmp_path: Path) -> None:
+    torch.save({f"{at}.weight": weight for at in range(40)}, tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text('{"architecture": "vit_giant_patch14_224"}')
+    with pytest.raises(BlurifyError, match=r"far more than the weights in the file|expanded tensors"):
+        read_model(tmp_path)
+
+
 def test_a_limit_is_kept_before_anything_is_read(tiny: nn.Module, tmp_path: Path) -> None:
     torch.save(tiny, tmp_path / "m.pt")
     size = (tmp_path / "m.pt").stat().st_size
