@@ -11,103 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.text import Text
+from rich.console import Console
 
+from blurify.cli import tally
 from blurify.cli.report import Saying
+from blurify.cli.showing import Clock, Display, Lines
 from blurify.zoo import folder as folders
 from blurify.zoo import pool
 from blurify.zoo.cluster import runner as ray_runner
 from blurify.zoo.running import convert_all, plan_all
-from blurify.zoo.settings import FAILED, Limits, Record, Settings
-
-# Failures that are printed at the end; the index has them all.
-_SHOWN = 20
-
-
-class Lines:
-    """One plain line for every model, for a pipe or a file; beside the output where that is for a program."""
-
-    def __init__(self, beside: bool = False) -> None:
-        self.beside = beside
-        self.stage, self.total, self.done, self.since = "", 0, 0, time.monotonic()
-
-    def begin(self, stage: str, total: int) -> None:
-        """Start counting anew."""
-        self.stage, self.total, self.done, self.since = stage, total, 0, time.monotonic()
-        if total:
-            click.echo(f"{stage} {total} models", err=self.beside)
-
-    def started(self, name: str) -> None:
-        """Say nothing yet."""
-
-    def ended(self, name: str, record: Record) -> None:
-        """Say what became of it; a model that was merely weighed is not worth a line."""
-        self.done += 1
-        if self.stage != "weighing" or record.get("status") == FAILED:
-            seconds = time.monotonic() - self.since
-            click.echo(f"{self.done}/{self.total} {seconds:.0f}s {name}: {outcome(record)}", err=self.beside)
-
-
-class Display:
-    """Counts, rate, time left and what every worker is on, in place."""
-
-    def __init__(self, console: Console) -> None:
-        self.counts: Counter[str] = Counter()
-        self.running: dict[str, float] = {}
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-        )
-        self.live = Live(get_renderable=self.render, console=console, refresh_per_second=4, transient=True)
-        self.bar = self.progress.add_task("", total=0, rate="")
-        self.since = time.monotonic()
-
-    def begin(self, stage: str, total: int) -> None:
-        """Start the bar anew."""
-        self.progress.reset(self.bar, description=stage, total=total, rate="")
-        self.counts.clear()
-        self.since = time.monotonic()
-
-    def started(self, name: str) -> None:
-        """Show it among those that run."""
-        self.running[name] = time.monotonic()
-
-    def ended(self, name: str, record: Record) -> None:
-        """Count it; a failure is said at once, above."""
-        self.running.pop(name, None)
-        self.counts[record.get("status", "weighed")] += 1
-        rate = 3600 * self.counts.total() / (time.monotonic() - self.since)
-        self.progress.update(self.bar, advance=1, rate=f"{rate:.0f} an hour")
-        if record.get("status") == FAILED:
-            self.live.console.print(Text(f"{name}: {outcome(record)}", "red"))
-
-    def render(self) -> Group:
-        """The bar, the counts, and one line for every worker."""
-        now = time.monotonic()
-        counts = ", ".join(f"{count} {status}" for status, count in sorted(self.counts.items()))
-        lines = [Text(f"  {name} ({now - begun:.0f} s)", "dim") for name, begun in list(self.running.items())]
-        return Group(self.progress, Text(counts), *lines)
-
-
-def outcome(record: Record) -> str:
-    """What became of a model, in a line.
-
-    >>> outcome({"status": "failed", "kind": "timeout", "error": "was not done within 5 s"})
-    'failed (timeout): was not done within 5 s'
-    """
-    if record.get("status") == FAILED:
-        return f"failed ({record['kind']}): {record['error']}"
-    sites = record["sites"]
-    seconds = f", {record['seconds']:.1f} s" if "seconds" in record else ""
-    return f"{record['status']}, {sites['rewrite']} sites rewritten and {sites['keep']} kept{seconds}"
+from blurify.zoo.settings import LARGE, Limits, Record, Settings
 
 
 @contextmanager
@@ -143,8 +56,10 @@ def convert(
     retry_failed: bool = False,
     cluster: str | None = None,
     as_json: bool = False,
+    most_parameters: int | None = None,
+    push: str | None = None,
 ) -> bool | None:
-    """Convert and say what came out; false if a model failed, None if it was interrupted.
+    """Convert and say what came out; false if something that was asked for is not there, None if it was interrupted.
 
     >>> convert(["timm:resnet18"], Settings(), "converted", Limits())
     True
@@ -152,14 +67,17 @@ def convert(
     runner = pool.run_all if cluster is None else ray_runner(cluster)
     try:
         with _watched(as_json) as (watcher, stopping):
+            clock = Clock(watcher)
             result = convert_all(
                 names,
                 settings,
                 where,
                 state=state,
                 limits=limits,
+                most_parameters=most_parameters,
+                push=push,
                 retry_failed=retry_failed,
-                watcher=watcher,
+                watcher=clock,
                 stopping=stopping,
                 runner=runner,
             )
@@ -168,6 +86,9 @@ def convert(
         return None
     saying, index = Saying(as_json), str((state or Path(where)) / "index.html")
     _say_summary(saying, result.records)
+    if push is not None:
+        _say(saying, tally.pushed(result.pushes), pushes=result.pushes)
+    clock.say(saying)
     if result.done_before:
         saying.line(f"{result.done_before} of them were there already and are whole")
     saying.line(f"see {index}", done_before=result.done_before, left=result.left, index=index)
@@ -175,10 +96,16 @@ def convert(
     if result.left:
         click.echo(f"stopped with {len(result.left)} models left; run the same again to go on from here", err=True)
         return None
-    return result.counts[FAILED] == 0
+    return not any(map(tally.falls_short, [*result.records.values(), *result.pushes.values()]))
 
 
-def dry_run(names: list[str], settings: Settings, limits: Limits, as_json: bool = False) -> bool | None:
+def dry_run(
+    names: list[str],
+    settings: Settings,
+    limits: Limits,
+    as_json: bool = False,
+    most_parameters: int | None = None,
+) -> bool | None:
     """Plan and say what would be done; false if a model cannot be planned, None if it was interrupted.
 
     >>> dry_run(["timm:resnet18"], Settings(), Limits())
@@ -187,10 +114,12 @@ def dry_run(names: list[str], settings: Settings, limits: Limits, as_json: bool 
     begun = time.monotonic()
     try:
         with _watched(as_json) as (watcher, stopping):
-            records = plan_all(names, settings, limits, watcher, stopping)
+            records = plan_all(names, settings, limits, watcher, stopping, most_parameters)
     except KeyboardInterrupt:
         return None
     saying, seconds = Saying(as_json), time.monotonic() - begun
+    interrupted = len(records) < len(names)
+    records = {name: record for name, record in records.items() if record["status"] != LARGE}
     _say_summary(saying, records)
     parameters = sum(record.get("parameters", 0) for record in records.values())
     saying.line(
@@ -201,9 +130,7 @@ def dry_run(names: list[str], settings: Settings, limits: Limits, as_json: bool 
         bytes=4 * parameters,
     )
     saying.end()
-    if len(records) < len(names):
-        return None
-    return all(record["status"] != FAILED for record in records.values())
+    return None if interrupted else not any(map(tally.falls_short, records.values()))
 
 
 def status(folder: Path, as_json: bool = False) -> None:
@@ -212,7 +139,7 @@ def status(folder: Path, as_json: bool = False) -> None:
     >>> status(Path("converted"))
     """
     state = folders.inspect(folder)
-    settings = ", ".join(f"{key} {folders.said(value)}" for key, value in state.settings.items())
+    settings = ", ".join(f"{key} {folders.said(value)}" for key, value in tally.telling(state.settings).items())
     saying = Saying(as_json)
     saying.line(f"{state.output}: {settings}", output=state.output, settings=state.settings)
     _say_summary(saying, state.ledger.models)
@@ -226,10 +153,8 @@ def status(folder: Path, as_json: bool = False) -> None:
 
 def _say_summary(saying: Saying, records: dict[str, Record]) -> None:
     counts = Counter(record["status"] for record in records.values())
-    said = ", ".join(f"{n} {s}" for s, n in sorted(counts.items())) or "none yet"
-    saying.line(f"{len(records)} models: {said}", counts=counts, models=records)
-    failed = [(name, record) for name, record in records.items() if record["status"] == FAILED]
-    for name, record in failed[:_SHOWN]:
-        saying.line(f"  {name}: {outcome(record)}")
-    if len(failed) > _SHOWN:
-        saying.line(f"  and {len(failed) - _SHOWN} more, in the index")
+    _say(saying, tally.summary(records), counts=counts, models=records)
+
+
+def _say(saying: Saying, lines: list[str], **content: Any) -> None:
+    saying.line("\n".join(lines), **content)

@@ -1,9 +1,8 @@
-"""The pictures that `blurify measure` shows to models: prepared as a model's own configuration says, batch by batch."""
+"""The pictures that `blurify measure` shows to models, batch by batch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,63 +12,10 @@ from rich.text import Text
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from blurify import files
 from blurify.cli.settings import Settings
-from blurify.errors import ArgumentError, FileError
-from blurify.files.transforms import torchvision_preprocessing
+from blurify.errors import FileError
 from blurify.measure import processes
-from blurify.measure.folder import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    INTERPOLATIONS,
-    Folder,
-    Pictures,
-    Preprocessing,
-    check_normalisation,
-)
-from blurify.tracing.inputs import input_size
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What a user says of how pictures are prepared."""
-
-    input_size: tuple[int, ...] | None
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
-    shift: int
-
-
-def prepared(loaded: files.LoadedModel, asked: Wishes) -> tuple[int, Preprocessing]:
-    """The side of the model's input, and what happens to pictures before it.
-
-    What the user asked for, else what the model's own configuration (timm) or its weights' transforms (torchvision)
-    say, else what ImageNet's models take.
-    """
-    config: Mapping[str, Any] = getattr(loaded.model, "pretrained_cfg", None) or torchvision_preprocessing(loaded.arch)
-    own = config.get("input_size") if loaded.arch and loaded.arch.startswith("torchvision:") else None
-    channels, size = square(asked.input_size or own or input_size(loaded.model))
-
-    def chosen(given: tuple[float, ...] | None, name: str, usual: tuple[float, ...]) -> tuple[float, ...]:
-        own = tuple(given or config.get(name) or usual)
-        # Of a grey picture, what its three equal channels have on the average.
-        return own if given or len(own) == channels else (sum(own) / len(own),) * channels
-
-    mean, std = chosen(asked.mean, "mean", IMAGENET_MEAN), chosen(asked.std, "std", IMAGENET_STD)
-    check_normalisation(mean, std, channels)
-    interpolation = str(config.get("interpolation", "bilinear"))
-    known = interpolation if interpolation in INTERPOLATIONS else "bilinear"
-    return size, Preprocessing(size + asked.shift, mean, std, known)
-
-
-def square(size: tuple[int, ...]) -> tuple[int, int]:
-    """The channels and the side of an input."""
-    if len(size) != 3 or size[1] != size[2]:
-        raise ArgumentError(
-            f"windows are square, and an input of {'x'.join(map(str, size))} is not; "
-            "give channels and a square with --input-size, such as 3,224,224."
-        )
-    return size[0], size[1]
+from blurify.measure.folder import Folder, Pictures, Preprocessing
 
 
 def batches(

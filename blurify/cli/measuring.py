@@ -8,17 +8,19 @@ import torch
 from torch import nn
 
 from blurify import files
-from blurify.cli.feeding import Wishes, batches, prepared
+from blurify.cli.feeding import batches
 from blurify.cli.figures import differences, estimated, labels_of, scores_of
 from blurify.cli.measured import About, Measured
 from blurify.cli.pricing import prices_of
 from blurify.cli.settings import Settings
 from blurify.cli.sites import check_drawing, of_sites, write_report
 from blurify.errors import ArgumentError, BlurifyError, FileError
+from blurify.files.transforms import preprocessing_of
 from blurify.measure import processes
 from blurify.measure.compare import Asked, Classes, Comparison, NoPicturesError, NotFiniteError, compare, joined
 from blurify.measure.consistency import window_offsets
 from blurify.measure.folder import Folder, Preprocessing, find_pictures
+from blurify.measure.preparing import Wishes, prepared
 from blurify.measure.probes import Diagonal, Maps, Probe, Rolled, Windows
 from blurify.measure.shifts import draw_offsets
 
@@ -29,8 +31,10 @@ def run(names: list[str], settings: Settings) -> Measured:
     folder = find_pictures(settings.images, settings.labels, settings.labels_from)
     loaded = {name: read(name, settings) for name in names}
     models = {name: one.model for name, one in loaded.items()}
+    first_one = next(iter(loaded.values()))
     size, preprocessing = prepared(
-        next(iter(loaded.values())), Wishes(settings.input_size, settings.mean, settings.std, settings.shift)
+        preprocessing_of(first_one.model, first_one.arch),
+        Wishes(settings.input_size, settings.mean, settings.std, settings.shift),
     )
     compared, skipped = everybodys_answers(models, folder, size, preprocessing, settings)
     labels = labels_of(folder.labels, compared.pictures)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +13,7 @@ from click_default_group import DefaultGroup
 from blurify.cli.options import CONTEXT, debug_option, json_option, let_user_modules_in
 
 INTERRUPTED = 130
+FOLDER = click.Path(path_type=Path)
 _UNITS = {"GB": 10**9, "MB": 10**6, "G": 10**9, "M": 10**6, "GIB": 2**30, "MIB": 2**20}
 
 
@@ -43,6 +45,15 @@ def _memory(_: click.Context, __: click.Parameter, value: str | None) -> int | N
     return size
 
 
+def _count(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMB]?)", value, re.IGNORECASE)
+    if found is None or float(found[1]) == 0:
+        raise click.BadParameter(f"{value!r} is not a number of parameters, such as 30M.")
+    return int(float(found[1]) * {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}[found[2].upper()])
+
+
 @zoo.command(context_settings=CONTEXT)
 @click.argument("patterns", nargs=-1, required=True, metavar="PATTERN...")
 @click.option("-o", "--output", metavar="DIR|URL", help="Where the models go: a folder, or a URL with --state.")
@@ -52,13 +63,18 @@ def _memory(_: click.Context, __: click.Parameter, value: str | None) -> int | N
 @click.option("--pretrained", is_flag=True, help="With the weights that the library or the hub has.")
 @click.option("--tag-filter", metavar="GLOB", help="All weights of timm whose tag matches, such as '*in1k'.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Models that are left out. Repeatable.")
-@click.option("--format", "formats", multiple=True, type=click.Choice(["native"]), default=["native"], help="Of files.")
+@click.option("--format", "formats", multiple=True, help="Write this too: safetensors, pt2, onnx, torchscript.")
+@click.option("--recover", type=FOLDER, metavar="DIR", help="Recover every model from pictures, without labels.")
+@click.option("--calib", type=click.IntRange(min=2), default=256, show_default=True, help="Pictures to recover from.")
+@click.option("--measure", type=FOLDER, metavar="DIR", help="Measure every model on pictures, before and after.")
+@click.option("--max-params", callback=_count, metavar="N", help="Only models of at most so many, such as 30M.")
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Models at a time.  [default: the cores]")
 @click.option(
     "--timeout", type=click.FloatRange(min=1), default=600, show_default=True, help="Seconds that a model may take."
 )
 @click.option("--memory", callback=_memory, metavar="SIZE", help="Of all jobs together, such as 8GB.  [default: 80 %]")
-@click.option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
+@click.option("--push", metavar="ORG", help="Push every model to the hub, to a repository of its own.")
+@click.option("--retry-failed", is_flag=True, help="Try again what failed or lacks something.")
 @click.option("--cluster", metavar="ADDRESS|local", help="Run on a Ray cluster: HOST:PORT, or one of this machine.")
 @click.option("--dry-run", is_flag=True, help="Plan every model, print, write nothing.")
 @json_option
@@ -80,13 +96,30 @@ def convert(patterns: tuple[str, ...], output: str | None, as_json: bool, **opti
     names = catalogue.choose(
         patterns, exclude=options["exclude"], pretrained=weighted, tag_filter=options["tag_filter"]
     )
-    settings = Settings(options["filt_size"], options["strength"], weighted, tuple(sorted(set(options["formats"]))))
+    settings = Settings(
+        options["filt_size"],
+        options["strength"],
+        weighted,
+        tuple(sorted({"native", *options["formats"]})),
+        # Jobs may run in another folder.
+        **{name: options[name] and str(options[name].resolve()) for name in ("measure", "recover")},
+        calib=options["calib"],
+    )
     limits = Limits(options["jobs"] or cores(), options["timeout"], options["memory"] or most_memory())
     if options["dry_run"]:
-        ok = bulk.dry_run(names, settings, limits, as_json)
+        ok = bulk.dry_run(names, settings, limits, as_json, options["max_params"])
     else:
         ok = bulk.convert(
-            names, settings, str(output), limits, options["state"], options["retry_failed"], options["cluster"], as_json
+            names,
+            settings,
+            str(output),
+            limits,
+            options["state"],
+            options["retry_failed"],
+            options["cluster"],
+            as_json,
+            options["max_params"],
+            options["push"],
         )
     if ok is None:
         sys.exit(INTERRUPTED)

@@ -81,7 +81,7 @@ def serialized(
             rename(proto.graph, known)
         onnx.checker.check_model(proto, full_check=True)
     except Exception as error:
-        fact = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+        fact = " ".join(str(_first(error)).split())[:300].rstrip(".") or type(error).__name__
         raise FileError(f"{kind} cannot be written as ONNX: {fact}; write a .pt2 instead.") from error
     return bytes(proto.SerializeToString()), int(converted.model.opset_imports[""])
 
@@ -97,3 +97,10 @@ def rename(graph: Any, known: Signature) -> None:
     for node in graph.node:
         node.input[:] = [changes.get(name, name) for name in node.input]
         node.output[:] = [changes.get(name, name) for name in node.output]
+
+
+def _first(error: BaseException) -> BaseException:
+    """What led to all else: the exporter's own words around it say at which of its steps, and to debug it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

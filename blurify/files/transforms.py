@@ -1,10 +1,26 @@
-"""How pictures are to be prepared for a network of torchvision, as its published weights say."""
+"""How pictures are to be prepared for a network: as its own configuration (timm) or its weights (torchvision) say."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
 from blurify.files.architecture import Architecture
+from blurify.tracing.inputs import input_size
+
+
+def preprocessing_of(model: nn.Module, arch: str | None) -> dict[str, Any]:
+    """`input_size`, and where they are known `mean`, `std` and `interpolation`.
+
+    >>> preprocessing_of(timm.create_model("resnet18"), "timm:resnet18")["mean"]
+    (0.485, 0.456, 0.406)
+    """
+    config = getattr(model, "pretrained_cfg", None) or torchvision_preprocessing(arch)
+    # timm's size is the model's own to say, with the channels that it was built for.
+    own = config.get("input_size") if arch is not None and arch.startswith("torchvision:") else None
+    known = {name: config[name] for name in ("mean", "std", "interpolation") if config.get(name)}
+    return {"input_size": own or input_size(model)} | known
 
 
 def torchvision_preprocessing(arch: str | None) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from blurify.files import FORMATS
+from blurify.measure.estimate import Estimate
 from blurify.planning import Plan
 from blurify.zoo.settings import CONVERTED, Record, Settings
 
@@ -108,12 +110,27 @@ def card(name: str, settings: Settings, model: nn.Module, facts: Record) -> str:
         title=title,
         subject=f"`{name}`",
         taps=f"{settings.filt_size} taps" + ("" if settings.strength == 1 else f" at strength {settings.strength}"),
-        weights="the pretrained ones, unchanged" if settings.pretrained else "random",
+        weights=_weights(settings, facts),
         parameters=facts["parameters"],
         **facts["sites"],
         facts=_facts(facts),
-        advice=_ADVICE if settings.pretrained else "",
+        advice=_others(facts) + (_ADVICE if settings.pretrained and "recovered" not in facts else ""),
     )
+
+
+def _weights(settings: Settings, facts: Record) -> str:
+    origin = "the pretrained ones" if settings.pretrained else "random"
+    if "recovered" not in facts:
+        return f"{origin}, unchanged" if settings.pretrained else origin
+    found = facts["recovered"]
+    return f"{origin}, those of {found['layers']} layers refitted without labels to {found['pictures']} pictures"
+
+
+def _others(facts: Record) -> str:
+    others = [form for form in facts.get("formats", []) if form != "native"]
+    lines = [f"- `model{FORMATS[form].suffix}`: {FORMATS[form].description}." for form in others]
+    lines += [f"- There is no {what}: {reason}." for what, reason in facts.get("missing", {}).items()]
+    return "\n" + "\n".join(lines) + "\n" if lines else ""
 
 
 def _facts(facts: Record) -> str:
@@ -121,9 +138,21 @@ def _facts(facts: Record) -> str:
     size = "x".join(map(str, facts["input_size"]))
     proofs = facts["proofs"]
     identity = f"{proofs['identity_error']:.1e} relative, {proofs['tolerance']:.0e} allowed"
-    return (
+    proved = (
         f"| GMAC at {size} | {before:.3f} before, {after:.3f} after |\n"
         f"| identity with one-tap filters | {identity} |\n"
         f"| sites that keep their output size | {proofs['shapes']} |\n"
         f"| parameters and buffers equal to the original's | {proofs['weights']} |\n"
     )
+    return proved + "".join(f"| {title} | {value} |\n" for title, value in _on_pictures(facts))
+
+
+def _on_pictures(facts: Record) -> Iterator[tuple[str, str]]:
+    if "recovered" in facts:
+        errors = facts["recovered"]["errors"]
+        yield "error of the outputs on held-out pictures", ", ".join(f"{e:.3g} {step}" for step, e in errors.items())
+    if "measured" in facts:
+        for figure in ("consistency", "agreement"):
+            title = f"{figure} under shifts" if figure == "consistency" else f"{figure} with the original"
+            found = {name: Estimate(**each[figure]) for name, each in facts["measured"]["networks"].items()}
+            yield title, ", ".join(f"{value} {name}" for name, value in found.items())

@@ -24,13 +24,19 @@ _COLUMNS: dict[str, Callable[[Record], Cell]] = {
     "gmac_before": lambda r: _giga(r, 0),
     "gmac_after": lambda r: _giga(r, 1),
     "identity_error": lambda r: r.get("proofs", {}).get("identity_error"),
+    "consistency_before": lambda r: _measured(r, 0, "consistency"),
+    "consistency_after": lambda r: _measured(r, -1, "consistency"),
+    "agreement": lambda r: _measured(r, -1, "agreement"),
+    "error_carried": lambda r: r["recovered"]["errors"]["carried"] if "recovered" in r else None,
+    "error_recovered": lambda r: min(r["recovered"]["errors"].values()) if "recovered" in r else None,
     "seconds": lambda r: r.get("seconds"),
     "peak_gb": lambda r: round(r["peak_memory"] / 1e9, 2) if "peak_memory" in r else None,
     "attempt": lambda r: r.get("attempt"),
+    "files": lambda r: " ".join(name for name in r.get("files", {}) if name.startswith("model.")) or None,
     "folder": lambda r: place(r["model"]) if "files" in r else None,
-    "reason": lambda r: r.get("error") or r.get("reason"),
+    "reason": lambda r: r.get("error") or r.get("reason") or "; ".join(lacking(r)) or None,
 }
-_TEXTS = ("model", "status", "folder", "reason")
+_TEXTS = ("model", "status", "files", "folder", "reason")
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -111,19 +117,19 @@ def as_html(records: list[Record], title: str) -> str:
     """
     statuses = [record["status"] for record in records]
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in sorted(set(statuses)))
-    head = "".join(
-        f'<th id="{name}"{_kind(name)} title="sort by this">{name.replace("_", " ")}</th>' for name in _COLUMNS
-    )
+    # What nothing was asked of would be a column of nothing.
+    shown = [name for name, column in _COLUMNS.items() if any(column(record) is not None for record in records)]
+    head = "".join(f'<th id="{name}"{_kind(name)} title="sort by this">{name.replace("_", " ")}</th>' for name in shown)
     return _PAGE.format(
         title=html.escape(title),
         summary=f"{len(records)} models: {counts}." if records else "No model yet.",
         head=head,
-        rows="\n".join(_row(record) for record in records),
+        rows="\n".join(_row(record, shown) for record in records),
     )
 
 
-def _row(record: Record) -> str:
-    cells = "".join(_cell(name, column(record)) for name, column in _COLUMNS.items())
+def _row(record: Record, shown: list[str]) -> str:
+    cells = "".join(_cell(name, _COLUMNS[name](record)) for name in shown)
     return f'<tr class="{html.escape(record["status"])}">{cells}</tr>'
 
 
@@ -142,6 +148,21 @@ def _cell(name: str, value: Cell) -> str:
 
 def _kind(name: str) -> str:
     return ' class="text"' if name in _TEXTS else ""
+
+
+def _measured(record: Record, which: int, figure: str) -> float | None:
+    """In percent, of the original (0) or of what was written (-1)."""
+    networks = list(record.get("measured", {}).get("networks", {}).values())
+    return round(networks[which][figure]["percent"], 2) if networks else None
+
+
+def lacking(record: Record) -> list[str]:
+    """What of all that was asked for beside the model itself is not there, and why.
+
+    >>> lacking({"missing": {"onnx": "it has no such operator"}})
+    ['no onnx: it has no such operator']
+    """
+    return [f"no {what}: {reason}" for what, reason in record.get("missing", {}).items()]
 
 
 def _giga(record: Record, which: int) -> float | None:

@@ -19,19 +19,49 @@ import torch
 from torch import nn
 
 from blurify import api, files
-from blurify.cost import cost
-from blurify.errors import BlurifyError
+from blurify.errors import ArgumentError
 from blurify.graph_module import TracedModule
 from blurify.planning import Plan
-from blurify.proofs import verify
-from blurify.tracing.inputs import Inputs
-from blurify.verdict import Verdict
-from blurify.zoo import architectures, cards, sources, storage
-from blurify.zoo.settings import CONVERTED, FAILED, GIGABYTE, KEPT, Record, Settings, versions
-from blurify.zoo.telling import randomize
+from blurify.zoo import architectures, cards, pictures, sources, storage
+from blurify.zoo.failures import failure, noted
+from blurify.zoo.proving import given_inputs, of_verdict, own_inputs, priced, prove
+from blurify.zoo.settings import CONVERTED, FAILED, GIGABYTE, KEPT, LARGE, Record, Settings, versions
 
-# What can be written, and under which name.
-FORMATS = {"native": "model.pt"}
+
+def formats() -> list[str]:
+    """What can be written, each under a name of its own; pickles beside a native file would have its.
+
+    >>> formats()[:4]
+    ['native', 'safetensors', 'pt2', 'onnx']
+    """
+    native = files.FORMATS["native"]
+    return [name for name, form in files.FORMATS.items() if form is native or form.suffix != native.suffix]
+
+
+def file_of(form: str) -> str:
+    """The name of a model's file in that format.
+
+    >>> file_of("native")
+    'model.pt'
+    """
+    return f"model{files.FORMATS[form].suffix}"
+
+
+def check(settings: Settings) -> None:
+    """Refuse, before any slow work, what every job would fail of.
+
+    >>> check(Settings(formats=("native", "onnx")))
+
+    Raises:
+        ArgumentError: a format is none of ours, or too few pictures are there.
+        BlurifyError: what a format needs is not installed.
+        FileError: a folder holds no pictures.
+    """
+    for form in settings.formats:
+        if form not in formats():
+            raise ArgumentError(f"{form!r} is no format of models; give one of {', '.join(formats())}.")
+        files.FORMATS[form].check()
+    pictures.shared_out(settings)
 
 
 def weigh(name: str) -> Record:
@@ -46,18 +76,22 @@ def weigh(name: str) -> Record:
         return failure(error)
 
 
-def needed_memory(parameters: int) -> int:
+def needed_memory(parameters: int, settings: Settings) -> int:
     """The bytes that the job of a model of so many parameters is expected to need.
 
-    >>> needed_memory(25_000_000)
+    >>> needed_memory(25_000_000, Settings())
     1400000000
     """
     # Twice the weights, once more while the proof has others, once on their way into a file.
-    return GIGABYTE + 16 * parameters
+    needed = GIGABYTE + 16 * parameters
+    if settings.recover is not None:
+        # Two networks more, and the sums that layers are fitted from.
+        needed += pictures.MEMORY + GIGABYTE + 8 * parameters
+    return needed
 
 
-def plan(name: str, settings: Settings) -> Record:
-    """What converting a model would do, found without storage for its weights.
+def plan(name: str, settings: Settings, most_parameters: int | None = None) -> Record:
+    """What converting a model would do, found without storage for its weights; of one that is too large, its size.
 
     >>> plan("timm:resnet18", Settings())["sites"]
     {'rewrite': 7, 'keep': 1}
@@ -66,10 +100,13 @@ def plan(name: str, settings: Settings) -> Record:
     try:
         with _own_business():
             model = architectures.on_meta(sources.bare(name))
+            count = architectures.parameter_count(model)
+            if most_parameters is not None and count > most_parameters:
+                return {"status": LARGE, "parameters": count}
             made = api.plan(
-                model, settings.filt_size, strength=settings.strength, example_inputs=_given_inputs(name, model)
+                model, settings.filt_size, strength=settings.strength, example_inputs=given_inputs(name, model)
             )
-        found = _of_plan(model, made) | {"parameters": architectures.parameter_count(model)}
+        found = _of_plan(model, made) | {"parameters": count}
     except Exception as error:
         found = failure(error)
     return {"model": name, **found, "seconds": round(time.perf_counter() - begin, 2)}
@@ -111,32 +148,42 @@ def _own_business() -> Iterator[None]:
 def _made(name: str, settings: Settings, part: Path) -> Record:
     loaded = sources.read(name, pretrained=settings.pretrained)
     model = loaded.model
-    given = _given_inputs(name, model)
+    given = given_inputs(name, model)
     converted = api.antialias(model, settings.filt_size, strength=settings.strength, example_inputs=given)
     made: Plan = converted.meta["blurify"]
     facts = _of_plan(model, made) | {"parameters": architectures.parameter_count(model)}
     if facts["status"] == CONVERTED:
-        facts |= _priced(name, model, converted)
+        facts |= priced(name, model, converted)
         verdict = prove(name, model, converted, settings.pretrained)
-        facts |= _of_verdict(verdict)
+        facts |= of_verdict(verdict)
         if not verdict.ok:
             return facts | {"status": FAILED, "kind": "proof", "error": " ".join(str(verdict).split())}
-        for form in settings.formats:
-            files.save(converted, part / FORMATS[form], arch=loaded.arch)
-        facts["arch"] = loaded.arch
+        facts |= {"arch": loaded.arch} | _finished(name, settings, loaded, converted, part)
     cards.write(part, name, settings, model, made, facts)
     return facts
 
 
-def _given_inputs(name: str, model: nn.Module) -> tuple[torch.Tensor, ...] | None:
-    """What must be said because the model takes something else than one picture."""
-    if architectures.task(name) in ("video", "optical_flow"):
-        return architectures.inputs_of(name, model, architectures.own_shape(name, model)).args
-    return None
-
-
-def _inputs(name: str, model: nn.Module, batch: int = 1) -> Inputs:
-    return architectures.inputs_of(name, model, architectures.own_shape(name, model), batch)
+def _finished(name: str, settings: Settings, loaded: files.LoadedModel, converted: TracedModule, part: Path) -> Record:
+    """Recover, measure and write; what fails of all that was asked for beside the model itself is told as missing."""
+    facts: Record = {}
+    missing: dict[str, str] = {}
+    networks: dict[str, nn.Module] = {"original": loaded.model, "converted": converted}
+    if settings.recover is not None:
+        with noted("recover", missing):
+            recovered, facts["recovered"] = pictures.recovered(settings, loaded, converted)
+            networks = {"original": loaded.model, "carried": converted, "recovered": recovered}
+            converted = recovered
+    if settings.measure is not None or "recovered" in facts:
+        with noted("measure", missing):
+            facts["measured"] = pictures.measured(settings, loaded, networks)
+    files.save(converted, part / file_of("native"), arch=loaded.arch)
+    wanted = files.Wanted(loaded.arch, own_inputs(name, loaded.model).args[0])
+    for form in settings.formats:
+        if form != "native":
+            with noted(form, missing):
+                files.FORMATS[form].write(converted, part / file_of(form), wanted)
+    facts["formats"] = [form for form in settings.formats if form not in missing]
+    return facts | ({"missing": missing} if missing else {})
 
 
 def _of_plan(model: nn.Module, made: Plan) -> Record:
@@ -144,88 +191,6 @@ def _of_plan(model: nn.Module, made: Plan) -> Record:
     if made.rewritten:
         return {"status": CONVERTED, "sites": sites}
     return {"status": KEPT, "sites": sites, "reason": api.no_effect(model, made)}
-
-
-def _priced(name: str, model: nn.Module, converted: nn.Module) -> Record:
-    example = _inputs(name, model).args
-    before, after = cost(model, *example), cost(converted, *example)
-    return {"macs": [before.macs, after.macs], "input_size": list(before.size)}
-
-
-def prove(name: str, model: nn.Module, converted: TracedModule, pretrained: bool) -> Verdict:
-    """The proofs, with weights that they can see through, and in float64 where float32 rounds too much.
-
-    >>> prove("timm:resnet18", model, antialias(model), pretrained=False).ok
-    True
-
-    Untrained weights are as they were afterwards.
-    """
-    if pretrained:
-        return _proved(name, model, converted)
-    state = {key: value.clone() for key, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
-    randomize(model, _inputs(name, model, batch=4))
-    converted.load_state_dict(model.state_dict())
-    verdict = _proved(name, model, converted)
-    for each in (model, converted):
-        each.load_state_dict(state, strict=False)
-    return verdict
-
-
-def _proved(name: str, model: nn.Module, converted: TracedModule) -> Verdict:
-    verdict = verify(model, converted, example_inputs=_inputs(name, model).args)
-    if verdict.ok or next(model.parameters()).dtype is not torch.float32:
-        return verdict
-    for each in (model, converted):
-        each.double()
-    try:
-        return verify(model, converted, example_inputs=_inputs(name, model).args)
-    finally:
-        # Exact: every value was a float32.
-        for each in (model, converted):
-            each.float()
-
-
-def _of_verdict(verdict: Verdict) -> Record:
-    return {
-        "proofs": {
-            "ok": verdict.ok,
-            "identity_error": verdict.identity_error,
-            "tolerance": verdict.tolerance,
-            "shapes": len(verdict.shapes),
-            "weights": verdict.weights.count,
-            "modes": list(verdict.modes),
-        }
-    }
-
-
-def failure(error: Exception) -> Record:
-    """The record of what went wrong: of which kind, and one sentence.
-
-    >>> failure(MemoryError())["kind"]
-    'memory'
-    """
-    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    # Of an error that is not blurify's own, its type is half of what it says.
-    sentence = text if isinstance(error, BlurifyError) else f"{type(error).__name__}: {text}"
-    return {"status": FAILED, "kind": kind_of(error), "error": sentence[:1000]}
-
-
-def kind_of(error: Exception) -> str:
-    """Whether it was the disk, the memory, the network, or the model itself.
-
-    >>> kind_of(MemoryError()), kind_of(ValueError())
-    ('memory', 'error')
-    """
-    if storage.is_full(error):
-        return "disk"
-    if any(_is_memory(each) for each in sources.causes(error)):
-        return "memory"
-    return "network" if sources.is_network(error) else "error"
-
-
-def _is_memory(error: BaseException) -> bool:
-    words = ("can't allocate memory", "not enough memory", "std::bad_alloc", "cannot allocate memory")
-    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
 
 
 def spent(begin: float) -> dict[str, Any]:

@@ -76,7 +76,10 @@ class Ledger:
         self.models: dict[str, Record] = {}
         # What was ever asked for, in order.
         self.asked: dict[str, None] = {}
-        self.parameters: dict[str, int] = {}
+        # None of those that cannot be built.
+        self.parameters: dict[str, int | None] = {}
+        # What became of each when it was last pushed.
+        self.pushed: dict[str, Record] = {}
         for record in read_lines(path):
             self._take(record)
 
@@ -89,9 +92,13 @@ class Ledger:
         """Append that a run over these models begins."""
         self._append({"run": names} | facts)
 
-    def weighed(self, parameters: dict[str, int]) -> None:
+    def weighed(self, parameters: dict[str, int | None]) -> None:
         """Append how many parameters models have, so that this is counted once."""
         self._append({"parameters": parameters})
+
+    def push(self, record: Record) -> Record:
+        """Append what became of a model that was pushed."""
+        return self._append(record)
 
     def _append(self, record: Record) -> Record:
         append_line(self.path, record)
@@ -102,6 +109,8 @@ class Ledger:
         if "model" in record:
             self.models[record["model"]] = record
             self.asked.setdefault(record["model"])
+        elif "push" in record:
+            self.pushed[record["push"]] = record
         elif "run" in record:
             self.asked.update(dict.fromkeys(record["run"]))
         else:

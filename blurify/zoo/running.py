@@ -9,45 +9,19 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from blurify.errors import ArgumentError, FileError
 from blurify.zoo import folder as folders
-from blurify.zoo import index, job, pool
+from blurify.zoo import index, job, pool, pushing
 from blurify.zoo.ledger import Ledger
 from blurify.zoo.pool import Task
-from blurify.zoo.settings import FAILED, GIGABYTE, Limits, Record, Settings, versions
+from blurify.zoo.settings import CONVERTED, FAILED, GIGABYTE, Limits, Record, Settings, versions
 from blurify.zoo.storage import Store, is_full, is_url, open_store
+from blurify.zoo.watching import Silent, Watcher
 
 # Of a model that could not be weighed; most are smaller.
 UNKNOWN = 100_000_000
 Runner = Callable[..., Generator[tuple[Task, Record]]]
-
-
-class Watcher(Protocol):
-    """Who is told how a run goes on."""
-
-    def begin(self, stage: str, total: int) -> None:
-        """So many models are about to be weighed, planned or converted."""
-
-    def started(self, name: str) -> None:
-        """A worker took this model."""
-
-    def ended(self, name: str, record: Record) -> None:
-        """This became of it."""
-
-
-class Silent:
-    """Tells nobody."""
-
-    def begin(self, stage: str, total: int) -> None:
-        """Say nothing."""
-
-    def started(self, name: str) -> None:
-        """Say nothing."""
-
-    def ended(self, name: str, record: Record) -> None:
-        """Say nothing."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +31,8 @@ class Result:
     records: dict[str, Record]
     done_before: int
     left: list[str] = field(default_factory=list)
+    # What became of each that was to be pushed.
+    pushes: dict[str, Record] = field(default_factory=dict)
 
     @property
     def counts(self) -> Counter[str]:
@@ -71,6 +47,8 @@ def convert_all(
     *,
     state: Path | None = None,
     limits: Limits | None = None,
+    most_parameters: int | None = None,
+    push: str | None = None,
     retry_failed: bool = False,
     watcher: Watcher | None = None,
     stopping: Callable[[], bool] = lambda: False,
@@ -87,36 +65,48 @@ def convert_all(
         where: a path, or a URL that fsspec writes to, which then needs `state`.
         state: the folder of the ledger and the index.
         limits: processes, seconds and memory; by default one process.
-        retry_failed: try again what failed.
+        most_parameters: leave out models that have more.
+        push: the account of the hub to push every converted model to, each to a repository of its own.
+        retry_failed: try again what failed, and what lacks something that was asked for.
         watcher: is told how it goes.
         stopping: asked often; once true, no further model is begun.
         runner: `pool.run_all`, or `cluster.runner(...)`.
 
     Raises:
         FileError: the folder cannot be used, or its disk is full.
-        ArgumentError: a URL without `state`.
+        ArgumentError: a URL without `state`, settings that no job can follow, no login to push with, or no model is
+            small enough.
     """
     if state is None and is_url(where):
         raise ArgumentError(f"the ledger of {where} must lie in a folder of this machine; name one with --state.")
+    job.check(settings)
+    if push is not None:
+        pushing.check_login(push)
     limits, watcher = limits or Limits(), watcher or Silent()
     home = Path(where) if state is None else state
     with folders.opened(home, settings, where) as ledger:
-        return _Run(list(names), settings, open_store(where), home, limits, watcher, stopping, runner, ledger).all(
-            retry_failed
-        )
+        store, names = open_store(where), list(names)
+        run = _Run(names, settings, store, home, limits, watcher, stopping, runner, ledger, most_parameters, push)
+        return run.all(retry_failed)
 
 
 def plan_all(
-    names: Sequence[str], settings: Settings, limits: Limits, watcher: Watcher, stopping: Callable[[], bool]
+    names: Sequence[str],
+    settings: Settings,
+    limits: Limits,
+    watcher: Watcher,
+    stopping: Callable[[], bool],
+    most_parameters: int | None = None,
 ) -> dict[str, Record]:
-    """What converting every model would do, and nothing written.
+    """What converting every model would do, of those that are too large their size, and nothing written.
 
     >>> plan_all(["timm:resnet18"], Settings(), Limits(), Silent(), lambda: False)["timm:resnet18"]["sites"]
     {'rewrite': 7, 'keep': 1}
     """
+    job.check(settings)
     watcher.begin("planning", len(names))
     records = {}
-    tasks = [Task(name, job.plan, (name, settings)) for name in names]
+    tasks = [Task(name, job.plan, (name, settings, most_parameters)) for name in names]
     with closing(pool.run_all(tasks, limits, lambda task: watcher.started(task.name), stopping)) as ended:
         for task, record in ended:
             records[task.name] = {"model": task.name} | record
@@ -135,16 +125,21 @@ class _Run:
     stopping: Callable[[], bool]
     runner: Runner
     ledger: Ledger
+    most_parameters: int | None
+    push: str | None
     ended: set[str] = field(default_factory=set)
 
     def all(self, retry_failed: bool) -> Result:
         """Weigh and convert what is left, then write the index."""
         left = [name for name in self.names if not self._is_done(name, retry_failed)]
         try:
-            self.ledger.begin(self.names, versions=versions(), left=len(left))
             lost = self._weigh(left)
+            self._leave_out_large()
+            left = [name for name in left if name in self.names]
+            self.ledger.begin(self.names, versions=versions(), left=len(left))
             self._convert([name for name in left if name not in lost])
             index.write(self.home, self.ledger)
+            pushes = self._pushed()
         except BaseException as error:
             with suppress(OSError):
                 index.write(self.home, self.ledger)
@@ -152,24 +147,35 @@ class _Run:
                 raise FileError(self._full()) from error
             raise
         records = {name: self.ledger.models[name] for name in self.names if name in self.ledger.models}
-        return Result(records, len(self.names) - len(left), [name for name in left if name not in self.ended])
+        return Result(records, len(self.names) - len(left), [name for name in left if name not in self.ended], pushes)
 
     def _is_done(self, name: str, retry_failed: bool = False) -> bool:
         record = self.ledger.models.get(name)
         if record is None:
             return False
-        return not retry_failed if record["status"] == FAILED else self.store.holds(record)
+        if retry_failed and (record["status"] == FAILED or "missing" in record):
+            return False
+        return record["status"] == FAILED or self.store.holds(record)
+
+    def _leave_out_large(self) -> None:
+        most = self.most_parameters
+        if most is None:
+            return
+        asked, known = len(self.names), self.ledger.parameters
+        self.names = [name for name in self.names if (known.get(name) or 0) <= most]
+        if not self.names:
+            raise ArgumentError(f"none of the {asked} models has {most:,} parameters or less; allow more.")
 
     def _weigh(self, left: list[str]) -> set[str]:
         """Count parameters, each model in a process, since to build it may be what hangs; return what was lost so."""
         unknown = [name for name in left if name not in self.ledger.parameters]
         self.watcher.begin("weighing", len(unknown))
-        found: dict[str, int] = {}
+        found: dict[str, int | None] = {}
         for task, record in self._run([Task(name, job.weigh, (name,)) for name in unknown]):
             if record.get("kind") in ("timeout", "crash", "memory"):
                 self._record(task.name, record)
             else:
-                found[task.name] = record.get("parameters", UNKNOWN)
+                found[task.name] = record.get("parameters")
             self.watcher.ended(task.name, record)
         if found:
             self.ledger.weighed(found)
@@ -178,7 +184,7 @@ class _Run:
     def _convert(self, left: list[str]) -> None:
         self.watcher.begin("converting", len(left))
         known = self.ledger.parameters
-        for task, record in self._run([self._task(name, known[name]) for name in left if name in known]):
+        for task, record in self._run([self._task(name, known[name] or UNKNOWN) for name in left if name in known]):
             if record.get("kind") == "disk":
                 raise OSError(errno.ENOSPC, record["error"])
             if record["status"] != FAILED and not self.store.holds(record):
@@ -189,13 +195,21 @@ class _Run:
             self._record(task.name, record)
             self.watcher.ended(task.name, record)
 
+    def _pushed(self) -> dict[str, Record]:
+        if self.push is None or self.stopping():
+            return {}
+        self.watcher.begin("pushing", sum(self.ledger.models[n]["status"] == CONVERTED for n in self.ended))
+        return pushing.push_all(
+            self.ledger, self.store, self.names, self.push, self.settings.filt_size, self.watcher.ended, self.stopping
+        )
+
     def _record(self, name: str, record: Record) -> None:
         self.ledger.add({"model": name} | record)
         self.ended.add(name)
 
     def _task(self, name: str, parameters: int) -> Task:
         arguments = (name, self.settings, self.store.where, self.limits.threads)
-        return Task(name, job.convert, arguments, job.needed_memory(parameters))
+        return Task(name, job.convert, arguments, job.needed_memory(parameters, self.settings))
 
     def _run(self, tasks: list[Task]) -> Generator[tuple[Task, Record]]:
         with closing(
@@ -205,7 +219,7 @@ class _Run:
 
     def _full(self) -> str:
         left = [name for name in self.names if not self._is_done(name)]
-        weights = sum(4 * self.ledger.parameters.get(name, UNKNOWN) for name in left)
+        weights = sum(4 * (self.ledger.parameters.get(name) or UNKNOWN) for name in left)
         needed = weights * len(self.settings.formats) + 10**5 * len(left)
         free = f", and {_size(shutil.disk_usage(self.home).free)} are free" if not is_url(self.store.where) else ""
         return (

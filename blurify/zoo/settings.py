@@ -14,6 +14,8 @@ from typing import Any
 Record = dict[str, Any]
 
 CONVERTED, KEPT, FAILED = "converted", "kept", "failed"
+# Not chosen, for its size.
+LARGE = "large"
 GIGABYTE = 10**9
 
 
@@ -22,13 +24,26 @@ class Settings:
     """What decides the outputs; a folder holds those of one setting.
 
     >>> Settings(filt_size=3).as_json()
-    {'filt_size': 3, 'strength': 1.0, 'pretrained': False, 'formats': ['native']}
+    {'filt_size': 3, 'strength': 1.0, 'pretrained': False, 'formats': ['native'], 'measure': None, 'recover': None,
+     'calib': 256}
+
+    Args:
+        filt_size: taps of the blur.
+        strength: how much of it.
+        pretrained: with the weights that the library or the hub has.
+        formats: of `blurify.files.FORMATS`, the native one among them.
+        measure: a folder of pictures to measure every model on.
+        recover: a folder of pictures to recover every model from.
+        calib: how many of them, at most.
     """
 
     filt_size: int = 4
     strength: float = 1.0
     pretrained: bool = False
     formats: tuple[str, ...] = ("native",)
+    measure: str | None = None
+    recover: str | None = None
+    calib: int = 256
 
     def as_json(self) -> dict[str, Any]:
         """The same as JSON gives it back."""
@@ -36,12 +51,12 @@ class Settings:
 
 
 def whole(written: Record) -> Record:
-    """Settings as they were written, with what those of before there were strengths do not say.
+    """Settings as they were written, with what those of before a setting was known do not say.
 
-    >>> whole({"filt_size": 4})
-    {'strength': 1.0, 'filt_size': 4}
+    >>> whole({"filt_size": 3})["pretrained"]
+    False
     """
-    return {"strength": Settings.strength} | written
+    return Settings().as_json() | written
 
 
 @dataclass(frozen=True)

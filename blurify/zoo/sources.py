@@ -32,7 +32,7 @@ def read(name: str, *, pretrained: bool, delays: Sequence[float] = DELAYS) -> fi
         try:
             return _read(name, pretrained)
         except ArchitectureError as error:
-            if not is_network(error) or _offline():
+            if not is_network(error) or is_offline():
                 raise
             time.sleep(delay)
     return _read(name, pretrained)
@@ -74,7 +74,12 @@ def is_network(error: BaseException) -> bool:
     >>> is_network(TimeoutError())
     True
     """
-    return any(isinstance(each, _fetching()) for each in causes(error))
+    return any(isinstance(each, _fetching()) or _is_transport(each) for each in causes(error))
+
+
+def _is_transport(error: BaseException) -> bool:
+    # Through which package the hub's client asks differs from version to version; what it raises has this name.
+    return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -97,7 +102,12 @@ def _fetching() -> tuple[type[BaseException], ...]:
     return (*plain, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled)
 
 
-def _offline() -> bool:
+def is_offline() -> bool:
+    """Whether the user has told the hub's client to use what is on this machine alone.
+
+    >>> is_offline()
+    False
+    """
     try:
         from huggingface_hub import constants
     except ImportError:

@@ -6,13 +6,15 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from rich.console import Console
 
-from blurify.cli import bulk
+from blurify.cli import showing
 from tests.cli.conftest import Run
 
 TINY = "tests.zoo.subjects:tiny"
 RAISES = "tests.zoo.subjects:raises"
+BESSEL = "tests.zoo.subjects:bessel"
 
 
 def test_converts_and_says_so_and_status_says_it_again(run: Run, tmp_path: Path) -> None:
@@ -24,21 +26,42 @@ def test_converts_and_says_so_and_status_says_it_again(run: Run, tmp_path: Path)
     line = re.compile(rf"\d/3 \d+s {TINY}: converted, 1 sites rewritten and 0 kept, [\d.]+ s")
     assert any(map(line.fullmatch, lines))
     failed = f"  {RAISES}: failed (error): '{RAISES}' cannot be built: there is no such block"
-    assert lines[-3] == "3 models: 1 converted, 1 failed, 1 kept"
-    assert lines[-2].startswith(failed)
+    assert lines[-4] == "3 models: 1 converted, 1 failed, 1 kept"
+    assert lines[-3].startswith(failed)
+    assert re.fullmatch(r"3 in \d+ s, which is \d+ models an hour", lines[-2])
     assert lines[-1] == "see out/index.html"
     again = run("zoo", "timm:test_vit", TINY, "-o", "out")
     assert again.exit_code == 0
     assert "2 of them were there already and are whole" in again.output
+    assert "an hour" not in again.output
     status = run("zoo", "status", "out").output.splitlines()
-    assert status[0] == "out: filt_size 4, pretrained False, formats native"
-    assert status[1:] == [*lines[-3:-1], "no run is under way"]
+    assert status[0] == "out: filt_size 4, strength 1.0, pretrained False, formats native"
+    assert status[1:] == [*lines[-4:-2], "no run is under way"]
+
+
+def test_what_is_missing_is_told_and_the_figures_are_summed_up(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for number in range(4):
+        Image.effect_noise((300, 300), 90 + number).save(tmp_path / "pictures" / f"{number}.png")
+    done = run("zoo", BESSEL, "-o", "out", "--measure", "pictures", "--format", "onnx", "--jobs", 1)
+    assert done.exit_code == 1, done.output
+    assert re.search(rf"{BESSEL}: converted, .*, consistency [\d.]+ -> [\d.]+ %, [\d.]+ s, without onnx", done.output)
+    assert re.search(r"\nconsistency under shifts, mean of 1: [\d.]+ -> [\d.]+ %; higher in \d of them\n", done.output)
+    assert f"  {BESSEL}: no onnx: Sequential cannot be written as ONNX" in done.output
+    status = run("zoo", "status", "out").output
+    assert status.startswith(
+        f"out: filt_size 4, strength 1.0, pretrained False, formats native, onnx, measure {tmp_path / 'pictures'}\n"
+    )
+    other = run("zoo", BESSEL, "-o", "out", "--format", "onnx")
+    assert f"out was begun with measure {tmp_path / 'pictures'}, not None; go on with the same" in other.output
 
 
 def test_a_dry_run_writes_nothing(run: Run, tmp_path: Path) -> None:
-    done = run("zoo", "test_resnet", "--dry-run", "--jobs", 1)
+    done = run("zoo", "test_resnet", "test_vit4", "--dry-run", "--jobs", 1, "--max-params", "0.48M")
     assert done.exit_code == 0, done.output
     assert "timm:test_resnet: converted, 7 sites rewritten and 1 kept" in done.output
+    assert "timm:test_vit4: left out, 1 million parameters" in done.output
+    assert "\n1 models: 1 converted\n" in done.output
     assert done.output.endswith("nothing was written\n")
     assert list(tmp_path.iterdir()) == []
 
@@ -48,7 +71,13 @@ def test_a_dry_run_writes_nothing(run: Run, tmp_path: Path) -> None:
     [
         (["resnt18", "-o", "out"], 1, "Error: no model matches 'resnt18'; the nearest names are timm:resnet18"),
         (["test_resnet"], 2, "Error: say where the models go with -o DIR, or see what would be done with --dry-run."),
-        (["test_resnet", "-o", "out", "--format", "gif"], 2, "'gif' is not 'native'"),
+        (
+            ["test_resnet", "-o", "out", "--format", "gif"],
+            1,
+            "'gif' is no format of models; give one of native, ",
+        ),
+        (["test_resnet", "-o", "out", "--max-params", "few"], 2, "'few' is not a number of parameters, such as 30M"),
+        (["test_resnet", "-o", "out", "--measure", "foreign"], 1, "there are no pictures in "),
         (["test_resnet", "-o", "out", "--memory", "much"], 2, "'much' is not an amount of memory from 100MB up"),
         (["test_resnet", "-o", "out", "--memory", "1KB"], 2, "'1KB' is not an amount of memory from 100MB up"),
         (["test_resnet", "-o", "memory://zoo"], 1, "the ledger of memory://zoo must lie in a folder of this machine"),
@@ -72,7 +101,7 @@ def test_bad_input(run: Run, tmp_path: Path, arguments: list[str], code: int, sa
 
 def test_the_display_shows_what_every_worker_is_on() -> None:
     console = Console(width=100, force_terminal=True, record=True)
-    display = bulk.Display(console)
+    display = showing.Display(console)
     display.begin("converting", 3)
     display.started("timm:a")
     display.started("timm:b")

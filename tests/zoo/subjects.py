@@ -7,7 +7,7 @@ import signal
 import time
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 HOME = __name__
 
@@ -52,3 +52,19 @@ def dies_later() -> nn.Module:
 
 def eats_later() -> nn.Module:
     return tiny() if torch.empty(0).is_meta else eats()
+
+
+class Bessel(nn.Module):
+    """No graph of ONNX has an operator for it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.special.bessel_j0(x)
+
+
+def bessel() -> nn.Module:
+    return nn.Sequential(*tiny(), Bessel())
+
+
+def volume() -> nn.Module:
+    """It takes five channels, and no picture has those."""
+    return nn.Sequential(nn.Conv2d(5, 4, 3), *list(tiny())[1:])

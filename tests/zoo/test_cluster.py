@@ -50,7 +50,7 @@ def two_machines() -> Iterator[Any]:
 
 
 def test_a_machine_is_lost_and_every_model_is_there_once(two_machines: Any, tmp_path: Path) -> None:
-    folder, names = tmp_path / "zoo", tiny_names(14)
+    folder, names = tmp_path / "zoo", tiny_names(8)
     _, doomed = two_machines.list_all_nodes()
 
     class Watcher(Silent):
@@ -60,9 +60,9 @@ def test_a_machine_is_lost_and_every_model_is_there_once(two_machines: Any, tmp_
             self.stage = stage
 
         def ended(self, name: str, record: Record) -> None:
-            if self.stage == "converting" and len(model_records(folder)) == 4:
+            if self.stage == "converting" and len(model_records(folder)) == 3:
                 two_machines.remove_node(doomed, allow_graceful=False)
-                self.ended_at_loss = 4
+                self.ended_at_loss = 3
 
     watcher = Watcher()
     bad = f"{HOME}:dies_later"
@@ -74,9 +74,9 @@ def test_a_machine_is_lost_and_every_model_is_there_once(two_machines: Any, tmp_
         watcher=watcher,
         runner=cluster.runner(two_machines.address),
     )
-    assert watcher.ended_at_loss == 4
+    assert watcher.ended_at_loss == 3
     assert len(two_machines.list_all_nodes()) == 1
-    assert result.counts == {"converted": 14, "failed": 1}
+    assert result.counts == {"converted": 8, "failed": 1}
     assert result.records[bad]["kind"] == "crash"
     assert sorted(record["model"] for record in model_records(folder)) == sorted([*names, bad])
     # Only those that did not fail are held to have files.

@@ -18,7 +18,7 @@ from timm.models import save_for_hf
 import blurify
 from blurify import files
 from blurify.errors import ArchitectureError, ArgumentError
-from blurify.zoo import job, sources
+from blurify.zoo import failures, job, sources
 from blurify.zoo.running import convert_all
 from blurify.zoo.settings import Settings
 from blurify.zoo.storage import open_store
@@ -74,7 +74,7 @@ def test_a_network_that_fails_is_asked_again_and_then_named(monkeypatch: pytest.
     assert (record["status"], record["kind"]) == ("failed", "network")
     assert len(asked) == 4
     assert waited == [1, 5, 25]
-    monkeypatch.setattr(sources, "_offline", lambda: True)
+    monkeypatch.setattr(sources, "is_offline", lambda: True)
     assert job.convert("timm:test_resnet", PRETRAINED, str(tmp_path))["kind"] == "network"
     assert len(asked) == 5
 
@@ -97,7 +97,7 @@ def test_a_name_that_is_none_is_not_asked_for_twice(monkeypatch: pytest.MonkeyPa
 def test_kinds_of_failure_are_told_by_what_is_at_the_bottom(error: Exception, kind: str) -> None:
     outer = ArchitectureError("it cannot be built")
     outer.__cause__ = error
-    assert job.failure(outer) == {"status": "failed", "kind": kind, "error": "it cannot be built"}
+    assert failures.failure(outer) == {"status": "failed", "kind": kind, "error": "it cannot be built"}
 
 
 def test_a_disk_that_is_full_is_what_a_save_says(tmp_path: Path) -> None:

@@ -131,10 +131,10 @@ def test_a_model_that_hangs_ends_at_the_time_limit(convert: Convert, subject: st
 
 def test_failing_proofs_write_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from blurify.verdict import Verdict, Weights
-    from blurify.zoo import job
+    from blurify.zoo import job, proving
 
     wrong = Verdict(0.5, 1e-4, (), Weights(3, ("fc.bias differs in value",)))
-    monkeypatch.setattr(job, "verify", lambda *_, **__: wrong)
+    monkeypatch.setattr(proving, "verify", lambda *_, **__: wrong)
     record = job.convert(tiny_names(1)[0], Settings(), str(tmp_path))
     assert record["kind"] == "proof"
     assert "fc.bias differs in value" in record["error"]

@@ -1,0 +1,128 @@
+"""Networks made of one another, on the same pictures: how consistent each is, and how often it answers as the first."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from blurify.errors import ArgumentError, FileError
+from blurify.measure.compare import Asked, compare
+from blurify.measure.consistency import ROUNDS, agreement, window_offsets
+from blurify.measure.estimate import Estimate, estimate
+from blurify.measure.folder import Pictures, Preprocessing, Source
+from blurify.measure.probes import Rows, Windows
+
+Item = TypeVar("Item")
+# Of pictures that are no more than are asked for, what is held back to measure on.
+TEST_SHARE = 1 / 3
+FEWEST = 4
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How many pairs of windows of that side are shown of a picture, how far apart, and how many pictures at a time."""
+
+    size: int
+    shift: int = 32
+    rounds: int = ROUNDS
+    batch_size: int = 16
+    seed: int = 0
+    device: str = "cpu"
+
+
+def shares(pictures: Sequence[Item], wanted: int, seed: int, source: Path) -> tuple[list[Item], list[Item]]:
+    """Shuffled: so many of them as are wanted, at most, and the others, a third at least.
+
+    >>> [len(share) for share in shares(range(12), 256, 0, Path("pictures"))]
+    [8, 4]
+
+    Raises:
+        ArgumentError: there are fewer than four.
+    """
+    if len(pictures) < FEWEST:
+        raise ArgumentError(f"{source} holds {len(pictures)} pictures, too few to recover from; give 64 or more.")
+    shuffled = list(pictures)
+    random.Random(seed).shuffle(shuffled)
+    used = min(wanted, len(shuffled) - max(1, round(len(shuffled) * TEST_SHARE)))
+    return shuffled[:used], shuffled[used:]
+
+
+def stacked(paths: Sequence[Source], preprocessing: Preprocessing) -> tuple[Tensor, list[str]]:
+    """The pictures that can be read, `[N, C, H, W]`, and why others cannot.
+
+    Raises:
+        FileError: none can be read.
+    """
+    items = [item for _, item in (Pictures(paths, preprocessing)[number] for number in range(len(paths)))]
+    pictures = [item for item in items if isinstance(item, Tensor)]
+    reasons = [item for item in items if isinstance(item, str)]
+    if not pictures:
+        raise FileError(f"none of {len(paths)} pictures can be read; the first: {reasons[0]}")
+    return torch.stack(pictures), reasons
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of every network its figures by name; how the last one's differ from the first's; what could not be read."""
+
+    networks: dict[str, dict[str, Estimate]]
+    difference: dict[str, Estimate]
+    pictures: int
+    skipped: list[str]
+
+
+def side_by_side(
+    networks: Mapping[str, nn.Module],
+    paths: Sequence[Source],
+    preprocessing: Preprocessing,
+    manner: Manner,
+    labels: Sequence[int] | None = None,
+) -> Figures:
+    """Shift consistency of every network, its agreement with the first, and with labels its accuracy.
+
+    >>> figures = side_by_side({"original": model, "converted": smooth}, paths, preprocessing, Manner(224))
+    >>> figures.networks["converted"]["consistency"].percent
+    87.5
+
+    Raises:
+        ArgumentError: no picture can be read, or a network is no classifier.
+    """
+    skipped: list[str] = []
+    offsets = window_offsets(len(paths), manner.shift, manner.rounds, seed=manner.seed)
+    asked = [Asked(name, network) for name, network in networks.items()]
+    compared = compare(asked, [Windows(offsets, manner.size)], _batches(paths, preprocessing, manner, skipped))
+    known = None if labels is None else torch.tensor([labels[number] for number in compared.pictures])
+    scores = [_scores(answers, compared.answers[0], known) for answers in compared.answers]
+    change = {name: scores[-1][name] - scores[0][name] for name in scores[0] if name != "agreement"}
+
+    def estimated(found: dict[str, Tensor]) -> dict[str, Estimate]:
+        return {name: estimate(score, seed=manner.seed) for name, score in found.items()}
+
+    of_each = {name: estimated(found) for name, found in zip(networks, scores, strict=True)}
+    return Figures(of_each, estimated(change), len(compared.pictures), skipped)
+
+
+def _batches(
+    paths: Sequence[Source], preprocessing: Preprocessing, manner: Manner, skipped: list[str]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    for numbers in torch.split(torch.arange(len(paths)), manner.batch_size):
+        items = [Pictures([paths[number]], preprocessing)[0][1] for number in numbers]
+        skipped += [item for item in items if isinstance(item, str)]
+        read = [(number, item) for number, item in zip(numbers, items, strict=True) if isinstance(item, Tensor)]
+        if read:
+            yield torch.stack([n for n, _ in read]), torch.stack([p for _, p in read]).to(manner.device)
+
+
+def _scores(answers: Rows, first: Rows, labels: Tensor | None) -> dict[str, Tensor]:
+    scores = {"consistency": agreement(answers["answers"]), "agreement": _same(answers, first["middle"][:, 0])}
+    return scores if labels is None else scores | {"accuracy": _same(answers, labels)}
+
+
+def _same(answers: Rows, wanted: Tensor) -> Tensor:
+    return (answers["middle"][:, 0] == wanted).double()

@@ -1,0 +1,96 @@
+"""What a converted model is shown to be: the proofs, and the arithmetic before and after."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from blurify.cost import cost
+from blurify.graph_module import TracedModule
+from blurify.proofs import verify
+from blurify.tracing.inputs import Inputs
+from blurify.verdict import Verdict
+from blurify.zoo import architectures
+from blurify.zoo.settings import Record
+from blurify.zoo.telling import randomize
+
+
+def given_inputs(name: str, model: nn.Module) -> tuple[torch.Tensor, ...] | None:
+    """What must be said because the model takes something else than one picture.
+
+    >>> given_inputs("timm:resnet18", model)
+    """
+    if architectures.task(name) in ("video", "optical_flow"):
+        return architectures.inputs_of(name, model, architectures.own_shape(name, model)).args
+    return None
+
+
+def own_inputs(name: str, model: nn.Module, batch: int = 1) -> Inputs:
+    """A batch of the sizes that the model is made for.
+
+    >>> own_inputs("timm:resnet18", model).args[0].shape
+    torch.Size([1, 3, 224, 224])
+    """
+    return architectures.inputs_of(name, model, architectures.own_shape(name, model), batch)
+
+
+def priced(name: str, model: nn.Module, converted: nn.Module) -> Record:
+    """Multiply-accumulates before and after, and for which input.
+
+    >>> priced("timm:resnet18", model, antialias(model))["input_size"]
+    [1, 3, 224, 224]
+    """
+    example = own_inputs(name, model).args
+    before, after = cost(model, *example), cost(converted, *example)
+    return {"macs": [before.macs, after.macs], "input_size": list(before.size)}
+
+
+def prove(name: str, model: nn.Module, converted: TracedModule, pretrained: bool) -> Verdict:
+    """The proofs, with weights that they can see through, and in float64 where float32 rounds too much.
+
+    >>> prove("timm:resnet18", model, antialias(model), pretrained=False).ok
+    True
+
+    Untrained weights are as they were afterwards.
+    """
+    if pretrained:
+        return _proved(name, model, converted)
+    state = {key: value.clone() for key, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+    randomize(model, own_inputs(name, model, batch=4))
+    converted.load_state_dict(model.state_dict())
+    verdict = _proved(name, model, converted)
+    for each in (model, converted):
+        each.load_state_dict(state, strict=False)
+    return verdict
+
+
+def _proved(name: str, model: nn.Module, converted: TracedModule) -> Verdict:
+    verdict = verify(model, converted, example_inputs=own_inputs(name, model).args)
+    if verdict.ok or next(model.parameters()).dtype is not torch.float32:
+        return verdict
+    for each in (model, converted):
+        each.double()
+    try:
+        return verify(model, converted, example_inputs=own_inputs(name, model).args)
+    finally:
+        # Exact: every value was a float32.
+        for each in (model, converted):
+            each.float()
+
+
+def of_verdict(verdict: Verdict) -> Record:
+    """What the proofs found, as plain values.
+
+    >>> of_verdict(verdict)["proofs"]["ok"]
+    True
+    """
+    return {
+        "proofs": {
+            "ok": verdict.ok,
+            "identity_error": verdict.identity_error,
+            "tolerance": verdict.tolerance,
+            "shapes": len(verdict.shapes),
+            "weights": verdict.weights.count,
+            "modes": list(verdict.modes),
+        }
+    }
