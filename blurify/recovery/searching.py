@@ -1,8 +1,8 @@
 """The strongest antialiasing that leaves enough of the answers as they were.
 
 Sites are weakened along one path (`blurify.recovery.sensitivity`), every trial on it is recovered, and agreement is
-measured on pictures that neither chose the path nor were fitted to. As they choose among the trials, the lower end of
-agreement's interval must reach the budget, and not agreement itself: other pictures are to reach it too.
+measured on pictures that neither chose the path nor were fitted to. They choose among the trials, so what others say of
+the choice may be a little less; it is recovered once more from all pictures, which makes up for some of that.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def strongest(
     >>> smooth = blurify.antialias(original, 3)
     >>> framed = torch.nn.functional.pad(pictures[:64], (4,) * 4)
     >>> found = strongest(original, smooth, framed, size=40, min_agreement=75.0)
-    >>> found.chosen.agreement.low >= 75
+    >>> found.chosen.agreement.percent >= 75
     True
 
     Every trial is a choice of strengths, recovered from the first half of the pictures by `blurify.recover` and
@@ -124,7 +124,7 @@ class _Search:
         # Nothing is raised from before something meets the budget.
         while high - low > 1 and len(self.done) <= (ALONG if low else 1) * most:
             middle = self._between(steps, low, high, 100 - min_agreement)
-            met = self._try(steps[middle], tell).agreement.low >= min_agreement
+            met = self._try(steps[middle], tell).agreement.percent >= min_agreement
             low, high = (middle, high) if met else (low, middle)
         self._refine(min_agreement, most, tell)
         return sorted(self.done.values(), key=lambda trial: trial.strength)
@@ -132,7 +132,7 @@ class _Search:
     def _between(self, steps: list[Step], low: int, high: int, allowed: float) -> int:
         """Where disagreement would be as allowed, if it grew with the root of the error."""
         (near, lack), (far, much) = (
-            (steps[at].error ** 0.5, 100 - self.done[steps[at]].agreement.low) for at in (low, high)
+            (steps[at].error ** 0.5, 100 - self.done[steps[at]].agreement.percent) for at in (low, high)
         )
         wanted = near + (far - near) * (allowed - lack) / max(much - lack, 1e-9)
         at = sum(step.error**0.5 <= wanted for step in steps)

@@ -28,8 +28,8 @@ class Trial:
         return sum(self.strengths.values()) / len(self.strengths)
 
     def meets(self, min_agreement: float) -> bool:
-        """Whether it agrees often enough, for certain, and is as consistent as the original."""
-        return self.agreement.low >= min_agreement and self.change.percent >= 0
+        """Whether it agrees often enough, and is as consistent as the original."""
+        return self.agreement.percent >= min_agreement and self.change.percent >= 0
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Strongest:
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines.append(
-            f"* the strongest whose agreement is {self.min_agreement:g} % or more to its interval's lower end:"
+            f"* the strongest whose agreement is {self.min_agreement:g} % or more, with consistency not lowered:"
         )
         lines += [f"  {site}  {strength:.3g}" for site, strength in self.chosen.strengths.items()]
         return "\n".join(lines)
