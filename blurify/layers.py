@@ -505,7 +505,9 @@ class BlurAxes(Blur):
         if not x.is_floating_point():
             return x
         moved = x.movedim(self.dims, [-2, -1])
-        flat = moved.reshape(1, -1, moved.shape[-2], moved.shape[-1])
+        # Channels stay channels: the batch among them would be a number of groups that an export for any batch lacks.
+        maps = moved if moved.dim() > 2 else moved.unsqueeze(0)
+        flat = maps.reshape(-1, maps.shape[-3], maps.shape[-2], maps.shape[-1])
         return (
             functional.blur_pool(flat, self.filt, self.stride, 0, self.pad_type)
             .reshape(moved.shape)

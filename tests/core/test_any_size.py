@@ -56,3 +56,20 @@ def test_what_is_exported_for_one_size_is_the_same(size: tuple[int, int]) -> Non
         x = torch.randn(2, 4, *size)
         exported = torch.export.export(layer, (x,)).module()
         torch.testing.assert_close(exported(x), layer(x), rtol=1e-5, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+
+
+class ChannelsBehind(nn.Module):
+    """Maps `(N, H, W, C)`, of which every second position is kept, as LeViT does."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, ::2, ::2]
+
+
+def test_maps_whose_channels_come_last_export_for_any_batch_with_a_fixed_number_of_groups() -> None:
+    model = antialias(ChannelsBehind(), example_inputs=(torch.rand(2, 8, 8, 6),))
+    dynamic = ({0: Dim.DYNAMIC},)
+    program = torch.export.export(model, (torch.rand(2, 8, 8, 6),), dynamic_shapes=dynamic)
+    groups = [node.args[6] for node in program.graph.nodes if node.target is torch.ops.aten.conv2d.default]
+    assert groups == [6]
+    x = torch.rand(5, 8, 8, 6)
+    torch.testing.assert_close(program.module()(x), model(x), rtol=1e-5, atol=1e-5)
