@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from blurify.tracing.inputs import Inputs
@@ -46,7 +47,9 @@ def accepts(program: fx.GraphModule, inputs: Inputs) -> bool:
     with quietly(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
         try:
             args, kwargs = tree_map_only(Tensor, mode.from_tensor, (inputs.args, inputs.kwargs))
-            program(*args, **kwargs)
+            # A program in training counts its batches, in the model's own buffers if it is given no others.
+            state = {name: mode.from_tensor(tensor) for name, tensor in program.state_dict().items()}
+            functional_call(program, state, args, kwargs)
         except Exception:
             return False
         return True

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ from blurify.errors import TraceError
 from blurify.graph_module import TracedModule
 
 # What a model may keep things in, of those that can be emptied and filled again as they were.
-KEEPERS = (dict, OrderedDict, list, set)
+KEEPERS = (dict, defaultdict, OrderedDict, list, set)
+# Attributes that are no place to keep things in.
+NO_HOLDERS = (nn.Module, Tensor, type, ModuleType)
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,9 @@ class Attributes:
     @classmethod
     def of(cls, module: nn.Module) -> Attributes:
         """The attributes as they are."""
-        return cls(module, dict(module.__dict__), tuple(_contents(module.__dict__.values())))
+        values = list(module.__dict__.values())
+        held = (vars(value) for value in values if _holds(value))
+        return cls(module, dict(module.__dict__), tuple(_contents(chain(values, held))))
 
     def restore(self) -> None:
         """Make them so again."""
@@ -40,11 +45,27 @@ class Attributes:
         self.module.__dict__.clear()
         self.module.__dict__.update(self.values)
         for container, content in self.contents:
+            if _same_items(container, content):
+                continue
             container.clear()
             if isinstance(container, list):
                 container.extend(content)
             else:
                 container.update(content)
+
+
+def _holds(value: Any) -> bool:
+    """Whether it is an object of somebody's own class, such as one that collects what hooks are shown."""
+    return isinstance(getattr(value, "__dict__", None), dict) and not isinstance(value, NO_HOLDERS)
+
+
+def _same_items(one: Any, other: Any) -> bool:
+    if isinstance(one, set):
+        return bool(one == other)
+    if len(one) != len(other):
+        return False
+    pairs = (one.items(), other.items()) if isinstance(one, dict) else (enumerate(one), enumerate(other))
+    return all(a[0] == b[0] and a[1] is b[1] for a, b in zip(*pairs, strict=True))
 
 
 def _contents(values: Iterable[Any]) -> Iterator[tuple[Any, Any]]:

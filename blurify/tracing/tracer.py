@@ -116,6 +116,11 @@ def trace_once(model: nn.Module, inputs: Inputs | None = None) -> Recorded:
             # It is whole for a reason, then.
             opened = opened - {culprit}
             continue
+        if tracer.unhooked and not graph.output_node().all_input_nodes:
+            raise TraceError(
+                f"{type(model).__name__} gives what hooks collected, on {min(tracer.unhooked)!r} for one, and a graph "
+                "does not run these; let it return the maps themselves (timm's feature_cls='getter', say)"
+            )
         assign_paths(graph, tracer.scopes, {name for name, _ in model.named_modules()})
         return Recorded(graph, read_values(graph, model), frozenset(tracer.unhooked))
 

@@ -110,6 +110,7 @@ def test_zoo(run: Run, tmp_path: Path) -> None:
     assert (record["status"], record["sites"]["rewrite"], record["sites"]["keep"]) == ("converted", 1, 0)
     assert all(macs > 0 for macs in record["macs"])
     assert (found["index"], found["left"], found["done_before"]) == ("out/index.html", [], 0)
+    assert found.pop("models_per_hour") > 0
     again = run("zoo", TINY, "-o", "out", "--json")
     assert json.loads(again.stdout) == found | {"done_before": 1}
     status = said(run, "zoo", "status", "out")

@@ -8,6 +8,7 @@ import warnings
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -166,6 +167,17 @@ class Counted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x)
+
+
+def test_maps_that_hooks_collect_are_given_and_their_collector_is_left_as_found() -> None:
+    model = timm.create_model("test_resnet", features_only=True, feature_cls="hook").eval()
+    x = torch.rand(1, 3, 64, 64)
+    maps = model(x)
+    converted = antialias(model, filt_size=1, example_inputs=(x,))
+    assert list(map(list, model.hooks._feature_outputs.values())) == [[]]
+    assert all(isinstance(device, torch.device) for device in model.hooks._feature_outputs)
+    torch.testing.assert_close(converted(x), maps)
+    assert verify(model, antialias(model, example_inputs=(x,)), example_inputs=(x,)).ok
 
 
 @pytest.mark.parametrize("inside", [True, False])
