@@ -48,7 +48,7 @@ def accepts(program: fx.GraphModule, inputs: Inputs) -> bool:
         try:
             args, kwargs = tree_map_only(Tensor, mode.from_tensor, (inputs.args, inputs.kwargs))
             # A program in training counts its batches, in the model's own buffers if it is given no others.
-            state = {name: mode.from_tensor(tensor) for name, tensor in program.state_dict().items()}
+            state: dict[str, Tensor] = {name: mode.from_tensor(tensor) for name, tensor in program.state_dict().items()}
             functional_call(program, state, args, kwargs)
         except Exception:
             return False
