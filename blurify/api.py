@@ -181,7 +181,7 @@ def antialias(
     with nullcontext() if inplace else copying_parameters(check_model(model)) as copied:
         traced, made = trace_and_plan(model, spec, inputs)
     if not made.rewritten:
-        warnings.warn(no_effect(model, made), NoEffectWarning, stacklevel=2)
+        warnings.warn(no_effect(type(model).__name__, made), NoEffectWarning, stacklevel=2)
     memo = None if copied is None else copied()
     if keep_class:
         return kept_class(model, traced, made, inputs, own_tensors(model) if memo is None else memo, partial)
@@ -275,9 +275,8 @@ def _shapes(model: nn.Module, traced: TracedModule, inputs: Inputs | None) -> di
         ) from error
 
 
-def no_effect(model: nn.Module, made: Plan) -> str:
-    """Say why nothing was rewritten."""
-    name = type(model).__name__
+def no_effect(name: str, made: Plan) -> str:
+    """Say why nothing of what is called so was rewritten."""
     if not made.decisions:
         return f"nothing to do: {name} has no strided pooling or convolution."
     reasons = sorted({d.reason.sentence for d in made.kept if d.reason})

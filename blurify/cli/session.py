@@ -86,7 +86,8 @@ def nothing_to_do(session: Session) -> str:
     >>> nothing_to_do(session)
     'nothing to do: ResNet is already antialiased.'
     """
-    return api.no_effect(session.loaded.model, session.plan)
+    loaded = session.loaded
+    return api.no_effect(session.request.model if loaded.is_program else type(loaded.model).__name__, session.plan)
 
 
 def remarks(session: Session) -> list[str]:

@@ -190,7 +190,7 @@ def _of_plan(model: nn.Module, made: Plan) -> Record:
     sites = {"rewrite": len(made.rewritten), "keep": len(made.kept)}
     if made.rewritten:
         return {"status": CONVERTED, "sites": sites}
-    return {"status": KEPT, "sites": sites, "reason": api.no_effect(model, made)}
+    return {"status": KEPT, "sites": sites, "reason": api.no_effect(type(model).__name__, made)}
 
 
 def spent(begin: float) -> dict[str, Any]:

@@ -336,7 +336,7 @@ def test_a_program_becomes_a_program(run, program: Path, tmp_path: Path) -> None
     x = torch.randn(3, 3, 64, 64)
     assert not torch.allclose(before.module()(x), after.module()(x))
     result = run("program.blur4.pt2", "-o", "again.pt2")
-    assert "is already antialiased" in result.stdout
+    assert "program.blur4.pt2 is already antialiased" in result.stdout
     assert _listing(tmp_path) == ["program.bin", "program.blur4.pt2"]
 
 
@@ -381,5 +381,5 @@ def test_onnx_becomes_onnx(run, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert result.stdout.endswith("wrote net.blur4.onnx (an ONNX graph, checked by onnx.checker)\n")
     result = run("net.blur4.onnx", "--force")
-    assert "is already antialiased" in result.stdout
+    assert "net.blur4.onnx is already antialiased" in result.stdout
     assert _listing(tmp_path) == ["net.blur4.onnx", "net.onnx"]
