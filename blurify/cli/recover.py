@@ -60,6 +60,7 @@ def _bytes(_: click.Context, __: click.Parameter, value: str) -> int:
     "--memory", default="4GB", show_default=True, callback=_bytes, metavar="SIZE", help="For what is between layers."
 )
 @click.option("--labels", is_flag=True, help="The folder's subfolders are the classes; report the accuracy too.")
+@click.option("--fine-tune", is_flag=True, help="Let --method distill train on the classes of --labels too.")
 @click.option("--mean", callback=channel_values, metavar="M,M,M", help="What is subtracted.  [default: the model's]")
 @click.option("--std", callback=channel_values, metavar="S,S,S", help="What is divided by.  [default: the model's]")
 @click.option("--shift", type=click.IntRange(min=1), default=32, show_default=True, help="Room for shifts, in pixels.")
@@ -80,6 +81,7 @@ def recover(
     as_json: bool,
     force: bool,
     resume: bool,
+    fine_tune: bool,
     picture: Path | None,
     **options: Any,
 ) -> None:
@@ -92,6 +94,8 @@ def recover(
         raise click.UsageError("--picture draws the trade-off that --min-agreement finds; give that too.")
     if resume and options["min_agreement"] is not None:
         raise click.UsageError("--resume goes on with a fit and not with a search; leave it or --min-agreement out.")
+    if fine_tune:
+        check_fine_tuning(method, options["labels"], options["min_agreement"])
     names = [name for name in Request.__dataclass_fields__ if name in options]
     request = Request(**{name: options.pop(name) for name in names})
     let_user_modules_in(request.arch, request.allow)
@@ -105,12 +109,24 @@ def recover(
     source = Path(request.model)
     if source.exists() or files.looks_like_architecture(request.model):
         files.check_output(target, source=source, force=force)
-    settings = recovering.Settings(images=images, method=method, calib=calib, memory=memory, **options)
+    settings = recovering.Settings(images, method, fine_tune=fine_tune, calib=calib, memory=memory, **options)
     recovering.check_picture(picture)
-    report = recovering.run(request, settings, target, form, force=force, resume=resume)
+    report = recovering.run_together(request, settings, target, form, force=force, resume=resume)
+    if report is None:
+        return
     if picture is not None and report.searched is not None:
         recovering.draw(report.searched, picture)
     click.echo(report.as_json() if as_json else str(report))
+
+
+def check_fine_tuning(method: str, labels: bool, min_agreement: float | None) -> None:
+    """Refuse a fine-tuning that nothing would be done for."""
+    if not labels:
+        raise click.UsageError("--fine-tune trains on the classes that --labels finds; give that too.")
+    if method not in ("distill", "all"):
+        raise click.UsageError(f"--fine-tune is for --method distill or all, which train, and not for {method}.")
+    if min_agreement is not None:
+        raise click.UsageError("--fine-tune changes answers and --min-agreement keeps them; leave one of them out.")
 
 
 def default_output(model: str, suffix: str) -> Path:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import click
+import torch
 from torch import Tensor, nn
 
 from blurify import files
@@ -16,11 +18,13 @@ from blurify.cli.recovered import Report
 from blurify.errors import ArgumentError
 from blurify.files.transforms import preprocessing_of
 from blurify.measure.folder import Folder, Preprocessing, find_pictures
-from blurify.measure.networks import Figures, Manner, shares, side_by_side, stacked
+from blurify.measure.networks import Figures, Manner, readable, shares, side_by_side
 from blurify.measure.preparing import Wishes, prepared
-from blurify.recovery.distilling import checkpoint_of
+from blurify.recovery.checking import TRAINED
+from blurify.recovery.progress import checkpoint_of
 from blurify.recovery.recovering import Recovered, recover
 from blurify.recovery.searching import strongest
+from blurify.recovery.team import Team, accelerated, started
 from blurify.recovery.trials import Strongest
 
 
@@ -30,6 +34,7 @@ class Settings:
 
     images: Path
     method: str
+    fine_tune: bool
     min_agreement: float | None
     calib: int
     memory: int
@@ -43,15 +48,37 @@ class Settings:
     device: str
 
 
-def run(
+def run_together(
     request: Request, settings: Settings, target: Path, form: files.Format | None, *, force: bool, resume: bool
-) -> Report:
-    """Recover the model and write it; return what came out."""
+) -> Report | None:
+    """Recover the model and write it; return what came out, or None if another process of several says it."""
+    if started() > 1 and (settings.method not in TRAINED or settings.min_agreement is not None):
+        raise ArgumentError(
+            f"{started()} processes were started, and nothing but the training of --method distill or all, without "
+            "--min-agreement, is shared out to several; start one."
+        )
+    with accelerated(settings.device) as accelerator:
+        if accelerator is not None and settings.device == "cuda":
+            settings = replace(settings, device=str(accelerator.device))
+        return run(request, settings, target, form, accelerator, force=force, resume=resume)
+
+
+def run(
+    request: Request,
+    settings: Settings,
+    target: Path,
+    form: files.Format | None,
+    accelerator: Any = None,
+    *,
+    force: bool,
+    resume: bool,
+) -> Report | None:
+    """The same in this process, which may be one of the accelerator's."""
+    team = Team(accelerator)
     folder = find_pictures(settings.images, settings.labels)
-    numbers = range(len(folder.paths))
-    calibrating, testing = shares(numbers, settings.calib, settings.seed, settings.images)
+    calibrating, testing = shares(range(len(folder.paths)), settings.calib, settings.seed, settings.images)
     opened = session.open_model(request)
-    report.print_remarks(session.remarks(opened))
+    report.print_remarks(session.remarks(opened) if team.first else [])
     if not opened.plan.rewritten:
         raise ArgumentError(f"{session.nothing_to_do(opened)} So there is nothing to recover either.")
     form = files.fitting_format(form, opened.loaded.arch)
@@ -60,7 +87,7 @@ def run(
         Wishes(request.input_size, settings.mean, settings.std, settings.shift),
     )
     with report.stage("reading pictures"):
-        pictures, skipped = stacked([folder.paths[number] for number in calibrating], preprocessing)
+        pictures, read, skipped = readable([folder.paths[number] for number in calibrating], preprocessing)
     pictures = pictures.to(settings.device)
     original = opened.loaded.model.to(settings.device).eval()
     converted = session.convert(opened).to(settings.device)
@@ -69,9 +96,14 @@ def run(
         # What lies around the middle is for shifts.
         low = settings.shift // 2
         middle = pictures[..., low : low + size, low : low + size].contiguous()
-        found = _recover(original, converted, middle, settings, journal_of(target, resume))
+        labels = labels_of(folder, [calibrating[number] for number in read]) if settings.fine_tune else None
+        journal = journal_of(target, resume or not team.first)
+        team.wait()
+        found = _recover(original, converted, middle, settings, journal, labels, accelerator)
     else:
         converted, found = searched.carried, searched.recovered
+    if not team.first:
+        return None
     networks: dict[str, nn.Module] = {"original": original, "carried": converted, "recovered": found.model}
     with report.stage("measuring"):
         figures = _measured(networks, folder, testing, preprocessing, settings, size)
@@ -84,6 +116,11 @@ def run(
     report.print_remarks([remark] if remark else [])
     written = report.written(target, form)
     return Report(figures.networks, found, written, figures.pictures, skipped + figures.skipped, searched)
+
+
+def labels_of(folder: Folder, numbers: list[int]) -> Tensor:
+    """The classes of those pictures."""
+    return torch.tensor([(folder.labels or ())[number] for number in numbers])
 
 
 def check_picture(path: Path | None) -> None:
@@ -122,7 +159,13 @@ def remove(journal: Path) -> None:
 
 
 def _recover(
-    original: nn.Module, converted: nn.Module, pictures: Tensor, settings: Settings, journal: Path
+    original: nn.Module,
+    converted: nn.Module,
+    pictures: Tensor,
+    settings: Settings,
+    journal: Path,
+    labels: Tensor | None,
+    accelerator: Any,
 ) -> Recovered:
     begin = time.monotonic()
     try:
@@ -131,11 +174,13 @@ def _recover(
                 original,
                 converted,
                 pictures,
+                labels=labels,
                 method=settings.method,
                 memory=settings.memory,
                 batch_size=settings.batch_size,
                 seed=settings.seed,
                 journal=journal,
+                accelerator=accelerator,
             )
     except KeyboardInterrupt:
         if journal.exists() or checkpoint_of(journal).exists():

@@ -59,12 +59,22 @@ def stacked(paths: Sequence[Source], preprocessing: Preprocessing) -> tuple[Tens
     Raises:
         FileError: none can be read.
     """
+    pictures, _, reasons = readable(paths, preprocessing)
+    return pictures, reasons
+
+
+def readable(paths: Sequence[Source], preprocessing: Preprocessing) -> tuple[Tensor, list[int], list[str]]:
+    """The same, and between them the numbers of those that can be read.
+
+    Raises:
+        FileError: none can be read.
+    """
     items = [item for _, item in (Pictures(paths, preprocessing)[number] for number in range(len(paths)))]
-    pictures = [item for item in items if isinstance(item, Tensor)]
+    pictures = {number: item for number, item in enumerate(items) if isinstance(item, Tensor)}
     reasons = [item for item in items if isinstance(item, str)]
     if not pictures:
         raise FileError(f"none of {len(paths)} pictures can be read; the first: {reasons[0]}")
-    return torch.stack(pictures), reasons
+    return torch.stack(list(pictures.values())), list(pictures), reasons
 
 
 @dataclass(frozen=True)

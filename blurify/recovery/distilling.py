@@ -1,9 +1,10 @@
 """Self-distillation: the converted network is trained to give what the original gives, on pictures without labels.
 
 The loss is the error of the logits and of what each site gives, each relative to the energy of what is wanted, and the
-divergence of the classes' probabilities. Norms and dropouts stay in evaluation: there is nothing new to be learnt about
-statistics, and a target that is the same for both. Pictures are shifted at random, so that a few go a long way. Where
-the device has bfloat16 of its own, the networks run in it; weights and losses are float32.
+divergence of the classes' probabilities; with labels the cross-entropy on them comes in addition. Norms and dropouts
+stay in evaluation: there is nothing new to be learnt about statistics, and a target that is the same for both. Pictures
+are shifted at random, so that a few go a long way. Where the device has bfloat16 of its own, the networks run in it;
+weights and losses are float32.
 """
 
 from __future__ import annotations
@@ -13,23 +14,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blurify.errors import FileError
-from blurify.files.atomic import write_atomically
 from blurify.graph_module import TracedModule
 from blurify.proofs import blurring, tensors_in
+from blurify.recovery.judging import Score
+from blurify.recovery.progress import Progress
+from blurify.recovery.team import Team
 
 
 @dataclass(frozen=True)
 class Schedule:
     """How long to train and how fast; `shift` in pixels. The learning rate falls to nothing along a cosine.
 
-    So many epochs as `patience` in a row that bring nothing end it earlier.
+    So many epochs as `patience` in a row that bring nothing end it earlier. `truth` is the weight of the cross-entropy
+    on labels, beside the divergence from the original's probabilities at 1.
     """
 
     epochs: int = 4
@@ -38,6 +40,7 @@ class Schedule:
     shift: int = 8
     batch_size: int = 16
     seed: int = 0
+    truth: float = 1.0
 
 
 def distill(
@@ -45,15 +48,19 @@ def distill(
     student: TracedModule,
     pictures: Tensor,
     schedule: Schedule,
-    error: Callable[[], float],
+    score: Callable[[], Score],
     checkpoint: Path | None = None,
-) -> list[float]:
-    """Train the student, which is in evaluation mode, in place; return its error after every epoch.
+    labels: Tensor | None = None,
+    team: Team | None = None,
+) -> list[Score]:
+    """Train the student, which is in evaluation mode, in place; return its score after every epoch.
 
-    `error` tells how far it is from the teacher on held-out pictures. The student is left with the weights of the epoch
-    where that was lowest, or with its own if none lowered it. A `checkpoint` is written after every epoch, and gone on
-    from if it is there already, to the same weights as without an interruption.
+    `score` tells how far it is from what is wanted on held-out pictures. The student is left with the weights of the
+    epoch where that was lowest, or with its own if none lowered it. A `checkpoint` is written after every epoch, and
+    gone on from if it is there already, to the same weights as without an interruption. `labels` are int64, one a
+    picture. The processes of a `team` all call this with the same, and end with the same weights.
     """
+    team = team or Team()
     generator = torch.Generator().manual_seed(schedule.seed)
     trained = [value for value in student.parameters() if value.is_floating_point()]
     wanted = [value.requires_grad for value in trained]
@@ -63,10 +70,13 @@ def distill(
             value.requires_grad_(True)
         optimizer = torch.optim.AdamW(trained, schedule.rate, weight_decay=0.0)
         course = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        progress = Progress(checkpoint, student, {"optimizer": optimizer, "course": course}, generator)
+        # The file must not change before all have read it.
+        team.wait()
         with listening(teacher) as theirs, listening(student) as mine:
-            epoch = Epoch(teacher, student, theirs, mine, optimizer, course, has_bfloat16(pictures.device))
-            progress = Progress(checkpoint, epoch, generator)
-            return _train(epoch, pictures, schedule, progress, error)
+            loss = Loss(teacher, student, theirs, mine, schedule.truth, has_bfloat16(pictures.device))
+            epoch = Epoch(loss, optimizer, course, team)
+            return _train(epoch, pictures, labels, schedule, progress, score)
     finally:
         for value, flag in zip(trained, wanted, strict=True):
             value.requires_grad_(flag)
@@ -74,93 +84,70 @@ def distill(
 
 
 def _train(
-    epoch: Epoch, pictures: Tensor, schedule: Schedule, progress: Progress, error: Callable[[], float]
-) -> list[float]:
-    if not progress.errors:
-        progress.note(error())
-    while len(progress.errors) <= schedule.epochs and progress.stale < schedule.patience:
-        epoch.run(pictures, schedule, progress.generator)
-        progress.note(error())
-        if not math.isfinite(progress.errors[-1]):
-            break
-    epoch.student.load_state_dict(progress.best)
-    return progress.errors[1:]
+    epoch: Epoch,
+    pictures: Tensor,
+    labels: Tensor | None,
+    schedule: Schedule,
+    progress: Progress,
+    score: Callable[[], Score],
+) -> list[Score]:
+    team = epoch.team
+    if not progress.scores:
+        progress.note(team.decided(score()), team.first)
+    while len(progress.scores) <= schedule.epochs and progress.stale < schedule.patience and not progress.lost:
+        epoch.run(pictures, labels, schedule, progress.random)
+        progress.note(team.decided(score()), team.first)
+    progress.student.load_state_dict(progress.best)
+    return progress.scores[1:]
+
+
+@dataclass
+class Loss:
+    """What is to become small, as a mean over pictures."""
+
+    teacher: TracedModule
+    student: TracedModule
+    theirs: dict[str, Tensor]
+    mine: dict[str, Tensor]
+    truth: float
+    autocast: bool = False
+
+    def __call__(self, pictures: Tensor, labels: Tensor | None) -> Tensor:
+        """The sum of its parts."""
+        half = torch.autocast(pictures.device.type, torch.bfloat16, enabled=self.autocast)
+        with torch.no_grad(), half:
+            wanted = list(tensors_in(self.teacher(pictures)))
+        with half:
+            given = list(tensors_in(self.student(pictures)))
+        parts = [*map(relative, given, wanted), *map(divergence, given, wanted)]
+        parts += [relative(features, self.theirs[path]) for path, features in self.mine.items()]
+        if labels is not None:
+            parts.append(self.truth * F.cross_entropy(given[0].float(), labels))
+        return torch.stack(parts).sum()
 
 
 @dataclass
 class Epoch:
     """One pass over the pictures, in a random order and at random shifts."""
 
-    teacher: TracedModule
-    student: TracedModule
-    theirs: dict[str, Tensor]
-    mine: dict[str, Tensor]
+    loss: Loss
     optimizer: torch.optim.Optimizer
     course: torch.optim.lr_scheduler.LRScheduler
-    autocast: bool = False
+    team: Team
 
-    def run(self, pictures: Tensor, schedule: Schedule, generator: torch.Generator) -> None:
+    def run(self, pictures: Tensor, labels: Tensor | None, schedule: Schedule, generator: torch.Generator) -> None:
         """Train on every picture once."""
         for batch in torch.split(torch.randperm(len(pictures), generator=generator), schedule.batch_size):
             shifted = shift(pictures[batch], schedule.shift, generator)
-            half = torch.autocast(shifted.device.type, torch.bfloat16, enabled=self.autocast)
-            with torch.no_grad(), half:
-                wanted = list(tensors_in(self.teacher(shifted)))
-            with torch.enable_grad():
-                with half:
-                    given = list(tensors_in(self.student(shifted)))
-                parts = [*map(relative, given, wanted), *map(divergence, given, wanted)]
-                parts += [relative(features, self.theirs[path]) for path, features in self.mine.items()]
-                loss = torch.stack(parts).sum()
-                self.optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+            own = self.team.own(torch.arange(len(batch)))
+            self.optimizer.zero_grad()
+            if len(own):
+                with torch.enable_grad():
+                    loss = self.loss(shifted[own], None if labels is None else labels[batch[own]])
+                    (loss * (len(own) / len(batch))).backward()  # type: ignore[no-untyped-call]
+            self.team.add_up(self.optimizer.param_groups[0]["params"])
             self.optimizer.step()
             self.course.step()
-
-
-class Progress:
-    """The errors so far, the first of them before any training, and the best weights; in a file, if one is named."""
-
-    def __init__(self, path: Path | None, epoch: Epoch, generator: torch.Generator) -> None:
-        self.path, self.epoch, self.generator = path, epoch, generator
-        self.errors: list[float] = []
-        self.best: dict[str, Tensor] = {}
-        if path is not None and path.exists():
-            self._read(path)
-
-    @property
-    def stale(self) -> int:
-        """How many epochs in a row have not lowered the error."""
-        return len(self.errors) - 1 - self.errors.index(min(self.errors))
-
-    def note(self, error: float) -> None:
-        """Note the error of the weights as they are."""
-        self.errors.append(error)
-        # A NaN is not below anything.
-        if len(self.errors) == 1 or error < min(self.errors[:-1]):
-            self.best = {key: value.clone() for key, value in self.epoch.student.state_dict().items()}
-        if self.path is not None:
-            content = {name: part.state_dict() for name, part in self._parts().items()}
-            content |= {"errors": self.errors, "best": self.best, "random": self.generator.get_state()}
-            write_atomically(self.path, lambda file: torch.save(content, file))
-
-    def _parts(self) -> dict[str, Any]:
-        return {"student": self.epoch.student, "optimizer": self.epoch.optimizer, "course": self.epoch.course}
-
-    def _read(self, path: Path) -> None:
-        try:
-            content: dict[str, Any] = torch.load(path, weights_only=True)
-            for name, part in self._parts().items():
-                part.load_state_dict(content[name])
-            self.errors, self.best = content["errors"], content["best"]
-            self.generator.set_state(content["random"])
-        except Exception as error:  # whatever a broken file makes torch raise
-            raise FileError(f"{path} is no checkpoint of this network's training; remove it to begin anew.") from error
-
-
-def checkpoint_of(journal: Path) -> Path:
-    """The file of a recovery's training, beside its journal of fits."""
-    return journal.with_name(f"{journal.name}.training")
 
 
 def has_bfloat16(device: torch.device) -> bool:

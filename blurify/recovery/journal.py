@@ -20,10 +20,10 @@ SECONDS_BETWEEN = 30.0
 
 
 class Journal:
-    """Keeps the layers that are done and all weights; without a path it keeps nothing."""
+    """Keeps layers that are done and all weights; without a path it keeps nothing, without `write` it only reads."""
 
-    def __init__(self, path: Path | None, network: nn.Module) -> None:
-        self.path, self.network = path, network
+    def __init__(self, path: Path | None, network: nn.Module, write: bool = True) -> None:
+        self.path, self.network = path if write else None, network
         self.done: dict[str, LayerFit] = {}
         self._written = time.monotonic()
         if path is not None and path.exists():

@@ -8,23 +8,35 @@ import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from blurify.errors import ArgumentError, ArgumentTypeError, HooksWarning, PlanError
+from blurify.errors import ArgumentError, HooksWarning, PlanError
 from blurify.graph_module import TracedModule
-from blurify.proofs import one_tap, tensors_in, with_plan
+from blurify.proofs import one_tap, with_plan
 from blurify.recovery.calls import Skip
-from blurify.recovery.distilling import Schedule, checkpoint_of, distill
+from blurify.recovery.checking import (
+    TRAINED,
+    check_classes,
+    check_labels,
+    check_method,
+    check_pictures,
+    check_relation,
+    out_of_memory,
+)
+from blurify.recovery.distilling import Schedule, distill
 from blurify.recovery.fits import LayerFit, Settings
 from blurify.recovery.fitting import Refit
 from blurify.recovery.journal import Journal
+from blurify.recovery.judging import Judge, Score
+from blurify.recovery.progress import checkpoint_of
 from blurify.recovery.statistics import reestimate
+from blurify.recovery.team import Team
 from blurify.tracing.modes import evaluating
-
-METHODS = ("lstsq", "bn", "distill", "all")
 
 
 @dataclass(frozen=True)
@@ -32,8 +44,9 @@ class Recovered:
     """The recovered model, what became of each layer, and what each step gave and took.
 
     `errors` are of the outputs on the held-out pictures: sums of squares of what differs from the original's, relative
-    to those of the original's about their mean; `carried` is the first of them. A step whose error is not below the one
-    before it was taken back. `skipped` are the layers that no fit was tried for.
+    to those of the original's about their mean; `carried` is the first of them. A step whose error is not below those
+    before it was taken back, but for `distill`, which is judged by its answers first. `skipped` are the layers that no
+    fit was tried for.
     """
 
     model: TracedModule
@@ -56,9 +69,10 @@ class Recovered:
     def __str__(self) -> str:
         """A few lines."""
         steps = " -> ".join(f"{name} {error:.4f}" for name, error in self.errors.items())
+        found = f"{len(self.fitted)} of {len(self.layers) + len(self.skipped)} layers behind a blur have new weights, "
         lines = [
-            f"{len(self.fitted)} of {len(self.layers) + len(self.skipped)} layers behind a blur have new weights, "
-            f"from {self.pictures} pictures in {sum(self.seconds.values()):.0f} s",
+            f"{found if 'lstsq' in self.errors else 'recovered '}from {self.pictures} pictures in "
+            f"{sum(self.seconds.values()):.0f} s",
             f"error of the outputs on held-out pictures: {steps}",
         ]
         if self.pictures_wanted > self.pictures:
@@ -75,6 +89,7 @@ def recover(
     converted: nn.Module,
     images: Tensor,
     *,
+    labels: Tensor | None = None,
     method: str = "lstsq",
     memory: int = 4 << 30,
     held_out: float = 0.2,
@@ -82,6 +97,7 @@ def recover(
     seed: int = 0,
     journal: Path | None = None,
     tell: Callable[[LayerFit], None] = lambda fit: None,
+    accelerator: Any = None,
 ) -> Recovered:
     """Return `converted` with weights that make it give again what `original` gives, found without labels or training.
 
@@ -102,9 +118,13 @@ def recover(
         original: the network before `blurify.antialias`.
         converted: what that returned.
         images: float, `[N, ...]`, on the models' device, as the networks take them. The last of them are held out.
+        labels: integers `[N]`, the class of each picture, where they are known: `distill` then trains on these too, by
+            their cross-entropy at the weight of the original's answers.
         method: `lstsq`, the fit; `bn`, batch-norm statistics estimated anew; `distill`, training on the original's
-            outputs (`blurify.recovery.distilling`); `all`, one after the other. Of what a method gives, nothing is kept
-            unless the outputs on the held-out pictures come nearer to the original's.
+            outputs (`blurify.recovery.distilling`); `all`, one after the other. Of what `lstsq` and `bn` give, nothing
+            is kept unless the outputs on the held-out pictures come nearer to the original's. Of `distill` the epoch is
+            kept that misses the fewest of their labels, among equals the one whose class is most often the original's,
+            and among equals again the nearest; none, if the start was as good.
         memory: bytes that may be taken for what lies between two layers; what is beyond them goes to temporary files.
         held_out: the share of pictures that choose how strongly each layer is tied to its carried weights.
         batch_size: how many pictures are run at a time.
@@ -112,100 +132,86 @@ def recover(
         journal: a file that keeps the layers fitted so far; if it is there already, the fit goes on from it, and so
             does the training from a file beside it.
         tell: called after each layer.
+        accelerator: an `accelerate.Accelerator`: all its processes call this with the same, each on its own device,
+            share the training, and return the same weights. The first alone writes the journal.
 
     Raises:
-        ArgumentTypeError: `converted` was not made by blurify, or `images` is no float tensor.
-        ArgumentError: the models do not belong together, the pictures tell nothing, a network gives values that are not
-            finite, or memory runs out.
+        ArgumentTypeError: `converted` was not made by blurify, `images` is no float tensor, or `labels` no integers.
+        ArgumentError: the models do not belong together, the pictures tell nothing, labels do not fit the pictures or
+            the classes, a network gives values that are not finite, or memory runs out.
     """
-    if method not in METHODS:
-        raise ArgumentError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
+    check_method(method)
     settings = Settings(memory=memory, held_out=held_out, batch_size=batch_size, seed=seed)
     check_pictures(images, settings)
+    check_labels(labels, images, method)
+    team = Team(accelerator)
     teacher, student = twins(original, converted, images)
-    held = images[-settings.held_out_of(len(images)) :]
+    for network in (teacher, student):
+        team.settle(network)
+    count = settings.held_out_of(len(images))
+    known = None if labels is None else labels.to(images.device, dtype=torch.int64)
     fits: list[LayerFit] = []
     skipped: dict[str, Skip] = {}
     with ExitStack() as stack:
         for network in (teacher, student):
             stack.enter_context(evaluating(network))
         try:
-            steps = Steps(teacher, student, held, batch_size)
+            judge = Judge(teacher, images[-count:], batch_size, None if known is None else known[-count:])
+            if known is not None:
+                check_classes(known, judge.classes)
+            steps = Steps(student, judge, team)
             if method in ("lstsq", "all"):
                 refit = Refit(teacher, student, images, settings)
                 skipped = refit.skipped
-                book = Journal(journal, student)
+                book = Journal(journal, student, write=team.first)
                 steps.run("lstsq", lambda: fits.extend(refit.run(tell, book)))
             if method in ("bn", "all"):
                 steps.run("bn", lambda: reestimate(student, images, batch_size))
-            if method in ("distill", "all"):
+            if method in TRAINED:
                 schedule = Schedule(batch_size=batch_size, seed=seed)
                 training = None if journal is None else checkpoint_of(journal)
+                told = None if known is None else known[:-count]
                 steps.run(
-                    "distill", lambda: distill(teacher, student, images[: -len(held)], schedule, steps.error, training)
+                    "distill",
+                    lambda: distill(teacher, student, images[:-count], schedule, steps.score, training, told, team),
+                    by_answers=True,
                 )
         except (MemoryError, RuntimeError) as error:
             raise out_of_memory(error, settings) from error
     model: TracedModule = copy.deepcopy(converted)  # type: ignore[assignment]
     model.load_state_dict(student.state_dict())
-    return Recovered(model, tuple(fits), skipped, steps.errors, steps.seconds, len(images))
+    errors = {name: score.error for name, score in steps.scores.items()}
+    return Recovered(model, tuple(fits), skipped, errors, steps.seconds, len(images))
 
 
 class Steps:
-    """Runs one method after another, and takes back what does not bring the outputs nearer to the original's."""
+    """Runs one method after another, and takes back what brings nothing."""
 
-    def __init__(self, teacher: TracedModule, student: TracedModule, held: Tensor, batch_size: int) -> None:
-        self.student, self.held, self.batch_size = student, held, batch_size
-        self.wanted = outputs(teacher, held, batch_size)
-        self.errors = {"carried": self.error()}
+    def __init__(self, student: TracedModule, judge: Judge, team: Team) -> None:
+        self.student, self.judge, self.team = student, judge, team
+        self.best = self.score()
+        self.scores = {"carried": self.best}
         self.seconds: dict[str, float] = {}
 
-    def run(self, name: str, step: Callable[[], object]) -> None:
-        """Run one; keep what it did if it helps."""
-        best = min(self.errors.values())
+    def run(self, name: str, step: Callable[[], object], *, by_answers: bool = False) -> None:
+        """Run one; keep what it did if it lowers the error, or else the whole score."""
         before = {key: value.clone() for key, value in self.student.state_dict().items()}
         begin = time.perf_counter()
         step()
+        self.team.settle(self.student)
         self.seconds[name] = time.perf_counter() - begin
-        self.errors[name] = self.error()
+        found = self.score()
+        better = found < self.best if by_answers else found.error < self.best.error
         # A NaN is not below anything.
-        if not self.errors[name] < best:
+        if not (better and isfinite(found.error)):
             self.student.load_state_dict(before)
+        else:
+            self.best = found
+        self.scores[name] = found
 
-    def error(self) -> float:
-        """How far the outputs on the held-out pictures are from the original's."""
-        given = outputs(self.student, self.held, self.batch_size)
-        varying, energy = ((self.wanted - mean).square().sum() for mean in (self.wanted.mean(0), 0.0))
-        # Outputs that hardly vary have rounding alone to be compared with.
-        return float((given - self.wanted).square().sum() / torch.maximum(varying, 1e-12 * energy).clamp_min(1e-300))
-
-
-def outputs(network: nn.Module, pictures: Tensor, batch_size: int) -> Tensor:
-    """All tensors that the network gives, a row a picture, float64."""
-    rows = []
-    for part in torch.split(pictures, batch_size):
-        leaves = (leaf for leaf in tensors_in(network(part)) if leaf.is_floating_point() and len(leaf) == len(part))
-        rows.append(torch.cat([leaf.flatten(1).cpu().double() for leaf in leaves], 1))
-    return torch.cat(rows)
-
-
-def check_pictures(images: object, settings: Settings) -> None:
-    """Refuse pictures that cannot tell anything."""
-    if not isinstance(images, Tensor) or not images.is_floating_point() or images.dim() < 2:
-        kind = f"{images.dtype} of {images.dim()} axes" if isinstance(images, Tensor) else type(images).__name__
-        raise ArgumentTypeError(f"images must be a float tensor [N, ...] as the networks take it, got {kind}.")
-    if len(images) < 2 or settings.held_out_of(len(images)) >= len(images):
-        raise ArgumentError(
-            f"recovery needs pictures to fit to and others to hold out, and there are {len(images)}; give 64 or more."
-        )
-    if not bool(images.isfinite().all()):
-        raise ArgumentError("the pictures hold values that are not finite; look at how they are read and normalised.")
-    first = images[:1]
-    if bool((images == first).all()):
-        raise ArgumentError(f"all {len(images)} pictures are the same, so nothing can be learnt; give different ones.")
-    rows = images.flatten(2) if images.dim() > 2 else images.flatten(1)
-    if bool((rows == rows[..., :1]).all()):
-        raise ArgumentError(f"all {len(images)} pictures are blank; give photographs such as the network is used on.")
+    def score(self) -> Score:
+        """How far the student is from what is wanted, as the first process has it."""
+        return self.team.decided(self.judge.score(self.student))
 
 
 def twins(original: nn.Module, converted: nn.Module, images: Tensor) -> tuple[TracedModule, TracedModule]:
@@ -226,32 +232,3 @@ def twins(original: nn.Module, converted: nn.Module, images: Tensor) -> tuple[Tr
         raise ArgumentError(f"converted was not made of this original: {error}") from error
     student.load_state_dict(converted.state_dict())
     return teacher, student
-
-
-def check_relation(original: nn.Module, converted: nn.Module) -> None:
-    """Refuse two models of which one cannot have been made of the other."""
-    mine, theirs = dict(original.named_parameters()), dict(converted.named_parameters())
-    odd = next((name for name in mine.keys() ^ theirs.keys()), None)
-    odd = odd or next((name for name in mine if mine[name].shape != theirs[name].shape), None)
-    if odd is not None:
-        raise ArgumentError(
-            f"original and converted do not belong together: {odd!r} is not in both, or has two sizes; "
-            "convert this original with blurify.antialias."
-        )
-    large = [name for name, value in mine.items() if value.dim() > 1]
-    if large and not any(torch.equal(mine[name], theirs[name].to(mine[name].device)) for name in large):
-        raise ArgumentError(
-            "original and converted do not belong together: not one weight is the same in both; "
-            "convert this original with blurify.antialias."
-        )
-
-
-def out_of_memory(error: Exception, settings: Settings) -> Exception:
-    """What to say if memory ran out; any other error as it is."""
-    said = str(error).lower()
-    if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate" not in said:
-        return error
-    return ArgumentError(
-        f"memory ran out with a budget of {settings.memory / 2**30:.1f} GB and {settings.batch_size} pictures at a "
-        f"time; {settings.memory / 2**31:.1f} GB and {max(1, settings.batch_size // 2)} pictures would take half."
-    )

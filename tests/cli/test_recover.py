@@ -13,6 +13,7 @@ from PIL import Image
 import blurify
 from blurify import demo
 from blurify.cli.group import cli
+from blurify.recovery import distilling
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +93,28 @@ def test_a_person_reads_a_table(folder: Path, tmp_path: Path) -> None:
     assert "on 30 pictures that nothing was fitted to" in result.stdout
 
 
+def test_labels_are_trained_on_if_that_is_asked_for(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(distilling.Schedule, "epochs", 1)
+    (folder / "digits" / "3" / "broken.png").write_bytes(b"no picture")
+    try:
+        options = ["-o", str(tmp_path / "out.pt"), "--method", "distill", "--labels", "--fine-tune", "--calib", "60"]
+        result = invoke(folder, *options)
+    finally:
+        (folder / "digits" / "3" / "broken.png").unlink()
+    assert result.exit_code == 0, result.output
+    assert "skipped: " in result.stdout
+
+
 @pytest.mark.parametrize(
     ("options", "code", "sentence"),
     [
+        (["--fine-tune"], 2, "--fine-tune trains on the classes that --labels finds; give that too."),
+        (["--fine-tune", "--labels"], 2, "--fine-tune is for --method distill or all, which train, and not for lstsq."),
+        (
+            ["--fine-tune", "--labels", "--method", "all", "--min-agreement", "9"],
+            2,
+            "--fine-tune changes answers and --min-agreement keeps them; leave one of them out.",
+        ),
         (["--memory", "plenty"], 2, "'plenty' is not a size in memory, such as 4GB or 500MB."),
         (["--mean", "grey"], 2, "'grey' is not a number for each channel"),
         (["--input-size", "1,40,44"], 1, "windows are square, and an input of 1x40x44 is not"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,12 +13,14 @@ from torch import Tensor, nn
 
 import blurify
 from blurify import demo
-from blurify.errors import FileError
-from blurify.recovery import distilling
-from blurify.recovery.distilling import Schedule, checkpoint_of, distill
-from blurify.recovery.recovering import outputs, twins
+from blurify.errors import ArgumentError, ArgumentTypeError, FileError
+from blurify.recovery import distilling, recovering
+from blurify.recovery.distilling import Schedule, distill
+from blurify.recovery.judging import Judge, Score
+from blurify.recovery.progress import checkpoint_of
+from blurify.recovery.recovering import twins
 
-Error = Callable[[], float]
+Scoring = Callable[[], Score]
 
 
 @pytest.fixture
@@ -25,23 +28,23 @@ def pictures() -> Tensor:
     return demo.load_demo()[1][:16]
 
 
-def networks(pictures: Tensor) -> tuple[nn.Module, nn.Module, Error]:
+def networks(pictures: Tensor) -> tuple[nn.Module, nn.Module, Scoring]:
     """A teacher, a student, and how far they are apart."""
     original = demo.load_demo()[0]
     teacher, student = twins(original, blurify.antialias(original, 4), pictures)
-    wanted = outputs(teacher.eval(), pictures, 24).detach()
-    return teacher, student.eval(), lambda: float((outputs(student, pictures, 24).detach() - wanted).square().mean())
+    judge = Judge(teacher.eval(), pictures, 24)
+    return teacher, student.eval(), lambda: judge.score(student)
 
 
-def interrupted(error: Error, after: int) -> Error:
-    """The error, but for an interruption when it is asked for once more than so often."""
+def interrupted(score: Scoring, after: int) -> Scoring:
+    """The score, but for an interruption when it is asked for once more than so often."""
     asked = []
 
-    def raising() -> float:
+    def raising() -> Score:
         asked.append(None)
         if len(asked) > after:
             raise KeyboardInterrupt
-        return error()
+        return score()
 
     return raising
 
@@ -72,10 +75,116 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(pictures: Tensor, t
 def test_it_ends_when_nothing_is_gained(pictures: Tensor) -> None:
     teacher, student, _ = networks(pictures)
     before = values(student)
-    told = iter([1.0, 2.0, 3.0, 0.5])
+    told = iter(Score(0, 0, error) for error in (1.0, 2.0, 3.0, 0.5))
     errors = distill(teacher, student, pictures, Schedule(epochs=3, patience=2, batch_size=24), lambda: next(told))
-    assert errors == [2.0, 3.0]
+    assert [score.error for score in errors] == [2.0, 3.0]
     assert all(torch.equal(one, other) for one, other in zip(before, values(student), strict=True))
+
+
+def test_answers_are_judged_before_errors(pictures: Tensor) -> None:
+    teacher, student, _ = networks(pictures)
+    told = iter([Score(0, 0.5, 1.0), Score(0, 0.25, 3.0), Score(0, 0.25, 2.0), Score(0, 0.5, 0.1)])
+    kept = []
+
+    def score() -> Score:
+        kept.append(values(student))
+        return next(told)
+
+    assert len(distill(teacher, student, pictures, Schedule(epochs=3, batch_size=8), score)) == 3
+    # The second epoch agrees as often as the first, and is nearer.
+    assert all(torch.equal(one, other) for one, other in zip(kept[2], values(student), strict=True))
+
+
+def test_values_that_are_not_finite_end_it(pictures: Tensor) -> None:
+    teacher, student, _ = networks(pictures)
+    before = values(student)
+    told = iter([Score(0, 0.5, 1.0), Score(0, 0.1, math.nan)])
+    assert len(distill(teacher, student, pictures, Schedule(epochs=3, batch_size=8), lambda: next(told))) == 1
+    assert all(torch.equal(one, other) for one, other in zip(before, values(student), strict=True))
+
+
+def test_what_a_score_counts(pictures: Tensor) -> None:
+    teacher = demo.load_demo()[0].eval()
+    answers = teacher(pictures).argmax(1)
+    labels = torch.where(torch.arange(16) < 4, (answers + 1) % 10, answers)
+    judge = Judge(teacher, pictures, 8, labels)
+    assert judge.score(teacher) == (0.25, 0, 0)
+    # Two classes in each other's place are other answers.
+    swapped = nn.Sequential(teacher, Swapped(answers[0].item())).eval()
+    wrong, differing, error = judge.score(swapped)
+    assert differing == float((answers == answers[0]).double().mean()) > 0
+    assert (wrong > 0, error > 0) == (True, True)
+    # What gives no classes has an error alone.
+    whole = nn.Sequential(nn.Conv2d(1, 2, 3))
+    assert Judge(whole, pictures, 8).score(nn.Sequential(nn.Conv2d(1, 2, 3)))[:2] == (0, 0)
+
+
+class Swapped(nn.Module):
+    """A class and the next in each other's place."""
+
+    def __init__(self, one: int) -> None:
+        super().__init__()
+        self.order = list(range(10))
+        self.order[one], self.order[(one + 1) % 10] = (one + 1) % 10, one
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, self.order]
+
+
+def test_labels_are_trained_on_too(pictures: Tensor) -> None:
+    labels = (demo.load_demo()[2][:16] + 1) % 10
+    missed = []
+    for given in (None, labels):
+        teacher, student, score = networks(pictures)
+        distill(teacher, student, pictures, Schedule(epochs=1, batch_size=8, rate=1e-3), rising(score), labels=given)
+        missed.append(float(nn.functional.cross_entropy(student(pictures), labels).detach()))
+    assert missed[1] < missed[0] - 0.5
+
+
+def rising(score: Scoring) -> Scoring:
+    """As if every score were better than the one before."""
+    told = iter(range(9, 0, -1))
+    return lambda: score()._replace(wrong=next(told))
+
+
+def test_held_out_labels_say_what_is_kept(pictures: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, digits, labels = demo.load_demo()
+    seen = []
+
+    def trained(*args: object) -> list[Score]:
+        seen.append(args[6])
+        return []
+
+    monkeypatch.setattr(recovering, "distill", trained)
+    blurify.recover(original, blurify.antialias(original, 4), digits[:20], labels=labels[:20].int(), method="distill")
+    assert torch.equal(seen[0], labels[:16])
+
+
+@pytest.mark.parametrize(
+    ("labels", "method", "kind", "said"),
+    [
+        (torch.zeros(15, dtype=torch.int64), "distill", ArgumentError, "one for each of the 16 pictures, got 15"),
+        (torch.full((16,), 10), "all", ArgumentError, "from 0 to 9, the networks' classes, got 10"),
+        (torch.full((16,), -1), "distill", ArgumentError, "from 0 to 9, the networks' classes, got -1"),
+        (torch.zeros(16), "distill", ArgumentTypeError, r"an integer tensor \[N\], .*, got torch.float32 of 1 axes"),
+        (torch.zeros(16, 1).int(), "distill", ArgumentTypeError, "got torch.int32 of 2 axes"),
+        ([0] * 16, "distill", ArgumentTypeError, "got list"),
+        (torch.zeros(16).int(), "lstsq", ArgumentError, "trained on by the methods distill and all, not by lstsq"),
+    ],
+    ids=str,
+)
+def test_labels_that_do_not_fit_are_refused(
+    labels: object, method: str, kind: type[Exception], said: str, pictures: Tensor
+) -> None:
+    original = demo.load_demo()[0]
+    with pytest.raises(kind, match=said):
+        blurify.recover(original, blurify.antialias(original, 4), pictures, labels=labels, method=method)
+
+
+def test_labels_need_classes(pictures: Tensor) -> None:
+    original = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 2, 3)).eval()
+    with pytest.raises(ArgumentError, match="for networks that give one row of class scores, and these do not"):
+        blurify.recover(original, blurify.antialias(original), pictures, labels=torch.zeros(16).int(), method="distill")
 
 
 def test_a_file_of_something_else_is_refused(pictures: Tensor, tmp_path: Path) -> None:

@@ -1,0 +1,105 @@
+"""Two processes share a training: both end with the weights that one finds, and one of them writes and speaks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+import blurify
+from blurify import demo
+from blurify.cli.group import cli
+from blurify.errors import ArgumentTypeError
+
+# The command itself, which leaves what each process found beside what it writes.
+COMMAND = """
+import os, torch
+from blurify.cli import main, recovering
+recover = recovering.recover
+
+def kept(*args, **kwargs):
+    found = recover(*args, **kwargs)
+    torch.save(found.model.state_dict(), f"rank{os.environ.get('RANK', '')}.pt")
+    return found
+
+recovering.recover = kept
+main()
+"""
+NETWORK = "--allow blurify.demo.classifier.DigitNet --allow blurify.demo.classifier.Block"
+OPTIONS = f"recover net.pt {NETWORK} --images digits --input-size 1,40,40 --shift 4 --mean 0 --std 1 --filt-size 4"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The classifier as a file, and a few digits in a folder a class."""
+    model, pictures, labels = demo.load_demo()
+    torch.save(model, tmp_path / "net.pt")
+    for number, (picture, label) in enumerate(zip(pictures[:42], labels[:42].tolist(), strict=True)):
+        (tmp_path / "digits" / str(label)).mkdir(parents=True, exist_ok=True)
+        pixels = (picture[0] * 255).to(torch.uint8).numpy()
+        Image.fromarray(pixels).resize((44, 44)).save(tmp_path / "digits" / str(label) / f"{number:03}.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_script(folder: Path, starter: list[str], target: str) -> str:
+    (folder / "command.py").write_text(COMMAND)
+    options = [*OPTIONS.split(), "-o", target, *"--method distill --labels --fine-tune --batch-size 9".split()]
+    done = subprocess.run(
+        [sys.executable, *starter, "command.py", *options],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(blurify.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_two_processes_find_what_one_finds(folder: Path) -> None:
+    said = run_script(folder, ["-m", "torch.distributed.run", "--nproc-per-node", "2"], "two.pt")
+    alone = run_script(folder, [], "one.pt")
+    assert said.count("wrote two.pt") == said.count("agreement is with the original") == 1
+    assert not list(folder.glob("*.journal*"))
+    assert (folder / "two.pt").exists()
+    assert "recovered from 28 pictures" in alone
+    first, second, one = (torch.load(folder / f"rank{name}.pt") for name in ("0", "1", ""))
+    carried = demo.load_demo()[0].state_dict()
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    # Features are compared in units of their energy, which differs from share to share.
+    moved, apart = (sum(float((one[n] - other[n]).square().sum()) for n in one) for other in (carried, first))
+    assert apart < 0.1 * moved
+
+
+def test_several_processes_need_accelerate(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    result = CliRunner().invoke(cli, [*OPTIONS.split(), "-o", "out.pt", "--method", "distill"])
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "Error: 2 processes were started, and accelerate, by which they share a training, is not installed; "
+        "pip install 'blurify[accelerate]', or start one process.\n"
+    )
+
+
+@pytest.mark.parametrize("options", ["--method lstsq", "--method all --min-agreement 90"])
+def test_what_is_not_shared_out_is_refused(folder: Path, options: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("RANK", "1")
+    result = CliRunner().invoke(cli, [*OPTIONS.split(), "-o", "out.pt", *options.split()])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: 3 processes were started, and nothing but the training of --method distill")
+
+
+def test_what_is_no_accelerator_is_refused() -> None:
+    model, pictures, _ = demo.load_demo()
+    with pytest.raises(ArgumentTypeError, match=r"accelerator must be an accelerate\.Accelerator, got int"):
+        blurify.recover(model, blurify.antialias(model), pictures[:8], method="distill", accelerator=2)
