@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from blurify.graph_module import TracedModule
+from blurify.recovery.weights import Making, exact, is_scaled, is_spectral, making, parameter_at, scaled, standardising
 from blurify.rules.arguments import Signature, are_known, bind
 from blurify.rules.conv import signature_of
 from blurify.rules.same import SAME_CONVS
@@ -27,7 +28,8 @@ NORM_MEANS = {F.batch_norm: 1, torch.batch_norm: 3, torch.ops.aten.batch_norm.de
 class Skip(str, Enum):
     """Why a layer keeps its carried weights. The value is what a person reads."""
 
-    STANDARDISED = "its weight is standardised, so that a fitted one cannot be expressed"
+    STANDARDISED = "its weight is standardised without a gain, so that a fitted one cannot be expressed"
+    SPECTRAL = "its weight is divided by its largest singular value, so that a fitted one cannot be expressed"
     COMPUTED = "its weight is computed from others"
     SUBCLASS = "a subclass whose forward may do something else"
     OPAQUE = "inside a module that the tracer does not look into"
@@ -65,7 +67,7 @@ class Call:
     """One call whose weight can be fitted, by names that both networks' graphs have.
 
     What a fit adds to the outputs goes into `bias`, the layer's own, or is taken from `mean`, the running mean of the
-    batch-norm after it; with neither, nothing is added.
+    batch-norm after it; with neither, nothing is added. `made` says how the weight is computed from `weight`, if it is.
     """
 
     path: str
@@ -75,6 +77,18 @@ class Call:
     bias: Tensor | None
     mean: Tensor | None
     geometry: Geometry
+    made: Making | None = None
+
+    def carried(self) -> Tensor:
+        """The weight that it multiplies with, float64."""
+        return exact(self.weight) if self.made is None else self.made.value()
+
+    def change(self, weight: Tensor) -> None:
+        """Let it multiply with another, in place."""
+        if self.made is None:
+            self.weight.copy_(weight)
+        else:
+            self.made.express(weight)
 
 
 def find_calls(traced: TracedModule) -> tuple[list[Call], dict[str, Skip]]:
@@ -113,22 +127,24 @@ def recognise(node: fx.Node, traced: TracedModule) -> Call | Skip | None:
 
 
 def _of_module(node: fx.Node, module: Any, traced: TracedModule) -> Call | Skip | None:
-    kind = type(module)
-    known = kind in CONVS or kind is nn.Linear or kind.__name__ == "Conv2dSame"
+    kind = nn.utils.parametrize.type_before_parametrizations(module)
+    known = kind in CONVS or kind is nn.Linear or kind.__name__ == "Conv2dSame" or is_scaled(module)
     if not known:
         return _why_not(module)
     if len(node.all_input_nodes) != 1:
         return Skip.SUBCLASS
+    made = making(module)
+    weight, bias = module._parameters.get("weight") if made is None else made.v, module._parameters.get("bias")
+    if weight is None or (bias is None and module.bias is not None):
+        return Skip.SPECTRAL if is_spectral(module) else Skip.COMPUTED
     geometry = LINEAR if kind is nn.Linear else _geometry(module)
-    return _call(node, node.all_input_nodes[0], module.weight, module.bias, geometry, traced)
+    return _call(node, node.all_input_nodes[0], weight, bias, geometry, traced, made)
 
 
 def _why_not(module: nn.Module) -> Skip | None:
     if isinstance(module, (nn.modules.conv._ConvTransposeNd, nn.modules.conv._LazyConvXdMixin)):
         return Skip.TRANSPOSED
-    if nn.utils.parametrize.is_parametrized(module):
-        return Skip.COMPUTED
-    if type(module).__name__ in SAME_CONVS | {"StdConv2d", "ScaledStdConv2d"}:
+    if type(module).__name__ in SAME_CONVS:
         return Skip.STANDARDISED
     if isinstance(module, (*CONVS, nn.Linear)):
         return Skip.SUBCLASS
@@ -138,7 +154,8 @@ def _why_not(module: nn.Module) -> Skip | None:
 
 def _geometry(module: Any) -> Geometry:
     axes = len(module.kernel_size)
-    same = "tf_same" if type(module).__name__ in SAME_CONVS else module.padding
+    dynamic = type(module).__name__ in SAME_CONVS and getattr(module, "same_pad", True)
+    same = "tf_same" if dynamic else module.padding
     return Geometry(
         kernel_size=tuple(module.kernel_size),
         stride=per_axis(module.stride, axes),
@@ -150,7 +167,11 @@ def _geometry(module: Any) -> Geometry:
 
 
 def _of_function(node: fx.Node, given: dict[str, Any], axes: int, traced: TracedModule) -> Call | Skip | None:
-    weight, bias = _parameter(given["weight"], traced), _parameter(given.get("bias"), traced)
+    made = scaled(given["weight"], traced)
+    if made is None and standardising(given["weight"]) is not None:
+        return Skip.STANDARDISED
+    weight = parameter_at(given["weight"], traced) if made is None else made.v
+    bias = parameter_at(given.get("bias"), traced)
     settings = [given.get(name, usual) for name, usual in (("stride", 1), ("padding", 0), ("dilation", 1))]
     if weight is None or (given.get("bias") is not None and bias is None):
         return Skip.COMPUTED
@@ -166,21 +187,20 @@ def _of_function(node: fx.Node, given: dict[str, Any], axes: int, traced: Traced
         dilation=per_axis(dilation, axes),
         groups=given.get("groups", 1),
     )
-    return _call(node, given["input"], weight, bias, geometry, traced)
-
-
-def _parameter(node: object, traced: TracedModule) -> Tensor | None:
-    if not isinstance(node, fx.Node) or node.op != "get_attr":
-        return None
-    path, _, name = str(node.target).rpartition(".")
-    return traced.get_submodule(path)._parameters.get(name)
+    return _call(node, given["input"], weight, bias, geometry, traced, made)
 
 
 def _call(
-    node: fx.Node, source: fx.Node, weight: Tensor, bias: Tensor | None, geometry: Geometry, traced: TracedModule
+    node: fx.Node,
+    source: fx.Node,
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: Geometry,
+    traced: TracedModule,
+    made: Making | None = None,
 ) -> Call:
     mean = _mean_after(node, traced) if bias is None else None
-    return Call(str(node.meta["path"]), node.name, source.name, weight, bias, mean, geometry)
+    return Call(str(node.meta["path"]), node.name, source.name, weight, bias, mean, geometry, made)
 
 
 def _mean_after(node: fx.Node, traced: TracedModule) -> Tensor | None:

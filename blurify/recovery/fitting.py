@@ -124,6 +124,9 @@ class Refit:
                 f"the networks give values that are not finite at {call.path!r}; look at the pictures and the weights."
             )
         x, t = rows
+        if call.made is not None and call.made.centred:
+            # Weights of mean 0 do not see the mean, and on rows without it the fit is one of them.
+            x = x - x.mean(2, keepdim=True)
         if call.bias is not None:
             # What is fitted is added to it.
             t = t - call.bias.detach().reshape(len(t), 1, -1)
@@ -140,15 +143,14 @@ def grouped(calls: Iterable[Call]) -> list[list[Call]]:
 
 def as_rows(call: Call) -> Tensor:
     """The weight as `[groups, O, K]` float64."""
-    weight = call.weight.detach()
-    exact = (weight.cpu() if weight.device.type == "mps" else weight).double()
-    return exact.reshape(call.geometry.groups, len(weight) // call.geometry.groups, -1)
+    weight = call.carried()
+    return weight.reshape(call.geometry.groups, len(weight) // call.geometry.groups, -1)
 
 
 def write(call: Call, fit: Fit) -> None:
     """Put the fitted values into the layer's tensors."""
     with torch.no_grad():
-        call.weight.copy_(fit.weight.reshape(call.weight.shape))
+        call.change(fit.weight.reshape(call.weight.shape))
         if call.bias is not None:
             call.bias.add_(fit.offset.reshape(-1).to(call.bias))
         elif call.mean is not None:
