@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from blurify import files
+from blurify.cli.devices import put
 from blurify.cli.feeding import batches
 from blurify.cli.figures import differences, estimated, labels_of, scores_of
 from blurify.cli.measured import About, Measured
@@ -82,13 +83,7 @@ def read(name: str, settings: Settings) -> files.LoadedModel:
         input_size=settings.input_size,
     )
     device = processes.own_device(settings.device)
-    if device.split(":")[0] == "meta":
-        raise ArgumentError("--device meta has no values to compare; give one that computes, such as cpu.")
-    try:
-        loaded.model.to(device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        fact = " ".join(str(error).split()).rstrip(".")
-        raise ArgumentError(f"--device {device} cannot be used: {fact}.") from error
+    put(loaded.model, device)
     if settings.channels_last:
         loaded.model.to(memory_format=torch.channels_last)
     return loaded

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from blurify import files
 from blurify.cli import report, session
+from blurify.cli.devices import put
 from blurify.cli.options import Request
 from blurify.cli.recovered import Report
 from blurify.errors import ArgumentError
@@ -20,7 +23,7 @@ from blurify.files.transforms import preprocessing_of
 from blurify.measure.folder import Folder, Preprocessing, find_pictures
 from blurify.measure.networks import Figures, Manner, readable, shares, side_by_side
 from blurify.measure.preparing import Wishes, prepared
-from blurify.recovery.checking import TRAINED
+from blurify.recovery.checking import TRAINED, OutOfMemoryError
 from blurify.recovery.progress import checkpoint_of
 from blurify.recovery.recovering import Recovered, recover
 from blurify.recovery.searching import strongest
@@ -57,7 +60,7 @@ def run_together(
             f"{started()} processes were started, and nothing but the training of --method distill or all, without "
             "--min-agreement, is shared out to several; start one."
         )
-    with accelerated(settings.device) as accelerator:
+    with resumable(target), accelerated(settings.device) as accelerator:
         if accelerator is not None and settings.device == "cuda":
             settings = replace(settings, device=str(accelerator.device))
         return run(request, settings, target, form, accelerator, force=force, resume=resume)
@@ -74,7 +77,7 @@ def run(
     resume: bool,
 ) -> Report | None:
     """The same in this process, which may be one of the accelerator's."""
-    team = Team(accelerator)
+    team, journal = Team(accelerator), journal_of(target)
     folder = find_pictures(settings.images, settings.labels)
     calibrating, testing = shares(range(len(folder.paths)), settings.calib, settings.seed, settings.images)
     opened = session.open_model(request)
@@ -86,10 +89,11 @@ def run(
         preprocessing_of(opened.loaded.model, opened.loaded.arch),
         Wishes(request.input_size, settings.mean, settings.std, settings.shift),
     )
+    original = opened.loaded.model.eval()
+    put(original, settings.device)
     with report.stage("reading pictures"):
         pictures, read, skipped = readable([folder.paths[number] for number in calibrating], preprocessing)
     pictures = pictures.to(settings.device)
-    original = opened.loaded.model.to(settings.device).eval()
     converted = session.convert(opened).to(settings.device)
     searched = _search(original, converted, pictures, settings, size)
     if searched is None:
@@ -97,8 +101,7 @@ def run(
         low = settings.shift // 2
         middle = pictures[..., low : low + size, low : low + size].contiguous()
         labels = labels_of(folder, [calibrating[number] for number in read]) if settings.fine_tune else None
-        journal = journal_of(target, resume or not team.first)
-        team.wait()
+        prepare(journal, resume, team)
         found = _recover(original, converted, middle, settings, journal, labels, accelerator)
     else:
         converted, found = searched.carried, searched.recovered
@@ -112,7 +115,7 @@ def run(
         target,
         files.Wanted(opened.loaded.arch, opened.loaded.signature or opened.examples[0], force=force),
     )
-    remove(journal_of(target, resume=True))
+    remove(journal)
     report.print_remarks([remark] if remark else [])
     written = report.written(target, form)
     return Report(figures.networks, found, written, figures.pictures, skipped + figures.skipped, searched)
@@ -144,18 +147,42 @@ def draw(found: Strongest, path: Path) -> None:
     save(trade_off(strengths, shown, found.chosen.strength, found.min_agreement), path)
 
 
-def journal_of(target: Path, resume: bool) -> Path:
-    """The file beside the output that an interrupted run leaves; a stale one is removed unless it is gone on from."""
-    path = target.with_name(f"{target.name}.journal")
-    if not resume:
-        remove(path)
-    return path
+def journal_of(target: Path) -> Path:
+    """The file beside the output that an interrupted run leaves."""
+    return target.with_name(f"{target.name}.journal")
+
+
+@contextmanager
+def resumable(target: Path) -> Iterator[None]:
+    """Say of what is interrupted, or out of memory, how it goes on."""
+    begin = time.monotonic()
+    try:
+        yield
+    except (KeyboardInterrupt, OutOfMemoryError):
+        journal = journal_of(target)
+        if any(path.exists() for path in left_by(journal)):
+            click.echo(f"after {time.monotonic() - begin:.0f} s; go on with --resume from {journal}", err=True)
+        raise
+
+
+def prepare(journal: Path, resume: bool, team: Team) -> None:
+    """Remove what an earlier run left, unless it is to be gone on from."""
+    if team.first and not resume:
+        remove(journal)
+    elif team.first and not any(path.exists() for path in left_by(journal)):
+        report.print_remarks([f"there is no {journal} to go on from, so this begins anew."])
+    team.wait()
 
 
 def remove(journal: Path) -> None:
     """Remove what an interrupted run goes on from."""
-    for path in (journal, checkpoint_of(journal)):
+    for path in left_by(journal):
         path.unlink(missing_ok=True)
+
+
+def left_by(journal: Path) -> tuple[Path, Path]:
+    """The files that an interrupted run leaves."""
+    return journal, checkpoint_of(journal)
 
 
 def _recover(
@@ -167,7 +194,6 @@ def _recover(
     labels: Tensor | None,
     accelerator: Any,
 ) -> Recovered:
-    begin = time.monotonic()
     try:
         with report.stage(f"recovering from {len(pictures)} pictures"):
             return recover(
@@ -182,9 +208,11 @@ def _recover(
                 journal=journal,
                 accelerator=accelerator,
             )
-    except KeyboardInterrupt:
-        if journal.exists() or checkpoint_of(journal).exists():
-            click.echo(f"after {time.monotonic() - begin:.0f} s; go on with --resume from {journal}", err=True)
+    except OutOfMemoryError:
+        raise
+    except ArgumentError:
+        # What is wrong would be so again.
+        remove(journal)
         raise
 
 

@@ -124,7 +124,7 @@ def compare(
     """
     found: list[list[Rows]] = []
     seen: list[Tensor] = []
-    complete = True
+    interrupted: KeyboardInterrupt | None = None
     with ExitStack() as stack:
         for asked in models:
             stack.enter_context(evaluating(asked.model))
@@ -135,11 +135,11 @@ def compare(
                     check_alike(models, classes)
                     found.append(rows)
                     seen.append(numbers)
-        except KeyboardInterrupt:
-            complete = False
+        except KeyboardInterrupt as error:
+            interrupted = error
     if not seen:
-        raise NoPicturesError("there are no pictures to measure on.")
-    return joined([Comparison(rows, numbers, complete) for rows, numbers in zip(found, seen, strict=True)])
+        raise NoPicturesError("there are no pictures to measure on.") from interrupted
+    return joined([Comparison(rows, numbers, interrupted is None) for rows, numbers in zip(found, seen, strict=True)])
 
 
 def check_alike(models: Sequence[Asked], classes: Classes | None) -> None:

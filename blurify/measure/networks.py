@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from blurify.errors import ArgumentError, FileError
-from blurify.measure.compare import Asked, compare
+from blurify.measure.compare import Asked, Comparison, NoPicturesError, compare
 from blurify.measure.consistency import ROUNDS, agreement, window_offsets
 from blurify.measure.estimate import Estimate, estimate
 from blurify.measure.folder import Pictures, Preprocessing, Source
@@ -106,7 +106,7 @@ def side_by_side(
     skipped: list[str] = []
     offsets = window_offsets(len(paths), manner.shift, manner.rounds, seed=manner.seed)
     asked = [Asked(name, network) for name, network in networks.items()]
-    compared = compare(asked, [Windows(offsets, manner.size)], _batches(paths, preprocessing, manner, skipped))
+    compared = _whole(asked, Windows(offsets, manner.size), _batches(paths, preprocessing, manner, skipped))
     known = None if labels is None else torch.tensor([labels[number] for number in compared.pictures])
     scores = [_scores(answers, compared.answers[0], known) for answers in compared.answers]
     change = {name: scores[-1][name] - scores[0][name] for name in scores[0] if name != "agreement"}
@@ -116,6 +116,19 @@ def side_by_side(
 
     of_each = {name: estimated(found) for name, found in zip(networks, scores, strict=True)}
     return Figures(of_each, estimated(change), len(compared.pictures), skipped)
+
+
+def _whole(asked: Sequence[Asked], windows: Windows, batches: Iterator[tuple[Tensor, Tensor]]) -> Comparison:
+    """What is found of all pictures: an interruption, of which `compare` makes a part, ends this too."""
+    try:
+        compared = compare(asked, [windows], batches)
+    except NoPicturesError as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            raise error.__cause__ from None
+        raise
+    if not compared.complete:
+        raise KeyboardInterrupt
+    return compared
 
 
 def _batches(

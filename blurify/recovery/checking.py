@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+from math import ceil
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from blurify.errors import ArgumentError, ArgumentTypeError
-from blurify.recovery.fits import Settings
+from blurify.graph_module import TracedModule
+from blurify.proofs import tensors_in, with_plan
+from blurify.recovery.calls import Skip
+from blurify.recovery.fits import LayerFit, Settings
+from blurify.tracing.inputs import Inputs
+from blurify.tracing.modes import evaluating
+from blurify.tracing.shapes import placeholder_values
 
 TRAINED = ("distill", "all")
 METHODS = ("lstsq", "bn", *TRAINED)
+
+
+class OutOfMemoryError(ArgumentError):
+    """What was done so far is kept, and gone on from with less."""
 
 
 def check_method(method: str) -> None:
@@ -37,6 +52,90 @@ def check_pictures(images: object, settings: Settings) -> None:
         raise ArgumentError(f"all {len(images)} pictures are blank; give photographs such as the network is used on.")
 
 
+def check_settings(settings: Settings) -> None:
+    """Refuse numbers that nothing can be done with."""
+    for name, least in (("memory", 1), ("batch_size", 1), ("seed", 0)):
+        value = getattr(settings, name)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ArgumentTypeError(f"{name} must be a whole number, got {value!r}.")
+        if value < least:
+            raise ArgumentError(f"{name} must be at least {least}, got {value}.")
+    if not 0 < settings.held_out < 1:
+        raise ArgumentError(f"held_out must be above 0 and below 1, got {settings.held_out}.")
+
+
+def check_taken(original: nn.Module, images: Tensor) -> None:
+    """Refuse a network that does not take the pictures."""
+    try:
+        with evaluating(original), torch.no_grad():
+            original(images[:1])
+    except Exception as error:
+        fact = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        kind = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)} on {images.device}"
+        raise ArgumentError(f"original does not take these pictures ({kind}): {fact}.") from error
+
+
+@torch.no_grad()
+def check_finite(network: TracedModule, pictures: Tensor, batch_size: int) -> None:
+    """Refuse a network that gives values that are not finite, and say where they come up first."""
+    for part in torch.split(pictures, batch_size):
+        if not all(bool(leaf.isfinite().all()) for leaf in tensors_in(network(part)) if leaf.is_floating_point()):
+            path = _Looking(network).first(part)
+            raise ArgumentError(
+                f"the networks give values that are not finite at {path!r}; look at the pictures and the weights."
+            )
+
+
+class _Looking(fx.Interpreter):
+    """Runs the graph to the first layer or function whose values are not finite."""
+
+    def __init__(self, network: TracedModule) -> None:
+        super().__init__(network, graph=network.eval_graph)
+        self.found: str | None = None
+
+    def first(self, pictures: Tensor) -> str:
+        """The path of that."""
+        self.run(*placeholder_values(self.graph, Inputs((pictures,))))
+        return self.found or "output"
+
+    def run_node(self, node: fx.Node) -> Any:
+        """Look at what the node gives."""
+        value = super().run_node(node)
+        if self.found is None and node.op.startswith("call_"):
+            leaves = [leaf for leaf in tensors_in(value) if leaf.is_floating_point()]
+            if not all(bool(leaf.isfinite().all()) for leaf in leaves):
+                self.found = str(node.meta["path"])
+        return value
+
+
+def check_budget(fits: Sequence[LayerFit], settings: Settings) -> None:
+    """Refuse a memory that holds no layer's equations."""
+    if fits and all(fit.skip is Skip.TOO_LARGE for fit in fits):
+        wanted = in_bytes(max(fit.memory for fit in fits))
+        raise ArgumentError(
+            f"a memory of {in_bytes(settings.memory)} holds the equations of no layer; {wanted} would hold all."
+        )
+
+
+def in_bytes(count: int) -> str:
+    """So many bytes, rounded up, as a person reads and types them."""
+    for unit, size in (("GB", 2**30), ("MB", 2**20)):
+        if count >= size:
+            return f"{ceil(10 * count / size) / 10:.1f} {unit}"
+    return f"{ceil(count / 1024)} KB"
+
+
+def mark_of(converted: nn.Module, images: Tensor, labels: Tensor | None, settings: Settings) -> str:
+    """What tells a recovery from others of which an interrupted one must not go on."""
+    _, plan = with_plan(converted)
+    mark = hashlib.blake2b(f"{plan.to_json()} {settings.held_out} {settings.seed}".encode())
+    tensors = [*converted.state_dict().values(), images, *([] if labels is None else [labels])]
+    for tensor in tensors:
+        mark.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        mark.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return mark.hexdigest()
+
+
 def check_labels(labels: object, images: Tensor, method: str) -> None:
     """Refuse labels that are not one class a picture, or that nothing would be done with."""
     if labels is None:
@@ -60,8 +159,10 @@ def check_classes(labels: Tensor, classes: int) -> None:
         raise ArgumentError(f"labels must be from 0 to {classes - 1}, the networks' classes, got {wrong[0]}.")
 
 
-def check_relation(original: nn.Module, converted: nn.Module) -> None:
+def check_relation(original: object, converted: nn.Module) -> None:
     """Refuse two models of which one cannot have been made of the other."""
+    if not isinstance(original, nn.Module):
+        raise ArgumentTypeError(f"original must be a torch.nn.Module, got {type(original).__name__}.")
     mine, theirs = dict(original.named_parameters()), dict(converted.named_parameters())
     odd = next((name for name in mine.keys() ^ theirs.keys()), None)
     odd = odd or next((name for name in mine if mine[name].shape != theirs[name].shape), None)
@@ -83,7 +184,7 @@ def out_of_memory(error: Exception, settings: Settings) -> Exception:
     said = str(error).lower()
     if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate" not in said:
         return error
-    return ArgumentError(
+    return OutOfMemoryError(
         f"memory ran out with a budget of {settings.memory / 2**30:.1f} GB and {settings.batch_size} pictures at a "
         f"time; {settings.memory / 2**31:.1f} GB and {max(1, settings.batch_size // 2)} pictures would take half."
     )

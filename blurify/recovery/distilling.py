@@ -52,13 +52,15 @@ def distill(
     checkpoint: Path | None = None,
     labels: Tensor | None = None,
     team: Team | None = None,
+    mark: str = "",
 ) -> list[Score]:
     """Train the student, which is in evaluation mode, in place; return its score after every epoch.
 
     `score` tells how far it is from what is wanted on held-out pictures. The student is left with the weights of the
     epoch where that was lowest, or with its own if none lowered it. A `checkpoint` is written after every epoch, and
     gone on from if it is there already, to the same weights as without an interruption. `labels` are int64, one a
-    picture. The processes of a `team` all call this with the same, and end with the same weights.
+    picture. The processes of a `team` all call this with the same, and end with the same weights. A checkpoint of
+    another `mark` is refused.
     """
     team = team or Team()
     generator = torch.Generator().manual_seed(schedule.seed)
@@ -70,7 +72,7 @@ def distill(
             value.requires_grad_(True)
         optimizer = torch.optim.AdamW(trained, schedule.rate, weight_decay=0.0)
         course = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        progress = Progress(checkpoint, student, {"optimizer": optimizer, "course": course}, generator)
+        progress = Progress(checkpoint, student, {"optimizer": optimizer, "course": course}, generator, mark)
         # The file must not change before all have read it.
         team.wait()
         with listening(teacher) as theirs, listening(student) as mine:

@@ -15,7 +15,7 @@ class LayerFit:
 
     Errors are sums of squares relative to those of the targets about their mean. `ridge` is None where the carried
     weights stay, for the reason that `skip` tells. `unknowns` are the weights that one output has, `rows` the positions
-    of `pictures` pictures that they were fitted to.
+    of `pictures` pictures that they were fitted to; `memory` the bytes that there must be, where they are too few.
     """
 
     layer: str
@@ -27,6 +27,7 @@ class LayerFit:
     rows: int = 0
     pictures: int = 0
     seconds: float = 0.0
+    memory: int = 0
 
     @property
     def pictures_wanted(self) -> int:

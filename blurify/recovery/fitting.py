@@ -54,10 +54,8 @@ class Refit:
                     journal.add(self._fit(group))
                 tell(journal.done[group[0].path])
             return list(journal.done.values())
-        except BaseException:
-            journal.write()
-            raise
         finally:
+            journal.write()
             self.fitting.close()
             self.holding.close()
 
@@ -67,7 +65,7 @@ class Refit:
         weight = as_rows(call)
         needed = 2 * 8 * weight.shape[0] * weight.shape[2] * (weight.shape[1] + 2 * weight.shape[2])
         if needed > self.settings.memory // 2:
-            return LayerFit(call.path, 0.0, 0.0, skip=Skip.TOO_LARGE, unknowns=weight.shape[2])
+            return LayerFit(call.path, 0.0, 0.0, skip=Skip.TOO_LARGE, unknowns=weight.shape[2], memory=2 * needed)
         fitting, holding = (self._equations(group, batches) for batches in (self.fitting, self.holding))
         if holding.constant or fitting.constant:
             return LayerFit(call.path, 0.0, 0.0, skip=Skip.CONSTANT, unknowns=weight.shape[2], rows=fitting.rows)

@@ -22,8 +22,8 @@ SECONDS_BETWEEN = 30.0
 class Journal:
     """Keeps layers that are done and all weights; without a path it keeps nothing, without `write` it only reads."""
 
-    def __init__(self, path: Path | None, network: nn.Module, write: bool = True) -> None:
-        self.path, self.network = path if write else None, network
+    def __init__(self, path: Path | None, network: nn.Module, mark: str = "", write: bool = True) -> None:
+        self.path, self.network, self.mark = path if write else None, network, mark
         self.done: dict[str, LayerFit] = {}
         self._written = time.monotonic()
         if path is not None and path.exists():
@@ -40,7 +40,7 @@ class Journal:
         if self.path is None:
             return
         fits = [asdict(fit) | {"skip": fit.skip and fit.skip.value} for fit in self.done.values()]
-        content = {"fits": fits, "weights": self.network.state_dict()}
+        content = {"fits": fits, "weights": self.network.state_dict(), "mark": self.mark}
         write_atomically(self.path, lambda file: torch.save(content, file))
         self._written = time.monotonic()
 
@@ -54,6 +54,17 @@ class Journal:
             content: dict[str, Any] = torch.load(path, weights_only=True)
             self.network.load_state_dict(content["weights"])
             fits = [LayerFit(**fit | {"skip": fit["skip"] and Skip(fit["skip"])}) for fit in content["fits"]]
+            mark = content["mark"]
         except Exception as error:  # whatever a broken file makes torch raise
             raise FileError(f"{path} is no journal of this network's recovery; remove it to begin anew.") from error
+        check_mark(path, mark, self.mark)
         self.done = {fit.layer: fit for fit in fits}
+
+
+def check_mark(path: Path, found: object, wanted: str) -> None:
+    """Refuse a file that another recovery left."""
+    if found != wanted:
+        raise FileError(
+            f"{path} was left by a recovery with other weights, blurs, pictures, labels or another seed; repeat that "
+            "one's command, or remove the file to begin anew."
+        )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from blurify.errors import FileError
 from blurify.files.atomic import write_atomically
+from blurify.recovery.journal import check_mark
 from blurify.recovery.judging import Score
 
 
@@ -20,8 +21,10 @@ class Progress:
     `parts` are what training changes, beside the random state: they are in the file too.
     """
 
-    def __init__(self, path: Path | None, student: nn.Module, parts: dict[str, Any], random: torch.Generator) -> None:
-        self.path, self.student, self.random = path, student, random
+    def __init__(
+        self, path: Path | None, student: nn.Module, parts: dict[str, Any], random: torch.Generator, mark: str = ""
+    ) -> None:
+        self.path, self.student, self.random, self.mark = path, student, random, mark
         self.parts = {"student": student} | parts
         self.scores: list[Score] = []
         self.best: dict[str, Tensor] = {}
@@ -46,7 +49,7 @@ class Progress:
         if self.path is not None and write:
             content = {name: part.state_dict() for name, part in self.parts.items()}
             scores = [tuple(score) for score in self.scores]
-            content |= {"scores": scores, "best": self.best, "random": self.random.get_state()}
+            content |= {"scores": scores, "best": self.best, "random": self.random.get_state(), "mark": self.mark}
             write_atomically(self.path, lambda file: torch.save(content, file))
 
     @staticmethod
@@ -61,8 +64,10 @@ class Progress:
                 part.load_state_dict(content[name])
             self.scores, self.best = [Score(*score) for score in content["scores"]], content["best"]
             self.random.set_state(content["random"])
+            mark = content["mark"]
         except Exception as error:  # whatever a broken file makes torch raise
             raise FileError(f"{path} is no checkpoint of this network's training; remove it to begin anew.") from error
+        check_mark(path, mark, self.mark)
 
 
 def checkpoint_of(journal: Path) -> Path:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +19,27 @@ from blurify.proofs import one_tap, with_plan
 from blurify.recovery.calls import Skip
 from blurify.recovery.checking import (
     TRAINED,
+    check_budget,
     check_classes,
+    check_finite,
     check_labels,
     check_method,
     check_pictures,
     check_relation,
+    check_settings,
+    check_taken,
+    in_bytes,
+    mark_of,
     out_of_memory,
 )
 from blurify.recovery.distilling import Schedule, distill
 from blurify.recovery.fits import LayerFit, Settings
 from blurify.recovery.fitting import Refit
 from blurify.recovery.journal import Journal
-from blurify.recovery.judging import Judge, Score
+from blurify.recovery.judging import Judge
 from blurify.recovery.progress import checkpoint_of
 from blurify.recovery.statistics import reestimate
+from blurify.recovery.steps import Steps
 from blurify.recovery.team import Team
 from blurify.tracing.modes import evaluating
 
@@ -78,10 +83,20 @@ class Recovered:
         if self.pictures_wanted > self.pictures:
             few = [layer.layer for layer in self.layers if layer.pictures_wanted > self.pictures]
             lines.append(
-                f"{len(few)} layers ({', '.join(few[:3])}{', ...' if len(few) > 3 else ''}) have more unknowns than "
-                f"these pictures tell; {self.pictures_wanted} pictures would be enough"
+                f"more unknowns than these pictures tell, and {self.pictures_wanted} pictures would be enough: "
+                + some(few)
             )
+        for reason in dict.fromkeys(layer.skip for layer in self.layers if layer.skip is not None):
+            kept = [layer for layer in self.layers if layer.skip is reason]
+            wanted = max(layer.memory for layer in kept)
+            budget = f", and a memory of {in_bytes(wanted)} would be enough" if wanted else ""
+            lines.append(f"{reason}{budget}: {some([layer.layer for layer in kept])}")
         return "\n".join(lines)
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """How many layers these are, and the first of them."""
+    return f"{len(names)} layer{'s' * (len(names) != 1)} ({', '.join(names[:most])}{', ...' * (len(names) > most)})"
 
 
 def recover(
@@ -95,7 +110,7 @@ def recover(
     held_out: float = 0.2,
     batch_size: int = 16,
     seed: int = 0,
-    journal: Path | None = None,
+    journal: str | Path | None = None,
     tell: Callable[[LayerFit], None] = lambda fit: None,
     accelerator: Any = None,
 ) -> Recovered:
@@ -142,6 +157,7 @@ def recover(
     """
     check_method(method)
     settings = Settings(memory=memory, held_out=held_out, batch_size=batch_size, seed=seed)
+    check_settings(settings)
     check_pictures(images, settings)
     check_labels(labels, images, method)
     team = Team(accelerator)
@@ -150,12 +166,16 @@ def recover(
         team.settle(network)
     count = settings.held_out_of(len(images))
     known = None if labels is None else labels.to(images.device, dtype=torch.int64)
+    path = None if journal is None else Path(journal)
+    mark = "" if path is None else mark_of(converted, images, labels, settings)
     fits: list[LayerFit] = []
     skipped: dict[str, Skip] = {}
     with ExitStack() as stack:
         for network in (teacher, student):
             stack.enter_context(evaluating(network))
         try:
+            for network in (teacher, student):
+                check_finite(network, images[-count:], batch_size)
             judge = Judge(teacher, images[-count:], batch_size, None if known is None else known[-count:])
             if known is not None:
                 check_classes(known, judge.classes)
@@ -163,17 +183,19 @@ def recover(
             if method in ("lstsq", "all"):
                 refit = Refit(teacher, student, images, settings)
                 skipped = refit.skipped
-                book = Journal(journal, student, write=team.first)
-                steps.run("lstsq", lambda: fits.extend(refit.run(tell, book)))
+                steps.run("lstsq", lambda: fits.extend(refit.run(tell, Journal(path, student, mark, team.first))))
+                check_budget(fits, settings)
             if method in ("bn", "all"):
                 steps.run("bn", lambda: reestimate(student, images, batch_size))
             if method in TRAINED:
                 schedule = Schedule(batch_size=batch_size, seed=seed)
-                training = None if journal is None else checkpoint_of(journal)
+                training = None if path is None else checkpoint_of(path)
                 told = None if known is None else known[:-count]
                 steps.run(
                     "distill",
-                    lambda: distill(teacher, student, images[:-count], schedule, steps.score, training, told, team),
+                    lambda: distill(
+                        teacher, student, images[:-count], schedule, steps.score, training, told, team, mark
+                    ),
                     by_answers=True,
                 )
         except (MemoryError, RuntimeError) as error:
@@ -182,36 +204,6 @@ def recover(
     model.load_state_dict(student.state_dict())
     errors = {name: score.error for name, score in steps.scores.items()}
     return Recovered(model, tuple(fits), skipped, errors, steps.seconds, len(images))
-
-
-class Steps:
-    """Runs one method after another, and takes back what brings nothing."""
-
-    def __init__(self, student: TracedModule, judge: Judge, team: Team) -> None:
-        self.student, self.judge, self.team = student, judge, team
-        self.best = self.score()
-        self.scores = {"carried": self.best}
-        self.seconds: dict[str, float] = {}
-
-    def run(self, name: str, step: Callable[[], object], *, by_answers: bool = False) -> None:
-        """Run one; keep what it did if it lowers the error, or else the whole score."""
-        before = {key: value.clone() for key, value in self.student.state_dict().items()}
-        begin = time.perf_counter()
-        step()
-        self.team.settle(self.student)
-        self.seconds[name] = time.perf_counter() - begin
-        found = self.score()
-        better = found < self.best if by_answers else found.error < self.best.error
-        # A NaN is not below anything.
-        if not (better and isfinite(found.error)):
-            self.student.load_state_dict(before)
-        else:
-            self.best = found
-        self.scores[name] = found
-
-    def score(self) -> Score:
-        """How far the student is from what is wanted, as the first process has it."""
-        return self.team.decided(self.judge.score(self.student))
 
 
 def twins(original: nn.Module, converted: nn.Module, images: Tensor) -> tuple[TracedModule, TracedModule]:
@@ -223,6 +215,7 @@ def twins(original: nn.Module, converted: nn.Module, images: Tensor) -> tuple[Tr
     if not plan.rewritten:
         raise ArgumentError("converted has no blur that the original has not, so there is nothing to recover.")
     check_relation(original, converted)
+    check_taken(original, images)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", HooksWarning)

@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from PIL import Image
+from torch import Tensor
 
 import blurify
 from blurify import demo
 from blurify.cli.group import cli
-from blurify.recovery import distilling
+from blurify.measure import networks
+from blurify.recovery import distilling, fitting
+from tests.digits import write_digits
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The classifier as a file, and pictures of digits in a folder a class."""
     where = tmp_path_factory.mktemp("recover")
-    model, pictures, labels = demo.load_demo()
-    torch.save(model, where / "net.pt")
-    for number, (picture, label) in enumerate(zip(pictures[:90], labels[:90].tolist(), strict=True)):
-        (where / "digits" / str(label)).mkdir(parents=True, exist_ok=True)
-        pixels = (picture[0] * 255).to(torch.uint8).numpy()
-        Image.fromarray(pixels).resize((44, 44)).save(where / "digits" / str(label) / f"{number:03}.png")
+    write_digits(where, 90)
     return where
 
 
-def invoke(folder: Path, *options: str) -> Result:
+def invoke(folder: Path, *options: str, images: Path | None = None) -> Result:
     allow = ["--allow", "blurify.demo.classifier.DigitNet", "--allow", "blurify.demo.classifier.Block"]
-    common = f"--images {folder / 'digits'} --input-size 1,40,40 --shift 4 --mean 0 --std 1".split()
+    common = f"--images {images or folder / 'digits'} --input-size 1,40,40 --shift 4 --mean 0 --std 1".split()
     return CliRunner().invoke(cli, ["recover", str(folder / "net.pt"), *allow, *common, *options])
 
 
@@ -105,9 +103,67 @@ def test_labels_are_trained_on_if_that_is_asked_for(folder: Path, tmp_path: Path
     assert "skipped: " in result.stdout
 
 
+def interrupting(after: int) -> Callable[..., Iterator[tuple[Tensor, Tensor]]]:
+    """Batches to measure on that are interrupted after so many."""
+    batches = networks._batches
+
+    def some(*args: object) -> Iterator[tuple[Tensor, Tensor]]:
+        for number, batch in enumerate(batches(*args)):
+            if number == after:
+                raise KeyboardInterrupt
+            yield batch
+
+    return some
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_an_interrupted_run_goes_on(after: int, folder: Path, tmp_path: Path, monkeypatch) -> None:
+    target = tmp_path / "out.pt"
+    with monkeypatch.context() as patched:
+        patched.setattr(networks, "_batches", interrupting(after))
+        result = invoke(folder, "-o", str(target), "--calib", "40")
+    assert result.exit_code == 130
+    assert f"go on with --resume from {target}.journal\ninterrupted; nothing was written\n" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["out.pt.journal"]
+    other = invoke(folder, "-o", str(target), "--calib", "40", "--resume", "--filt-size", "5")
+    assert other.exit_code == 1
+    assert "out.pt.journal was left by a recovery with other weights, blurs, pictures" in other.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["out.pt.journal"]
+    # All is fitted already.
+    monkeypatch.setattr(fitting.Refit, "_fit", None)
+    assert invoke(folder, "-o", str(target), "--calib", "40", "--resume").exit_code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out.pt"]
+
+
+def test_nothing_to_go_on_from_is_said(folder: Path, tmp_path: Path) -> None:
+    result = invoke(folder, "-o", str(tmp_path / "out.pt"), "--calib", "40", "--resume")
+    assert result.exit_code == 0
+    assert "out.pt.journal to go on from, so this begins anew." in result.stderr
+
+
+@pytest.mark.parametrize("method", ["lstsq", "distill"])
+def test_values_that_are_not_finite_leave_nothing(method: str, folder: Path, tmp_path: Path) -> None:
+    model = demo.load_demo()[0]
+    with torch.no_grad():
+        model.conv1.weight[0] = torch.inf
+    torch.save(model, tmp_path / "net.pt")
+    result = invoke(tmp_path, "-o", str(tmp_path / "out.pt"), "--method", method, images=folder / "digits")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "Error: the networks give values that are not finite at 'conv1'; look at the pictures and the weights.\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["net.pt"]
+
+
 @pytest.mark.parametrize(
     ("options", "code", "sentence"),
     [
+        (["--device", "warp"], 1, "--device warp cannot be used: "),
+        (["--device", "meta"], 1, "--device meta has no values to compare"),
+        (["--memory", "1KB"], 1, "a memory of 1 KB holds the equations of no layer; "),
+        (["--method", "nonsense"], 2, "'nonsense' is not one of 'lstsq', 'bn', 'distill', 'all'"),
+        (["--min-agreement", "101"], 2, "101.0 is not in the range 0<x<100"),
+        (["--calib", "0"], 2, "0 is not in the range x>=2"),
         (["--fine-tune"], 2, "--fine-tune trains on the classes that --labels finds; give that too."),
         (["--fine-tune", "--labels"], 2, "--fine-tune is for --method distill or all, which train, and not for lstsq."),
         (

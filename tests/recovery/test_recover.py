@@ -14,9 +14,11 @@ import blurify
 from blurify import demo
 from blurify.errors import ArgumentError, ArgumentTypeError, FileError
 from blurify.measure.consistency import accuracy, agreement, shifted_answers
-from blurify.recovery import recovering
+from blurify.recovery import checking, distilling
 from blurify.recovery.calls import Skip
+from blurify.recovery.checking import in_bytes
 from blurify.recovery.fits import LayerFit, Settings
+from blurify.recovery.judging import Judge, Score
 from tests.conftest import relative_error, run
 
 
@@ -143,12 +145,37 @@ def test_an_interrupted_fit_goes_on(networks: tuple[nn.Module, nn.Module], pictu
     assert resumed.errors["lstsq"] == pytest.approx(whole.errors["lstsq"], rel=0.05)
 
 
+@pytest.mark.parametrize("method", ["lstsq", "distill"])
 def test_a_journal_of_something_else_is_refused(
-    networks: tuple[nn.Module, nn.Module], pictures: Tensor, tmp_path: Path
+    method: str,
+    networks: tuple[nn.Module, nn.Module],
+    pictures: Tensor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(distilling.Schedule, "epochs", 1)
     (tmp_path / "journal").write_bytes(b"something else")
     with pytest.raises(FileError, match="is no journal of this network's recovery; remove it to begin anew"):
         blurify.recover(*networks, pictures, journal=tmp_path / "journal")
+    blurify.recover(*networks, pictures[:20], method=method, journal=str(tmp_path / "other"))
+    others = [
+        (networks[1], pictures[1:21]),
+        (blurify.antialias(networks[0], 3), pictures[:20]),
+    ]
+    for converted, images in others:
+        with pytest.raises(FileError, match="was left by a recovery with other weights, blurs, pictures, labels or"):
+            blurify.recover(networks[0], converted, images, method=method, journal=tmp_path / "other")
+
+
+def test_a_resumed_fit_that_does_not_help_is_taken_back_whole(
+    networks: tuple[nn.Module, nn.Module], pictures: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blurify.recover(*networks, pictures[:20], journal=tmp_path / "journal")
+    rising = iter(range(9))
+    monkeypatch.setattr(Judge, "score", lambda judge, network: Score(0, 0, next(rising)))
+    found = blurify.recover(*networks, pictures[:20], journal=tmp_path / "journal")
+    kept = networks[1].state_dict()
+    assert all(torch.equal(value, kept[name]) for name, value in found.model.state_dict().items())
 
 
 def refused(networks: tuple[nn.Module, nn.Module], images: object, kind: type[Exception], match: str) -> None:
@@ -180,11 +207,44 @@ def test_models_that_do_not_belong_together_are_refused(
     refused((original, original), pictures, ArgumentTypeError, "converted must be what blurify.antialias returned")
 
 
-def test_values_that_are_not_finite_name_the_layer(fields: Tensor) -> None:
+@pytest.mark.parametrize("method", ["lstsq", "bn", "distill"])
+@pytest.mark.parametrize("layer", ["stem", "head"])
+def test_values_that_are_not_finite_name_the_layer(method: str, layer: str, fields: Tensor) -> None:
     original = Shared().eval()
     with torch.no_grad():
-        original.stem.bias.fill_(torch.nan)
-    refused((original, blurify.antialias(original, 3)), fields, ArgumentError, "not finite at 'conv'")
+        original.get_submodule(layer).bias.fill_(torch.nan)
+    with pytest.raises(ArgumentError, match=f"not finite at '{layer}'; look at the pictures and the weights"):
+        blurify.recover(original, blurify.antialias(original, 3), fields, method=method)
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "said"),
+    [
+        ({"memory": 0}, ArgumentError, "memory must be at least 1, got 0."),
+        ({"memory": "4GB"}, ArgumentTypeError, "memory must be a whole number, got '4GB'."),
+        ({"batch_size": 0}, ArgumentError, "batch_size must be at least 1, got 0."),
+        ({"seed": -1}, ArgumentError, "seed must be at least 0, got -1."),
+        ({"held_out": 0.0}, ArgumentError, "held_out must be above 0 and below 1, got 0.0."),
+        ({"held_out": float("nan")}, ArgumentError, "held_out must be above 0 and below 1, got nan."),
+        ({"method": "magic"}, ArgumentError, "method must be one of lstsq, bn, distill, all, got 'magic'."),
+    ],
+    ids=str,
+)
+def test_settings_that_make_no_sense_are_refused(
+    given: dict[str, object], kind: type[Exception], said: str, networks: tuple[nn.Module, nn.Module], pictures: Tensor
+) -> None:
+    with pytest.raises(kind) as caught:
+        blurify.recover(*networks, pictures, **given)
+    assert str(caught.value) == said
+
+
+def test_pictures_that_the_network_does_not_take_are_refused(
+    networks: tuple[nn.Module, nn.Module], pictures: Tensor
+) -> None:
+    said = r"original does not take these pictures \(float32 \[96, 3, 40, 40\] on cpu\): .* to have 1 channels"
+    refused(networks, pictures.repeat(1, 3, 1, 1), ArgumentError, said)
+    refused(networks, pictures.double(), ArgumentError, r"pictures \(float64 \[96, 1, 40, 40\] on cpu\)")
+    refused(("a name", networks[1]), pictures, ArgumentTypeError, r"original must be a torch\.nn\.Module, got str")
 
 
 def test_few_pictures_say_how_many_are_wanted(fields: Tensor) -> None:
@@ -201,15 +261,32 @@ def test_a_layer_too_large_for_the_budget_is_kept(networks: tuple[nn.Module, nn.
     kept = {fit.layer: fit.skip for fit in found.layers if fit.ridge is None}
     assert Skip.TOO_LARGE in kept.values()
     assert found.errors["lstsq"] < found.errors["carried"]
+    assert "do not fit into the memory budget, and a memory of " in str(found)
+
+
+def test_a_memory_that_holds_no_equations_says_what_would(
+    networks: tuple[nn.Module, nn.Module], pictures: Tensor
+) -> None:
+    with pytest.raises(ArgumentError, match=r"a memory of 1 KB holds the equations of no layer; \S+ MB would hold all"):
+        blurify.recover(*networks, pictures, memory=1000)
+    wanted = max(fit.memory for fit in blurify.recover(*networks, pictures, memory=1 << 20).layers)
+    enough = blurify.recover(*networks, pictures, memory=wanted)
+    assert Skip.TOO_LARGE not in {fit.skip for fit in enough.layers}
+    assert Skip.TOO_LARGE in {fit.skip for fit in blurify.recover(*networks, pictures, memory=wanted - 2).layers}
+
+
+@pytest.mark.parametrize(("count", "said"), [(1, "1 KB"), (1 << 20, "1.0 MB"), ((1 << 30) + 1, "1.1 GB")])
+def test_bytes_are_rounded_up(count: int, said: str) -> None:
+    assert in_bytes(count) == said
 
 
 def test_running_out_of_memory_says_what_would_fit() -> None:
-    told = recovering.out_of_memory(MemoryError(), Settings(memory=4 << 30, batch_size=16))
+    told = checking.out_of_memory(MemoryError(), Settings(memory=4 << 30, batch_size=16))
     assert str(told) == (
         "memory ran out with a budget of 4.0 GB and 16 pictures at a time; 2.0 GB and 8 pictures would take half."
     )
     other = RuntimeError("shapes differ")
-    assert recovering.out_of_memory(other, Settings()) is other
+    assert checking.out_of_memory(other, Settings()) is other
 
 
 def test_the_shipped_classifier_recovers() -> None:

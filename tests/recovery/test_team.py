@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from PIL import Image
 
 import blurify
 from blurify import demo
 from blurify.cli.group import cli
 from blurify.errors import ArgumentTypeError
+from tests.digits import write_digits
 
 # The command itself, which leaves what each process found beside what it writes.
 COMMAND = """
@@ -38,12 +38,7 @@ OPTIONS = f"recover net.pt {NETWORK} --images digits --input-size 1,40,40 --shif
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The classifier as a file, and a few digits in a folder a class."""
-    model, pictures, labels = demo.load_demo()
-    torch.save(model, tmp_path / "net.pt")
-    for number, (picture, label) in enumerate(zip(pictures[:42], labels[:42].tolist(), strict=True)):
-        (tmp_path / "digits" / str(label)).mkdir(parents=True, exist_ok=True)
-        pixels = (picture[0] * 255).to(torch.uint8).numpy()
-        Image.fromarray(pixels).resize((44, 44)).save(tmp_path / "digits" / str(label) / f"{number:03}.png")
+    write_digits(tmp_path, 42)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
