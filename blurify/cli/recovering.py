@@ -87,9 +87,9 @@ def run(
     form = files.fitting_format(form, opened.loaded.arch)
     size, preprocessing = prepared(
         preprocessing_of(opened.loaded.model, opened.loaded.arch),
-        Wishes(request.input_size, settings.mean, settings.std, settings.shift),
+        Wishes(taken(opened), settings.mean, settings.std, settings.shift),
     )
-    original = opened.loaded.model.eval()
+    original = opened.loaded.model
     put(original, settings.device)
     with report.stage("reading pictures"):
         pictures, read, skipped = readable([folder.paths[number] for number in calibrating], preprocessing)
@@ -119,6 +119,11 @@ def run(
     report.print_remarks([remark] if remark else [])
     written = report.written(target, form)
     return Report(figures.networks, found, written, figures.pictures, skipped + figures.skipped, searched)
+
+
+def taken(opened: session.Session) -> tuple[int, ...] | None:
+    """The size of an input: as a program says itself, or as the user says."""
+    return tuple(opened.examples[0].shape[1:]) if opened.loaded.signature else opened.request.input_size
 
 
 def labels_of(folder: Folder, numbers: list[int]) -> Tensor:

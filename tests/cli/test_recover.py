@@ -49,6 +49,35 @@ def test_it_reports_and_writes(folder: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out.pt"]
 
 
+def test_an_exported_program_recovers(folder: Path, tmp_path: Path) -> None:
+    model, pictures, _ = demo.load_demo()
+    program = torch.export.export(
+        model.eval(), (pictures[:2],), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=True
+    )
+    torch.export.save(program, tmp_path / "net.pt2")
+    # It says itself that its pictures are grey, and how large.
+    options = [
+        "--shift",
+        "4",
+        "--mean",
+        "0",
+        "--std",
+        "1",
+        "--filt-size",
+        "4",
+        "--json",
+        "-o",
+        str(tmp_path / "out.pt2"),
+    ]
+    result = CliRunner().invoke(
+        cli, ["recover", str(tmp_path / "net.pt2"), "--images", str(folder / "digits"), *options]
+    )
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)
+    assert said["errors"]["lstsq"] < said["errors"]["carried"]
+    assert (tmp_path / "out.pt2").exists()
+
+
 def test_a_budget_is_searched_for(folder: Path, tmp_path: Path) -> None:
     target, picture = tmp_path / "out.pt", tmp_path / "curve.png"
     options = ["-o", str(target), "--min-agreement", "60", "--filt-size", "3", "--strength", "0.5", "--calib", "60"]
