@@ -1,8 +1,9 @@
 """Layer by layer, in graph order: give the converted network the weights with which it does what the original does.
 
 At a layer the converted network, its earlier layers fitted already, is fed `x`, and the original gives `t`; the new
-weights are the ridge solution of `W x + b = t`. How strong the ridge is, the pictures held out say; where they say that
-no fit is better than the carried weights, these stay.
+weights are the ridge solution of `W x + b = t`; where a sum reads the layer, `t` makes up for what the sum's other part
+lacks (`blurify.recovery.joins`). How strong the ridge is, the pictures held out say; where they say that no fit is
+better than the carried weights, these stay.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from blurify.errors import ArgumentError
 from blurify.graph_module import TracedModule
 from blurify.recovery.calls import Call, Skip, find_calls
 from blurify.recovery.fits import LayerFit, Settings
+from blurify.recovery.joins import ordered
 from blurify.recovery.journal import Journal
 from blurify.recovery.lockstep import Batches, Progress, Stepper
 from blurify.recovery.normal import Fit, NormalEquations
@@ -33,7 +35,7 @@ class Refit:
         self.settings = settings
         self.before, self.after = Stepper(original), Stepper(student)
         calls, self.skipped = find_calls(student)
-        self.groups = grouped(calls)
+        self.groups, self.joins = ordered(grouped(calls), self.after)
         held = settings.held_out_of(len(pictures))
         self.pictures = len(pictures)
         self.fitting = self._batches(pictures[:-held], settings.memory * len(pictures[:-held]) // len(pictures))
@@ -49,9 +51,9 @@ class Refit:
     def run(self, tell: Callable[[LayerFit], None], journal: Journal) -> list[LayerFit]:
         """Fit every layer that can be and is not in the journal; `tell` is called after each."""
         try:
-            for group in self.groups:
+            for number, group in enumerate(self.groups):
                 if group[0].path not in journal.done:
-                    journal.add(self._fit(group))
+                    journal.add(self._fit(group, self._passes_others(number)))
                 tell(journal.done[group[0].path])
             return list(journal.done.values())
         finally:
@@ -59,14 +61,19 @@ class Refit:
             self.fitting.close()
             self.holding.close()
 
-    def _fit(self, group: list[Call]) -> LayerFit:
+    def _passes_others(self, number: int) -> bool:
+        """Whether some layer before the last call of this group is fitted later than this group is."""
+        last = self.after.numbers[self.groups[number][-1].node]
+        return any(self.after.numbers[group[0].node] < last for group in self.groups[number + 1 :])
+
+    def _fit(self, group: list[Call], on_trial: bool) -> LayerFit:
         begin = time.perf_counter()
         call = group[0]
         weight = as_rows(call)
         needed = 2 * 8 * weight.shape[0] * weight.shape[2] * (weight.shape[1] + 2 * weight.shape[2])
         if needed > self.settings.memory // 2:
             return LayerFit(call.path, 0.0, 0.0, skip=Skip.TOO_LARGE, unknowns=weight.shape[2], memory=2 * needed)
-        fitting, holding = (self._equations(group, batches) for batches in (self.fitting, self.holding))
+        fitting, holding = (self._equations(group, batches, on_trial) for batches in (self.fitting, self.holding))
         if holding.constant or fitting.constant:
             return LayerFit(call.path, 0.0, 0.0, skip=Skip.CONSTANT, unknowns=weight.shape[2], rows=fitting.rows)
         carried = Fit(weight, torch.zeros_like(weight[:, :, 0]))
@@ -101,21 +108,30 @@ class Refit:
             best, lowest = (ridge, fit), error
         return best
 
-    def _equations(self, group: list[Call], batches: Batches) -> NormalEquations:
+    def _equations(self, group: list[Call], batches: Batches, on_trial: bool) -> NormalEquations:
         equations = NormalEquations(intercept=group[0].bias is not None or group[0].mean is not None)
         rows = max(LEAST_ROWS, ROWS_A_WEIGHT * as_rows(group[0]).shape[2])
         each = -(-rows // self.pictures)
         for before, after in batches:
-            if len(group) > 1:
-                # The layers between two calls of one weight are fitted later than it, so they are passed on trial.
+            if on_trial or len(group) > 1:
+                # What lies before and is fitted later is passed on trial.
                 before, after = before.copied(), after.copied()
             for call in group:
                 self._add(call, before, after, each, equations)
         return equations
 
+    def _making_up(self, call: Call, t: Tensor, before: Progress, after: Progress) -> Tensor:
+        """The target, with what the sum that reads the call lacks without it."""
+        join = self.joins.get(call.node)
+        if join is None:
+            return t
+        original, converted = (step.look(at, join.other) for step, at in ((self.before, before), (self.after, after)))
+        return t + join.missing(original, converted) if original.shape == t.shape else t
+
     def _add(self, call: Call, before: Progress, after: Progress, count: int, equations: NormalEquations) -> None:
         t = self.before.advance(before, call.node, through=True)
         self.after.advance(after, call.node)
+        t = self._making_up(call, t, before, after)
         rows = sample_rows(after.values[call.source], t, call.geometry, count, self.generator)
         if not all(bool(part.isfinite().all()) for part in rows):
             raise ArgumentError(

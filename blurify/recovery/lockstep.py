@@ -42,6 +42,7 @@ class Stepper:
     """Runs the eval graph of a network up to a node, and on from there."""
 
     def __init__(self, traced: TracedModule) -> None:
+        self.module = traced
         self.graph = traced.eval_graph
         self.nodes = list(self.graph.nodes)
         self.numbers = {node.name: number for number, node in enumerate(self.nodes)}
@@ -70,6 +71,21 @@ class Stepper:
         progress.values = {key: value for key, value in values.items() if self._last_read.get(key, -1) >= stop}
         self._interpreter.env = {}
         return result
+
+    def look(self, progress: Progress, name: str) -> Any:
+        """The value of the named node, for which nothing is done that would stay."""
+        return progress.values[name] if name in progress.values else self.advance(progress.copied(), name, through=True)
+
+    def leading_to(self, name: str) -> set[str]:
+        """The names of all nodes that the named one depends on, and its own."""
+        found: set[str] = set()
+        waiting = [self.by_name[name]]
+        while waiting:
+            node = waiting.pop()
+            if node.name not in found:
+                found.add(node.name)
+                waiting += node.all_input_nodes
+        return found
 
 
 class Batches:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from blurify.errors import ArgumentError, HooksWarning, PlanError
 from blurify.graph_module import TracedModule
+from blurify.optimize import optimize_graphs
 from blurify.proofs import one_tap, with_plan
 from blurify.recovery.calls import Skip
 from blurify.recovery.checking import (
@@ -209,7 +210,7 @@ def recover(
 def twins(original: nn.Module, converted: nn.Module, images: Tensor) -> tuple[TracedModule, TracedModule]:
     """The original and the converted network as traced modules of one graph, the second over weights of its own.
 
-    Neither is optimized, since that makes graphs differ.
+    Both are optimized alike: a shortcut that is blurred before its 1x1 conv is fitted to what it then gives.
     """
     converted, plan = with_plan(converted)
     if not plan.rewritten:
@@ -220,8 +221,10 @@ def twins(original: nn.Module, converted: nn.Module, images: Tensor) -> tuple[Tr
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", HooksWarning)
             student = plan.apply(original, example_inputs=images[:1])
-            teacher = one_tap(plan.apply(original, inplace=True, example_inputs=images[:1]), plan)
+            unblurred = plan.apply(original, inplace=True, example_inputs=images[:1])
     except PlanError as error:
         raise ArgumentError(f"converted was not made of this original: {error}") from error
+    for network in (student, unblurred):
+        optimize_graphs(network)
     student.load_state_dict(converted.state_dict())
-    return teacher, student
+    return one_tap(unblurred, plan), student

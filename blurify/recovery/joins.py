@@ -1,0 +1,126 @@
+"""Where a sum reads a layer, the layer can make up for what the sum's other part has lost.
+
+Let the original compute `n(t) + s` of a layer's output `t`, with `n` affine for each channel (a batch-norm, or
+nothing), and let the converted network have `z` where the original has `s`. With `t` for a target the sum would be off
+by `s - z`; with `t + (s - z) / gain` it is the original's, where `gain` is what `n` multiplies a channel by.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from blurify.graph_module import TracedModule
+from blurify.recovery.calls import Call
+from blurify.recovery.lockstep import Stepper
+from blurify.rules.arguments import Signature, bind
+from blurify.tracing.constants import constant_tensor
+
+SUMS = {operator.add, operator.iadd, torch.add, torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor, "add", "add_"}
+# In evaluation mode these give what they are given.
+IDLE = (nn.Identity, nn.modules.dropout._DropoutNd)
+NORMS: dict[Any, Signature] = {
+    F.batch_norm: Signature(
+        0, ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+    ),
+} | dict.fromkeys(
+    (torch.batch_norm, torch.ops.aten.batch_norm.default),
+    Signature(0, ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps")),
+)
+# A channel that the norm makes smaller than this share of the largest is left alone: it would have to be very loud.
+QUIETEST = 0.01
+
+
+@dataclass(frozen=True)
+class Join:
+    """The node whose value is added to a layer's output, and what multiplies that output's channels before."""
+
+    other: str
+    gain: Tensor | None
+
+    def missing(self, original: Tensor, converted: Tensor) -> Tensor:
+        """What is to be added to the target `[N, C, ...]`, of the other part's values in both networks."""
+        lost = original - converted
+        if self.gain is None:
+            return lost
+        gain = self.gain.reshape(-1, *[1] * (lost.dim() - 2))
+        loud = gain.abs() >= QUIETEST * gain.abs().max()
+        return torch.where(loud, lost / torch.where(loud, gain, torch.ones_like(gain)), torch.zeros_like(lost))
+
+
+def ordered(groups: list[list[Call]], stepper: Stepper) -> tuple[list[list[Call]], dict[str, Join]]:
+    """The groups in the order of their fits, and the sums to be mended, by the name of the node of the call that does.
+
+    It is the graph's order, but that what a sum adds to a layer is fitted before the layer, which then makes up for it.
+    """
+    found = {call.node: join_of(stepper.by_name[call.node], stepper.module) for group in groups for call in group}
+    joins = {name: join for name, join in found.items() if join is not None}
+    result: list[list[Call]] = []
+    for group in groups:
+        if group not in result:
+            others = added_to(group[0], groups, joins, stepper) if len(group) == 1 else []
+            for other in others:
+                # What comes first has nothing to make up for yet.
+                joins.pop(other[0].node, None)
+            result += [*(other for other in others if other not in result), group]
+    return result, joins
+
+
+def added_to(call: Call, groups: list[list[Call]], joins: dict[str, Join], stepper: Stepper) -> list[list[Call]]:
+    """The later groups that lead to the other part of the call's sum, if that part does not depend on the call."""
+    join, numbers = joins.get(call.node), stepper.numbers
+    if join is None or numbers[join.other] < numbers[call.node]:
+        return []
+    leading = stepper.leading_to(join.other)
+    later = [group for group in groups if numbers[group[0].node] > numbers[call.node] and len(group) == 1]
+    return [] if call.node in leading else [group for group in later if group[0].node in leading]
+
+
+def join_of(node: fx.Node, traced: TracedModule) -> Join | None:
+    """The sum that reads the node through no more than a batch-norm and what does nothing; None where there is none."""
+    gain: Tensor | None = None
+    while len(node.users) == 1:
+        user = next(iter(node.users))
+        if is_sum(user, node):
+            (other,) = (source for source in user.all_input_nodes if source is not node)
+            return Join(other.name, gain)
+        module = traced.get_submodule(str(user.target)) if user.op == "call_module" else None
+        if not isinstance(module, IDLE):
+            found = gain_of(user, module, traced) if gain is None else None
+            if found is None:
+                return None
+            gain = found
+        node = user
+    return None
+
+
+def is_sum(user: fx.Node, node: fx.Node) -> bool:
+    """Whether `user` adds `node` and another node, and does nothing else."""
+    plain = user.op in ("call_function", "call_method") and user.target in SUMS and not user.kwargs
+    return plain and len(user.args) == 2 and len(user.all_input_nodes) == 2 and node in user.args
+
+
+def gain_of(node: fx.Node, module: nn.Module | None, traced: TracedModule) -> Tensor | None:
+    """What a batch-norm with statistics of its own multiplies each channel by; None for all else."""
+    if isinstance(module, _BatchNorm):
+        return scale(module.running_var, module.weight, module.eps)
+    signature = NORMS.get(node.target) if node.op == "call_function" else None
+    if signature is None:
+        return None
+    given = bind(node, signature)
+    variance, weight = (constant_tensor(given.get(name), traced) for name in ("running_var", "weight"))
+    return scale(variance, weight, given.get("eps", 1e-5))
+
+
+def scale(variance: Tensor | None, weight: Tensor | None, eps: float) -> Tensor | None:
+    """`weight / sqrt(variance + eps)`."""
+    if variance is None:
+        return None
+    plain = (variance.detach() + eps).rsqrt()
+    return plain if weight is None else plain * weight.detach()
