@@ -139,8 +139,8 @@ def antialias(
         filt_size: taps of the binomial filter, or a mapping from glob pattern on site names to taps, where the first
             match counts and no match means 4.
         strength: how much of that filter, from 0 to 1, or a mapping like `filt_size`'s, where no match means 1. Along
-            each axis the taps are `(1 - strength) * delta + strength * binomial`; at 0 the result computes what `model`
-            does. In the place of an average, the average's output is mixed with the blurred one.
+            each axis the taps are `(1 - strength) * delta + strength * binomial`; at 0 the site is kept. In the place
+            of an average, the average's output is mixed with the blurred one.
         pad_type: `reflect`, `replicate`, `zero` or `circular`.
         stem: rewrite the convs fed by the model's input as well.
         patch_embed: rewrite the convs that cut their input, or a map of tokens, into patches without overlap as well.

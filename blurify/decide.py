@@ -70,13 +70,19 @@ def find_sites(traced: TracedModule, graph: fx.Graph, context: Context) -> Itera
 
 def reason_to_keep(found: Found, traced: TracedModule, spec: Spec, shapes_of: ShapesOf) -> Reason | None:
     """The first reason that holds, or None for a site to rewrite."""
-    path, site = found.path, found.site
-    if site.refusal is not None:
-        return site.refusal
-    if spec.excludes(path):
+    if found.site.refusal is not None:
+        return found.site.refusal
+    if spec.excludes(found.path):
         return Reason.EXCLUDED
-    if not spec.includes(path):
+    if not spec.includes(found.path):
         return Reason.NOT_INCLUDED
+    unblurred = Reason.NO_BLUR if spec.strength_at(found.path) == 0 else None
+    return reason_of_kind(found, traced, spec, shapes_of) or unblurred
+
+
+def reason_of_kind(found: Found, traced: TracedModule, spec: Spec, shapes_of: ShapesOf) -> Reason | None:
+    """Why sites of this kind are kept, if this one is."""
+    path, site = found.path, found.site
     if site.kind is Kind.UPSAMPLE:
         return None if spec.upsample else Reason.UPSAMPLING
     if site.kind is Kind.CONV:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 from blurify.sites import Action, Kind, Reason
@@ -43,6 +43,15 @@ class Decision:
     def blurring(self) -> Blurring:
         """What the site's blur is made with."""
         return {"filt_size": self.filt_size, "pad_type": self.pad_type, "strength": self.strength}
+
+    def kept(self, reason: Reason, detail: str = "") -> Decision:
+        """The decision to keep this site instead."""
+        window = self.kernel_size, self.stride
+        return Decision(self.site, self.kind, Action.KEEP, reason, "", "", *window, detail=detail)
+
+    def with_strength(self, strength: float) -> Decision:
+        """This decision to rewrite with so much of the filter; at none there is nothing to rewrite for."""
+        return replace(self, strength=strength) if strength else self.kept(Reason.NO_BLUR)
 
 
 def sizes(values: tuple[int, ...]) -> str:

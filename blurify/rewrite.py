@@ -43,12 +43,25 @@ def rewrite(traced: TracedModule, decisions: Iterable[Decision]) -> None:
     edits = locate(traced, tuple(decisions))
     calls = callers(traced)
     edited = {edit.node for edit in edits}
+    # A module that a kept call still needs keeps its stride, so this call gets a dense op elsewhere.
+    free = [calls.get(str(edit.node.target), set()) <= edited for edit in edits]
+    for edit, alone in zip(edits, free, strict=True):
+        check_can_split(edit, alone)
     names = Names(traced)
     with traced.edited():
-        for edit in edits:
-            # A module that a kept call still needs keeps its stride, so this call gets a dense op elsewhere.
-            free = calls.get(str(edit.node.target), set()) <= edited
-            apply_edit(traced, edit, free, names)
+        for edit, alone in zip(edits, free, strict=True):
+            apply_edit(traced, edit, alone, names)
+
+
+def check_can_split(edit: Edit, free: bool) -> None:
+    """Refuse two strides for a module that can have one."""
+    if free or edit.module is None or edit.rule.can_be_function(edit.module):
+        return
+    if next(edit.module.parameters(), None) is not None:
+        raise PlanError(
+            f"the plan rewrites {edit.decision.site!r} and keeps another call of its {type(edit.module).__name__}, "
+            "which cannot have two strides; plan both alike."
+        )
 
 
 class Names:

@@ -56,6 +56,7 @@ class Reason(str, Enum):
     OFFSETS = "offsets"
     GAPS = "gaps"
     NO_MODULE = "no_module"
+    NO_BLUR = "no_blur"
 
     def __str__(self) -> str:
         return self.value
@@ -86,6 +87,7 @@ SENTENCES = {
     Reason.OFFSETS: "its offsets are one per output position, so it cannot be computed at stride 1",
     Reason.GAPS: "its windows leave out positions of the map, and no value is computed that could be blurred",
     Reason.NO_MODULE: "no module can be changed for it, so a model that keeps its class keeps it",
+    Reason.NO_BLUR: "a strength of 0 asks for no blur here",
     Reason.UPSAMPLING: "raises the resolution (ask for a blur after it with upsample=True)",
 }
 

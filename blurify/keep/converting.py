@@ -17,7 +17,7 @@ from blurify.keep.places import Landed, Place, Places, behind_nothing
 from blurify.keep.strides import holder, proved, set_stride, whole
 from blurify.rewrite import Edit, locate, settle
 from blurify.rules import Parts
-from blurify.sites import Action, Kind, Reason
+from blurify.sites import Kind, Reason
 from blurify.tracing.inputs import Inputs
 from blurify.tree import computed_copies, own_copy
 
@@ -133,15 +133,7 @@ def alike(layer: nn.Module | None) -> object:
 def unexpressed(decision: Decision, held: bool) -> Decision:
     """The decision to keep a site that modules cannot express."""
     nowhere = f"no module's only input or output is {decision.landing}, or its own module is called elsewhere too"
-    return Decision(
-        decision.site,
-        decision.kind,
-        Action.KEEP,
-        Reason.NO_MODULE,
-        kernel_size=decision.kernel_size,
-        stride=decision.stride,
-        detail=nowhere if held else "its stride is an argument of a function",
-    )
+    return decision.kept(Reason.NO_MODULE, nowhere if held else "its stride is an argument of a function")
 
 
 def refusal(model: nn.Module, changes: Changes) -> str:

@@ -79,6 +79,8 @@ def strongest(
         ArgumentError: an argument is not allowed, or no trial with any blur meets the budget.
     """
     _, plan = with_plan(converted)
+    # A plan of before sites of no strength were kept may rewrite some.
+    plan = with_strengths(plan, {decision.site: decision.strength for decision in plan.rewritten})
     _check(images, size, min_agreement, trials)
     if not plan.rewritten:
         raise ArgumentError("converted has no blur that the original has not, so there is nothing to weaken.")

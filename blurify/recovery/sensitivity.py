@@ -8,7 +8,7 @@ little at a time the site that takes most folding away for the error that it add
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -74,13 +74,8 @@ class Effects:
 
 
 def with_strengths(plan: Plan, strengths: Mapping[str, float]) -> Plan:
-    """The plan with these strengths at its sites."""
-    return Plan(
-        tuple(
-            replace(decision, strength=strengths[decision.site]) if decision.action is Action.REWRITE else decision
-            for decision in plan.decisions
-        )
-    )
+    """The plan with these strengths at the sites that it rewrites; those of no strength are kept."""
+    return Plan(tuple(d.with_strength(strengths[d.site]) if d.action is Action.REWRITE else d for d in plan.decisions))
 
 
 def applied(plan: Plan, original: nn.Module, pictures: Tensor, inplace: bool = True) -> TracedModule:

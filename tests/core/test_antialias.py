@@ -66,6 +66,10 @@ def test_a_call_that_cannot_be_split_is_kept_whole() -> None:
     made = plan(model, exclude="conv_1")
     assert {d.site: d.reason for d in made.kept} == {"conv": Reason.SHARED_MODULE, "conv_1": Reason.EXCLUDED}
     assert verify(model, antialias(model, exclude="conv_1"), torch.randn(1, 3, 40, 40)).ok
+    # Nor by a plan that was written by hand.
+    split = Plan((plan(model).decisions[0], made.decisions[1]))
+    with pytest.raises(PlanError, match="keeps another call of its Conv2d, which cannot have two strides; plan both"):
+        split.apply(model)
 
 
 def test_names_values_ties_and_requires_grad() -> None:

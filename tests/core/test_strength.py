@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 import blurify
 from blurify import antialias, plan, verify
-from blurify.errors import ArgumentError, ArgumentTypeError, PlanError
+from blurify.cost import cost
+from blurify.errors import ArgumentError, ArgumentTypeError, NoEffectWarning, PlanError
 from blurify.filters import binomial_taps, mixed_taps
 from blurify.layers import (
     AVG_BLUR_POOLS,
@@ -31,6 +32,7 @@ from blurify.layers import (
     MaxBlurPool2d,
     SameBlurPool2d,
 )
+from blurify.sites import Reason
 from tests.conftest import randomize_statistics, relative_error, run
 
 
@@ -57,16 +59,72 @@ NETWORKS = {
 
 @pytest.mark.parametrize(("name", "filt_size"), [("resnet18", 3), *((name, 4) for name in NETWORKS)])
 def test_at_a_strength_of_0_the_network_is_the_original(name: str, filt_size: int) -> None:
-    model = randomize_statistics(NETWORKS[name]()).double()
-    x = torch.randn(2, 3, 75, 66, dtype=torch.float64)
+    model = randomize_statistics(NETWORKS[name]())
+    x = torch.randn(2, 3, 75, 66)
     expected = run(model, x)
-    smooth = antialias(model, filt_size, strength=0.0)
-    assert {decision.strength for decision in smooth.meta["blurify"].rewritten} == {0.0}
+    made = plan(model, filt_size)
+    with pytest.warns(NoEffectWarning, match="a strength of 0 asks for no blur here"):
+        smooth = antialias(model, filt_size, strength=0)
+    asked = {decision.site for decision in made.rewritten}
+    assert {d.site for d in smooth.meta["blurify"].kept if d.reason is Reason.NO_BLUR} == asked
+    assert [(d.site, d.reason) for d in made.kept] == [
+        (d.site, d.reason) for d in smooth.meta["blurify"].kept if d.site not in asked
+    ]
+    assert torch.equal(run(smooth, x), expected)
+    # A graph may let go of a map before the model's own code does.
+    with pytest.warns(NoEffectWarning):
+        assert cost(smooth, x) == cost(antialias(model, exclude=list(asked)), x)
+    assert cost(smooth, x).macs == cost(model, x).macs
+    assert relative_error(expected, run(antialias(model, filt_size, strength=0.25), x)) > 1e-6
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_plan_of_before_such_sites_were_kept_is_carried_out(name: str) -> None:
+    model = randomize_statistics(NETWORKS[name]()).double()
+    text = plan(model, 4, strength=0.5).to_json().replace('"strength": 0.5', '"strength": 0.0')
+    old = blurify.Plan.from_json(text)
+    assert {decision.strength for decision in old.rewritten} == {0.0}
+    x = torch.randn(2, 3, 75, 66, dtype=torch.float64)
+    expected, smooth = run(model, x), old.apply(model)
     # A conv at another stride may add up in another order.
     assert relative_error(expected, run(smooth, x)) < 1e-12
-    one_tap = antialias(model, 1, optimize=False)
-    assert torch.equal(run(antialias(model, filt_size, strength=0.0, optimize=False), x), run(one_tap, x))
-    assert relative_error(expected, run(antialias(model, filt_size, strength=0.25), x)) > 1e-6
+    assert torch.equal(run(smooth, x), run(antialias(model, 1, optimize=False), x))
+
+
+def test_sites_of_no_strength_cost_what_they_did() -> None:
+    model, x = randomize_statistics(torchvision.models.resnet18()).eval(), torch.randn(1, 3, 96, 96)
+    only = antialias(model, 3, strength={"layer4.*": 0.5, "*": 0})
+    assert {d.site for d in only.meta["blurify"].rewritten} == {"layer4.0.conv1", "layer4.0.downsample.0"}
+    assert cost(only, x) == cost(antialias(model, 3, strength=0.5, include="layer4.*"), x)
+    assert only.get_submodule("layer3.0.conv1").stride == (2, 2)
+    assert only.get_submodule("maxpool") is not model.maxpool
+    assert type(only.get_submodule("maxpool")) is nn.MaxPool2d
+    verdict = verify(model, only, x)
+    assert verdict.ok, str(verdict)
+    assert [shape.site for shape in verdict.shapes] == ["layer4.0.conv1", "layer4.0.downsample.0"]
+
+
+def test_a_second_run_blurs_what_the_first_was_asked_not_to() -> None:
+    model, x = randomize_statistics(torchvision.models.resnet18()).eval(), torch.randn(1, 3, 64, 64)
+    once = antialias(model, 3, strength={"layer3.*": 0})
+    with pytest.warns(NoEffectWarning, match=r"asks for no blur here.*already antialiased"):
+        again = antialias(once, 3, strength=0)
+    assert again.meta["blurify"] == once.meta["blurify"]
+    assert torch.equal(run(again, x), run(once, x))
+    whole = antialias(once, 3)
+    assert relative_error(run(antialias(model, 3), x), run(whole, x)) < 1e-6
+    assert whole.meta["blurify"] == plan(model, 3)
+
+
+def test_what_takes_its_reason_first_keeps_it() -> None:
+    made = plan(torchvision.models.resnet18(), strength=0, exclude="layer2.*", include="layer*")
+    reasons = {d.site: d.reason for d in made.decisions}
+    assert reasons["conv1"] is reasons["maxpool"] is Reason.NOT_INCLUDED
+    assert reasons["layer2.0.conv1"] is Reason.EXCLUDED
+    assert reasons["layer3.0.conv1"] is Reason.NO_BLUR
+    growing = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 4, 2, 2))
+    assert [d.reason for d in plan(growing, strength=0, upsample=True).decisions] == [Reason.NO_BLUR]
+    assert [d.reason for d in plan(growing, strength=0).decisions] == [Reason.UPSAMPLING]
 
 
 @pytest.mark.parametrize("filt_size", [3, 4])
@@ -152,7 +210,9 @@ def test_a_weaker_blur_folds_more() -> None:
     pictures = torch.randn(2, 3, 64, 64)
     from blurify.measure.aliasing import folded_energy
 
-    found = [folded_energy(antialias(model, 3, strength=s), pictures)["maxpool"][:, 1] for s in (0.0, 0.3, 0.7, 1.0)]
+    whole = folded_energy(antialias(model, 3), pictures)["maxpool"]
+    weak = [folded_energy(antialias(model, 3, strength=s), pictures)["maxpool"][:, 1] for s in (0.3, 0.7)]
+    found = [whole[:, 0], *weak, whole[:, 1]]
     assert all(bool((weaker > stronger).all()) for weaker, stronger in pairwise(found))
 
 
@@ -174,12 +234,12 @@ def test_patterns_choose_and_plans_keep() -> None:
     made = plan(model, 3, strength={"layer2.*": 0.3, "layer3.*": 0})
     by_site = {decision.site: decision.strength for decision in made.rewritten}
     assert by_site["layer2.0.conv1"] == 0.3
-    assert by_site["layer3.0.conv1"] == 0
+    assert "layer3.0.conv1" not in by_site
     assert by_site["layer4.0.conv1"] == by_site["maxpool"] == 1
     assert blurify.Plan.from_json(made.to_json()) == made
     assert any(line.split()[:5] == ["layer2.0.conv1", "conv", "2", "rewrite", "3"] for line in str(made).splitlines())
     assert "3 at 0.3 " in str(made)
-    assert "3 at 0 " in str(made)
+    assert "a strength of 0 asks for no blur here" in str(made)
     smooth = made.apply(model)
     assert smooth.get_submodule("layer2.0.conv1_blur").strength == 0.3
     assert verify(model.eval(), antialias(model, 3, strength={"layer2.*": 0.3, "layer3.*": 0})).ok
@@ -271,6 +331,10 @@ def test_files_keep_it(tmp_path: Path) -> None:
 def test_a_kept_class_has_it_too() -> None:
     x = torch.randn(1, 3, 64, 64)
     model = timm.create_model("test_resnet").eval()
+    some = antialias(model, 3, strength={"layer3.*": 0, "*": 0.4}, keep_class=True)
+    assert some.meta["blurify"] == plan(model, 3, strength={"layer3.*": 0, "*": 0.4})
+    assert some.get_submodule("layer3.0.conv2").stride == model.get_submodule("layer3.0.conv2").stride
+    assert verify(model, some).ok
     kept = antialias(model, 3, strength=0.4, keep_class=True)
     assert torch.equal(run(kept, x), run(antialias(model, 3, strength=0.4, optimize=False), x))
     assert verify(model, kept).ok

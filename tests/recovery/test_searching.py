@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -15,10 +16,12 @@ from blurify.errors import ArgumentError, ArgumentTypeError
 from blurify.measure.aliasing import folded_energy
 from blurify.measure.consistency import agreement, shifted_answers
 from blurify.measure.estimate import Estimate
+from blurify.planning import Plan
 from blurify.recovery import searching
 from blurify.recovery.searching import strongest
 from blurify.recovery.sensitivity import STEPS, Effects, applied, with_strengths
 from blurify.recovery.trials import Strongest, Trial
+from blurify.sites import Reason
 
 SIZE, BUDGET = 40, 97.0
 
@@ -50,7 +53,8 @@ def test_what_is_chosen_meets_the_budget_on_other_pictures(
     assert 0 < found.chosen.strength < 1
     assert found.chosen.meets(BUDGET)
     plan = found.model.meta["blurify"]
-    assert {d.site: d.strength for d in plan.rewritten} == found.chosen.strengths
+    blurred = {d.site: d.strength for d in plan.rewritten}
+    assert blurred == {site: strength for site, strength in found.chosen.strengths.items() if strength}
 
 
 def test_the_trade_off_goes_from_the_original_to_the_whole_blur(found: Strongest) -> None:
@@ -91,6 +95,25 @@ def test_the_strongest_of_those_that_meet_the_budget_is_chosen(
     assert found.chosen is trials[2]
     # It is recovered once more, from the middles of all pictures.
     assert (found.carried, found.recovered) == ({"a": 0.4}, (8, 1, SIZE, SIZE))
+
+
+def test_a_site_of_no_strength_is_what_it_was(
+    original: nn.Module, framed: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = blurify.plan(original, 3)
+    first, *others = (decision.site for decision in whole.rewritten)
+    estimate = Estimate(99, 98, 100, 9)
+    trials = [Trial({first: x, **dict.fromkeys(others, 0.0)}, 1 - x, estimate, estimate, estimate) for x in (0.0, 0.5)]
+    monkeypatch.setattr(searching._Search, "run", lambda *_: trials)
+    # A plan of before such sites were kept rewrites them.
+    old = Plan.from_json(whole.to_json())
+    old = Plan(tuple(replace(d, strength=0.0) if d.site == others[0] else d for d in old.decisions))
+    found = strongest(original, old.apply(original), framed[:8], size=SIZE, min_agreement=95.0, method="bn")
+    for model in (found.model, found.carried):
+        kept = {d.site for d in model.meta["blurify"].kept if d.reason is Reason.NO_BLUR}
+        assert kept == set(others)
+        assert all(model.get_submodule(site).stride == original.get_submodule(site).stride for site in kept)
+        assert [d.site for d in model.meta["blurify"].rewritten] == [first]
 
 
 def test_both_models_and_the_random_state_are_left_as_found(original: nn.Module, framed: Tensor) -> None:
