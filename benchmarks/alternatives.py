@@ -15,11 +15,11 @@ from torch import Tensor
 from benchmarks.layers import LAYOUTS
 from benchmarks.timing import medians, record, table
 from blurify import plain
-from blurify.layers import BlurPool2d, DenseMaxPool2d
+from blurify.layers import BlurPool2d, DenseMaxPool2d, MaxBlurPool2d
 
 CHANNELS_AND_SIZE = (((384, 96, 288), 35), ((320, 192, 768), 17), ((64, 64, 64), 56), ((24, 24), 56))
 # Kernel size, stride, filter size.
-POOLS = ((3, 3, 2), (2, 3, 2), (3, 4, 3), (3, 2, 1))
+POOLS = ((3, 3, 2), (2, 3, 2), (3, 4, 3))
 Ways = dict[str, Callable[[], Tensor]]
 
 
@@ -62,10 +62,17 @@ def maxima(batch: int, layout: torch.memory_format) -> Iterator[tuple[str, Ways]
 
 
 def poolings(batch: int, layout: torch.memory_format) -> Iterator[tuple[str, Ways]]:
-    """Of one tap, the dense maximum and the strided one."""
+    """Of one tap, all maxima and then those that are read, and PyTorch's own strided pool."""
     x = torch.randn(batch, 64, 112, 112).contiguous(memory_format=layout)
-    dense, blur = DenseMaxPool2d(3, 2, 1), BlurPool2d(None, filt_size=1)
-    yield "strided maxima, one tap", {"ours": lambda: blur(dense(x)), "alternative": lambda: F.max_pool2d(x, 3, 2, 1)}
+    for kernel_size, padding in ((3, 1), (2, 0)):
+        window = kernel_size, 2, padding
+        strided, dense, blur = MaxBlurPool2d(*window, filt_size=1), DenseMaxPool2d(*window), BlurPool2d(filt_size=1)
+        ways: dict[str, Ways] = {
+            "all maxima": {"alternative": lambda dense=dense, blur=blur: blur(dense(x))},
+            "max_pool2d": {"alternative": lambda window=window: F.max_pool2d(x, *window)},
+        }
+        for name, alternative in ways.items():
+            yield f"{name}, one tap, k={kernel_size}", {"ours": lambda strided=strided: strided(x), **alternative}
 
 
 def main() -> None:

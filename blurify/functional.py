@@ -38,6 +38,17 @@ def dense_max(x: Tensor, kernel_size: list[int], padding: list[int], dilation: l
     return plain.dense_max(x, kernel_size, padding, dilation)
 
 
+def max_pool(
+    x: Tensor, kernel_size: list[int], stride: list[int], padding: list[int], dilation: list[int], ceil_mode: bool
+) -> Tensor:
+    """PyTorch's max pooling: every `stride`-th output of `dense_max_pool`."""
+    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+        found = fast.max_pool(x, kernel_size, stride, padding, dilation, ceil_mode)
+        if found is not None:
+            return found
+    return plain.max_pool(x, kernel_size, stride, padding, dilation, ceil_mode)
+
+
 def blur_pool(x: Tensor, filt: Tensor, stride: list[int], pad_off: int, pad_type: str) -> Tensor:
     """Blur `x` with `filt` of shape `(1, 1, *taps)`, then subsample (Zhang 2019, section 3.2, "BlurPool").
 

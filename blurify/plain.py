@@ -115,8 +115,15 @@ def blur(x: Tensor, filt: Tensor, stride: list[int], left: list[int], right: lis
 
 def dense_max(x: Tensor, kernel_size: list[int], padding: list[int], dilation: list[int]) -> Tensor:
     """Max pooling at stride 1."""
+    return max_pool(x, kernel_size, [1] * len(kernel_size), padding, dilation, False)
+
+
+def max_pool(
+    x: Tensor, kernel_size: list[int], stride: list[int], padding: list[int], dilation: list[int], ceil_mode: bool
+) -> Tensor:
+    """PyTorch's max pooling."""
     if len(kernel_size) == 1:
-        return F.max_pool1d(x, kernel_size, [1], padding, dilation)
+        return F.max_pool1d(x, kernel_size, stride, padding, dilation, ceil_mode)
     if len(kernel_size) == 2:
-        return F.max_pool2d(x, kernel_size, [1, 1], padding, dilation)
-    return F.max_pool3d(x, kernel_size, [1, 1, 1], padding, dilation)
+        return F.max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode)
+    return F.max_pool3d(x, kernel_size, stride, padding, dilation, ceil_mode)

@@ -17,13 +17,14 @@ from torch import Tensor, fx, nn
 from blurify.errors import ArgumentError
 from blurify.filters import binomial_taps, mixed_taps
 from blurify.graph_module import TracedModule
-from blurify.layers import AVG_BLUR_POOLS, BLUR_POOLS, SAME_BLUR_POOLS, Blur
+from blurify.layers import AVG_BLUR_POOLS, BLUR_POOLS, MAX_BLUR_POOLS, SAME_BLUR_POOLS, Blur
 from blurify.proofs import one_tap, with_plan
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.modes import evaluating
 from blurify.tracing.shapes import placeholder_values
 
 AVERAGES = tuple(AVG_BLUR_POOLS.values())
+WITH_MAXIMA = tuple(MAX_BLUR_POOLS.values())
 KNOWN = (*BLUR_POOLS.values(), *SAME_BLUR_POOLS.values(), *AVERAGES)
 
 
@@ -75,9 +76,11 @@ class FoldingRecorder(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         """Run the node, after looking at what it is fed if it blurs."""
-        layer = self.fetch_attr(str(n.target)) if "blurs" in n.meta and n.op == "call_module" else None
-        if isinstance(layer, Blur) and isinstance(layer, KNOWN):
+        layer: Any = self.fetch_attr(str(n.target)) if "blurs" in n.meta and n.op == "call_module" else None
+        if isinstance(layer, (*KNOWN, *WITH_MAXIMA)):
             (x,) = self.fetch_args_kwargs_from_env(n)[0][:1]
+            if isinstance(layer, WITH_MAXIMA):
+                x, layer = layer.max_pool(x), layer.blur_pool
             share = folded_share(x, layer)
             self.shares.update(dict.fromkeys(n.meta["blurs"], share))
         return super().run_node(n)
