@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.models.inception import InceptionB, InceptionD
 
 from benchmarks.layers import LAYOUTS
 from benchmarks.timing import medians, record, table
-from blurify import plain
+from blurify import antialias, plain
+from blurify.graph_module import TracedModule
 from blurify.layers import BlurPool2d, DenseMaxPool2d, MaxBlurPool2d
+from blurify.rewrite import insert_after
 
 CHANNELS_AND_SIZE = (((384, 96, 288), 35), ((320, 192, 768), 17), ((64, 64, 64), 56), ((24, 24), 56))
 # Kernel size, stride, filter size.
@@ -33,6 +36,36 @@ def concats(batch: int, layout: torch.memory_format) -> Iterator[tuple[str, Ways
             "alternative": lambda maps=maps: blur(torch.cat(maps, 1)),
         }
         yield f"one blur after concat, {'+'.join(map(str, channels))} at {size}", ways
+
+
+# Reductions of inception_v3, and what they are fed at 299 pixels and at 128.
+REDUCTIONS = ((InceptionB, 288, (35, 14)), (InceptionD, 768, (17, 6)))
+
+
+def reductions(batch: int, layout: torch.memory_format) -> Iterator[tuple[str, Ways]]:
+    """The same in the blocks that end so, with their convolutions."""
+    for kind, channels, sizes in REDUCTIONS:
+        block = antialias(kind(channels).eval(), stem=True)
+        after = blurred_after(block).to(memory_format=layout)
+        block = block.to(memory_format=layout)
+        for size in sizes:
+            x = torch.randn(batch, channels, size, size).contiguous(memory_format=layout)
+            ways: Ways = {"ours": lambda x=x, block=block: block(x), "alternative": lambda x=x, after=after: after(x)}
+            yield f"one blur after concat, {kind.__name__} at {size}", ways
+
+
+def blurred_after(block: TracedModule) -> TracedModule:
+    """The block with one blur after its concatenation in the place of one before each input."""
+    twin = block.shallow_copy()
+    with twin.edited():
+        for graph in twin.graphs:
+            concat = next(node for node in graph.nodes if node.target is torch.cat)
+            blurs = list(concat.all_input_nodes)
+            for blur in blurs:
+                blur.replace_all_uses_with(blur.all_input_nodes[0])
+                graph.erase_node(blur)
+            insert_after(concat, str(blurs[0].target))
+    return twin
 
 
 def picked(x: Tensor, blur: BlurPool2d, kernel_size: int) -> Tensor:
@@ -83,7 +116,7 @@ def main() -> None:
     rows: list[dict[str, object]] = []
     for batch in (8,) if options.quick else (1, 8):
         for layout, memory_format in LAYOUTS.items():
-            for kind in (concats, maxima, poolings):
+            for kind in (concats, reductions, maxima, poolings):
                 for name, ways in kind(batch, memory_format):
                     torch.testing.assert_close(ways["alternative"](), ways["ours"](), rtol=1e-4, atol=1e-5)
                     seconds = medians(ways, 5 if options.quick else 15)
