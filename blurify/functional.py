@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blurify import any_size, fast, plain
+from blurify import any_size, fast, maxima, plain
 from blurify.plain import ceil_extension
 
 
@@ -32,7 +32,7 @@ def one_tap(filt: Tensor) -> Tensor:
 def dense_max(x: Tensor, kernel_size: list[int], padding: list[int], dilation: list[int]) -> Tensor:
     """Max pooling at stride 1."""
     if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-        found = fast.dense_max(x, kernel_size, padding, dilation)
+        found = maxima.dense_max(x, kernel_size, padding, dilation)
         if found is not None:
             return found
     return plain.dense_max(x, kernel_size, padding, dilation)
@@ -43,7 +43,7 @@ def max_pool(
 ) -> Tensor:
     """PyTorch's max pooling: every `stride`-th output of `dense_max_pool`."""
     if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-        found = fast.max_pool(x, kernel_size, stride, padding, dilation, ceil_mode)
+        found = maxima.max_pool(x, kernel_size, stride, padding, dilation, ceil_mode)
         if found is not None:
             return found
     return plain.max_pool(x, kernel_size, stride, padding, dilation, ceil_mode)

@@ -5,8 +5,8 @@ blur of one tap does. The maxima are the same ones, at the border and of `ceil_m
 to be as long as its every `s`-th output needs (`functional.dense_max_pool`).
 
 Both become one layer that blurs, so that the site is known to be done. A filter of two taps or more reads every
-position, but for one shorter than its stride (two taps at a stride of 3). Picking out what that reads takes two to seven
-times as long as taking all maxima, one window at batch 1 aside (`python -m benchmarks.alternatives`): it is not done.
+position, but for one shorter than its stride (two taps at a stride of 3). Picking out what that reads takes two to
+seven times as long as all maxima, one window at batch 1 aside (`python -m benchmarks.alternatives`): it is not done.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from blurify import fast, functional, plain
+from blurify import fast, functional, maxima, plain
 from blurify.layers import BlurPool2d, DenseMaxPool2d, SameBlurPool2d
 
 PADS = ["reflect", "replicate", "zero", "circular"]
@@ -206,7 +206,7 @@ def test_plain_is_used_where_something_looks_on(
     how: str, layer: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fast, "remembered", None)
-    monkeypatch.setattr(fast, "shifted_max", None)
+    monkeypatch.setattr(maxima, "shifted_max", None)
     LOOKED_ON[how](layer, torch.randn(2, 8, 14, 14))
 
 

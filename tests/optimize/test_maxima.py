@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from blurify import NoEffectWarning, antialias, fast, plan, verify
+from blurify import NoEffectWarning, antialias, maxima, plan, verify
 from blurify.graph_module import TracedModule
 from blurify.layers import MaxBlurPool2d, _DenseMaxPool
 from blurify.measure.aliasing import folded_energy
@@ -132,8 +132,8 @@ def test_programs_take_it() -> None:
 
 def test_the_fast_way_is_for_plain_maps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
-    way = fast.strided_max
-    monkeypatch.setattr(fast, "strided_max", lambda *given: seen.append(True) or way(*given))
+    way = maxima.strided_max
+    monkeypatch.setattr(maxima, "strided_max", lambda *given: seen.append(True) or way(*given))
     layer, x = MaxBlurPool2d(3, 2, 1, filt_size=1), torch.randn(1, 2, 16, 16)
     layer(x)
     assert seen == [True]
