@@ -28,10 +28,14 @@ def sample_rows(
     where = _unravel(picked.flatten(), sizes)
     rows = y.movedim(1, -1)[tuple(chain([batch], where))]
     taps = []
+    laid = padded.movedim(1, -1)
+    if picked.shape[1] * prod(geometry.kernel_size) > prod(padded.shape[2:]):
+        # What is read many times over is laid out for it once.
+        laid = laid.contiguous()
     for tap in range(prod(geometry.kernel_size)):
         offsets = _unravel(torch.tensor(tap), geometry.kernel_size)
         at = [p * s + int(o) * d for p, s, o, d in zip(where, geometry.stride, offsets, geometry.dilation, strict=True)]
-        taps.append(padded.movedim(1, -1)[tuple(chain([batch], at))])
+        taps.append(laid[tuple(chain([batch], at))])
     columns = torch.stack(taps, dim=-1).view(len(batch), geometry.groups, -1)
     return columns.transpose(0, 1), rows.view(len(batch), geometry.groups, -1).transpose(0, 1)
 
