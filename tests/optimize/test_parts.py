@@ -354,3 +354,43 @@ def test_it_compiles_without_a_break() -> None:
     with torch.no_grad():
         compiled = torch.compile(model, backend="eager", fullgraph=True)
         torch.testing.assert_close(compiled(x), model(x))
+
+
+class Counting:
+    """A compiler that compiles nothing, and counts the convs of every graph that it is given: two, and two blurs."""
+
+    def __init__(self) -> None:
+        self.counts: list[int] = []
+
+    def __call__(self, graph: fx.GraphModule, _: Any) -> Callable[..., Any]:
+        self.counts.append(sum(node.target is torch.conv2d for node in graph.graph.nodes))
+        return graph.forward
+
+    def compiled(self, model: nn.Module, dynamic: bool | None = None) -> Callable[[Tensor], Tensor]:
+        torch._dynamo.reset()
+        return torch.compile(model, backend=self, fullgraph=True, dynamic=dynamic)
+
+
+def test_compiled_code_holds_every_part(parts: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, optimized = both(small())
+    x, counting = torch.randn(4, 3, 64, 63), Counting()
+    with torch.no_grad():
+        assert relative_error(plain(x), counting.compiled(optimized)(x)) <= 1e-6
+        monkeypatch.setattr(eager, "MOST_COMPILED", 2)
+        counting.compiled(optimized)(x)
+    assert counting.counts == [4 * 4, 2 * 4]
+
+
+def test_compiled_code_for_gradients_or_any_batch_is_whole(parts: list[tuple[int, ...]]) -> None:
+    _, optimized = both(small())
+    x, counting = torch.randn(4, 3, 64, 63), Counting()
+    counting.compiled(optimized)(x)
+    with torch.no_grad():
+        counting.compiled(optimized, dynamic=True)(x)
+        exported = torch.export.export(optimized, (x,))
+        assert sum(node.target is torch.ops.aten.conv2d.default for node in exported.graph.nodes) == 4
+        # One batch after another: the second time it is compiled for all that may follow.
+        run = counting.compiled(optimized)
+        for samples in (4, 5, 6, 7):
+            run(torch.randn(samples, 3, 64, 63))
+    assert counting.counts == [4, 4, 4 * 4, 4]
