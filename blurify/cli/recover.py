@@ -61,6 +61,7 @@ def _bytes(_: click.Context, __: click.Parameter, value: str) -> int:
 )
 @click.option("--labels", is_flag=True, help="The folder's subfolders are the classes; report the accuracy too.")
 @click.option("--fine-tune", is_flag=True, help="Let --method distill train on the classes of --labels too.")
+@click.option("--frozen-norms", is_flag=True, help="Let --method bn estimate batch-norms too that the model freezes.")
 @click.option("--mean", callback=channel_values, metavar="M,M,M", help="What is subtracted.  [default: the model's]")
 @click.option("--std", callback=channel_values, metavar="S,S,S", help="What is divided by.  [default: the model's]")
 @click.option("--shift", type=click.IntRange(min=1), default=32, show_default=True, help="Room for shifts, in pixels.")
@@ -94,6 +95,8 @@ def recover(
         raise click.UsageError("--picture draws the trade-off that --min-agreement finds; give that too.")
     if resume and options["min_agreement"] is not None:
         raise click.UsageError("--resume goes on with a fit and not with a search; leave it or --min-agreement out.")
+    if options["frozen_norms"] and method not in ("bn", "all"):
+        raise click.UsageError("--frozen-norms is for --method bn or all; give one of these too.")
     if fine_tune:
         check_fine_tuning(method, options["labels"], options["min_agreement"])
     names = [name for name in Request.__dataclass_fields__ if name in options]

@@ -48,6 +48,7 @@ class Settings:
     rounds: int
     batch_size: int
     seed: int
+    frozen_norms: bool
     device: str
 
 
@@ -210,6 +211,7 @@ def _recover(
                 memory=settings.memory,
                 batch_size=settings.batch_size,
                 seed=settings.seed,
+                frozen_norms=settings.frozen_norms,
                 journal=journal,
                 accelerator=accelerator,
             )

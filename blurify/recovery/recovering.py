@@ -111,6 +111,7 @@ def recover(
     held_out: float = 0.2,
     batch_size: int = 16,
     seed: int = 0,
+    frozen_norms: bool = False,
     journal: str | Path | None = None,
     tell: Callable[[LayerFit], None] = lambda fit: None,
     accelerator: Any = None,
@@ -145,6 +146,7 @@ def recover(
         held_out: the share of pictures that choose how strongly each layer is tied to its carried weights.
         batch_size: how many pictures are run at a time.
         seed: of the positions of large maps that are fitted to.
+        frozen_norms: whether `bn` estimates those batch-norms anew too that the model itself freezes.
         journal: a file that keeps the layers fitted so far; if it is there already, the fit goes on from it, and so
             does the training from a file beside it.
         tell: called after each layer.
@@ -187,7 +189,7 @@ def recover(
                 steps.run("lstsq", lambda: fits.extend(refit.run(tell, Journal(path, student, mark, team.first))))
                 check_budget(fits, settings)
             if method in ("bn", "all"):
-                steps.run("bn", lambda: reestimate(student, images, batch_size))
+                steps.run("bn", lambda: reestimate(student, images, batch_size, frozen_norms))
             if method in TRAINED:
                 schedule = Schedule(batch_size=batch_size, seed=seed)
                 training = None if path is None else checkpoint_of(path)

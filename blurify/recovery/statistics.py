@@ -14,20 +14,23 @@ from blurify.graph_module import TracedModule
 from blurify.recovery.calls import downstream
 
 
-def norms(traced: TracedModule) -> list[_BatchNorm]:
-    """The batch-norms behind a blur, but for frozen ones, which the model's own `.train()` leaves in evaluation."""
-    exempt = traced._modes.exceptions(True)
+def norms(traced: TracedModule, frozen: bool) -> list[_BatchNorm]:
+    """The batch-norms behind a blur, but for frozen ones, which the model's own `.train()` leaves in evaluation.
+
+    With `frozen`, these too.
+    """
+    exempt = set() if frozen else traced._modes.exceptions(True)
     paths = {str(n.target) for n in downstream(traced.eval_graph) if n.op == "call_module"}
     found = [traced.get_submodule(path) for path in sorted(paths - exempt)]
     return [norm for norm in found if isinstance(norm, _BatchNorm) and norm.track_running_stats]
 
 
-def reestimate(traced: TracedModule, pictures: Tensor, batch_size: int) -> int:
+def reestimate(traced: TracedModule, pictures: Tensor, batch_size: int, frozen: bool = False) -> int:
     """Estimate the statistics of the model, which is in evaluation mode, in place; return of how many norms.
 
     Every module's mode and momentum is left as found.
     """
-    chosen = norms(traced)
+    chosen = norms(traced, frozen)
     momenta = [norm.momentum for norm in chosen]
     try:
         for norm in chosen:

@@ -193,6 +193,7 @@ def test_values_that_are_not_finite_leave_nothing(method: str, folder: Path, tmp
         (["--method", "nonsense"], 2, "'nonsense' is not one of 'lstsq', 'bn', 'distill', 'all'"),
         (["--min-agreement", "101"], 2, "101.0 is not in the range 0<x<100"),
         (["--calib", "0"], 2, "0 is not in the range x>=2"),
+        (["--frozen-norms"], 2, "--frozen-norms is for --method bn or all; give one of these too."),
         (["--fine-tune"], 2, "--fine-tune trains on the classes that --labels finds; give that too."),
         (["--fine-tune", "--labels"], 2, "--fine-tune is for --method distill or all, which train, and not for lstsq."),
         (

@@ -119,6 +119,25 @@ def test_batch_norms_alone(networks: tuple[nn.Module, nn.Module], pictures: Tens
     assert (found.errors["bn"] < found.errors["carried"]) == bool(changed)
 
 
+def test_frozen_batch_norms_are_estimated_if_asked(networks: tuple[nn.Module, nn.Module], pictures: Tensor) -> None:
+    class Frozen(type(networks[0])):  # type: ignore[misc]
+        def train(self, mode: bool = True) -> nn.Module:
+            super().train(mode)
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+            return self
+
+    original = copy.deepcopy(networks[0])
+    original.__class__ = Frozen
+    converted = blurify.antialias(original, 4)
+    kept = blurify.recover(original, converted, pictures, method="bn")
+    asked = blurify.recover(original, converted, pictures, method="bn", frozen_norms=True)
+    plain = blurify.recover(*networks, pictures, method="bn")
+    assert kept.errors["bn"] == kept.errors["carried"]
+    assert asked.errors["bn"] == plain.errors["bn"] != plain.errors["carried"]
+
+
 def test_distilling_lowers_the_error(networks: tuple[nn.Module, nn.Module], pictures: Tensor) -> None:
     original, converted = networks
     flags = [p.requires_grad for p in converted.parameters()]
