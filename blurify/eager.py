@@ -7,13 +7,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.compiler import is_exporting
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 # So much of a map stays in a processor's cache, in bytes.
 PART = 6 * 2**20
 # Compiled code holds every part by itself, and takes as long to be made as there are parts.
 MOST_COMPILED = 16
+
+# PyTorch 2.6 does not tell.
+is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", bool)
 
 
 def is_eager(x: Tensor) -> bool:
