@@ -49,7 +49,8 @@ def samples_at_a_time(x: Tensor, channels: float = 0.0) -> int | None:
     A map that does not fit the cache is written to memory and read again by every layer, and memory of that size is
     given back to the system and cleared by it for every layer anew.
     """
-    if type(x) is not Tensor or torch.is_grad_enabled() or x.dim() != 4:
+    traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if type(x) is not Tensor or traced or torch.is_grad_enabled() or x.dim() != 4:
         return None
     compiled = is_compiled_for_its_size(x)
     if torch.compiler.is_compiling() and not compiled:

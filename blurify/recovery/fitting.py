@@ -125,7 +125,8 @@ class Refit:
         join = self.joins.get(call.node)
         if join is None:
             return t
-        original, converted = (step.look(at, join.other) for step, at in ((self.before, before), (self.after, after)))
+        both = (self.before, before), (self.after, after)
+        original, converted = (step.look(at, join.other, join.sum) for step, at in both)
         return t + join.missing(original, converted) if original.shape == t.shape else t
 
     def _add(self, call: Call, before: Progress, after: Progress, count: int, equations: NormalEquations) -> None:

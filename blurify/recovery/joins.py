@@ -39,9 +39,10 @@ QUIETEST = 0.01
 
 @dataclass(frozen=True)
 class Join:
-    """The node whose value is added to a layer's output, and what multiplies that output's channels before."""
+    """The node that is added to a layer's output, the sum that adds it, and what scales that output before."""
 
     other: str
+    sum: str
     gain: Tensor | None
 
     def missing(self, original: Tensor, converted: Tensor) -> Tensor:
@@ -50,7 +51,7 @@ class Join:
         if self.gain is None:
             return lost
         gain = self.gain.reshape(-1, *[1] * (lost.dim() - 2))
-        loud = gain.abs() >= QUIETEST * gain.abs().max()
+        loud = gain.abs() > QUIETEST * gain.abs().max()
         return torch.where(loud, lost / torch.where(loud, gain, torch.ones_like(gain)), torch.zeros_like(lost))
 
 
@@ -89,7 +90,7 @@ def join_of(node: fx.Node, traced: TracedModule) -> Join | None:
         user = next(iter(node.users))
         if is_sum(user, node):
             (other,) = (source for source in user.all_input_nodes if source is not node)
-            return Join(other.name, gain)
+            return Join(other.name, user.name, gain)
         module = traced.get_submodule(str(user.target)) if user.op == "call_module" else None
         if not isinstance(module, IDLE):
             found = gain_of(user, module, traced) if gain is None else None

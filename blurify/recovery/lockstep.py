@@ -6,6 +6,7 @@ the others are kept in files and are read back when it is their turn.
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,9 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
 from blurify.graph_module import TracedModule
+from blurify.optimize.nodes import writes
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.shapes import placeholder_values
 
@@ -29,13 +31,8 @@ class Progress:
     values: dict[str, Any]
 
     def copied(self) -> Progress:
-        """The same with tensors of its own: running on may write to them in place."""
-        memo: dict[int, Tensor] = {}
-
-        def clone(tensor: Tensor) -> Tensor:
-            return memo.setdefault(id(tensor), tensor.clone())
-
-        return Progress(self.done, tree_map_only(Tensor, clone, dict(self.values)))
+        """The same with tensors of its own, since running on may write in place; they share memory where these do."""
+        return Progress(self.done, copy.deepcopy(self.values))
 
 
 class Stepper:
@@ -72,9 +69,14 @@ class Stepper:
         self._interpreter.env = {}
         return result
 
-    def look(self, progress: Progress, name: str) -> Any:
-        """The value of the named node, for which nothing is done that would stay."""
-        return progress.values[name] if name in progress.values else self.advance(progress.copied(), name, through=True)
+    def look(self, progress: Progress, name: str, reader: str) -> Any:
+        """The value of the named node as its reader finds it, for which nothing is done that would stay."""
+        between = self.nodes[progress.done : self.numbers[reader]]
+        if name in progress.values and not any(writes(node, self.module) for node in between):
+            return progress.values[name]
+        there = progress.copied()
+        self.advance(there, reader)
+        return there.values[name]
 
     def leading_to(self, name: str) -> set[str]:
         """The names of all nodes that the named one depends on, and its own."""

@@ -64,7 +64,8 @@ def test_control_c_once_and_twice(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
         assert process.wait(30) == 130
-    assert rest == "stopped; run the same again to go on from here\n"
+    # A model may be done already and not yet told.
+    assert rest.splitlines()[-1] == "stopped; run the same again to go on from here"
     assert len(model_records(folder)) == 2
     assert (folder / "index.csv").read_text().count("\n") == 3
 
