@@ -18,10 +18,14 @@ MOST_COMPILED = 16
 is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", bool)
 
 
+def is_float_map(x: Tensor) -> bool:
+    """Whether the tensor is a plain batch of maps on the CPU."""
+    return type(x) is Tensor and x.dim() == 4 and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+
+
 def is_eager(x: Tensor) -> bool:
     """Whether the tensor is a plain float map on the CPU, and nothing looks on or computes otherwise."""
-    plain_map = type(x) is Tensor and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
-    if not plain_map or x.dim() != 4 or x.numel() == 0:
+    if not is_float_map(x) or x.numel() == 0:
         return False
     recorded = torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None
     recorded = recorded or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
@@ -39,8 +43,7 @@ def is_compiled_for_its_size(x: Tensor) -> bool:
     # Whoever compiles has loaded this; it is slow to load.
     from torch.fx.experimental.symbolic_shapes import has_static_value
 
-    plain_map = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
-    return plain_map and all(has_static_value(size) for size in x.shape)
+    return is_float_map(x) and all(has_static_value(size) for size in x.shape)
 
 
 def samples_at_a_time(x: Tensor, channels: float = 0.0) -> int | None:
@@ -50,7 +53,7 @@ def samples_at_a_time(x: Tensor, channels: float = 0.0) -> int | None:
     given back to the system and cleared by it for every layer anew.
     """
     traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    if type(x) is not Tensor or traced or torch.is_grad_enabled() or x.dim() != 4:
+    if traced or torch.is_grad_enabled() or not is_float_map(x):
         return None
     compiled = is_compiled_for_its_size(x)
     if torch.compiler.is_compiling() and not compiled:

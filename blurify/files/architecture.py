@@ -32,10 +32,10 @@ class Architecture:
     """A parsed name: where it comes from, what it is called, what the factory is called with.
 
     >>> Architecture.parse("timm:resnet18?num_classes=10")
-    Architecture(library='timm', name='resnet18', options={'num_classes': 10})
+    Architecture(package='timm', name='resnet18', options={'num_classes': 10})
     """
 
-    library: str
+    package: str
     name: str
     options: dict[str, Any]
 
@@ -43,7 +43,7 @@ class Architecture:
     def parse(cls, text: str) -> Architecture:
         """Read `LIBRARY:NAME?key=value&...`; values are Python literals, or else plain text.
 
-        >>> Architecture.parse("torchvision:vgg16").library
+        >>> Architecture.parse("torchvision:vgg16").package
         'torchvision'
         """
         base, _, query = text.partition("?")
@@ -55,7 +55,7 @@ class Architecture:
     @property
     def is_known(self) -> bool:
         """Whether the name belongs to timm or torchvision, so that building it runs none of the user's code."""
-        return self.library in LIBRARIES
+        return self.package in LIBRARIES
 
 
 def looks_like_architecture(text: str) -> bool:
@@ -75,7 +75,7 @@ def build_architecture(name: str, *, pretrained: bool = False) -> nn.Module:
     """
     architecture = Architecture.parse(name)
     builders = {"timm": _build_timm, "torchvision": _build_torchvision}
-    build = builders.get(architecture.library, _build_from_factory)
+    build = builders.get(architecture.package, _build_from_factory)
     # Random initialisation must not move the caller's random numbers.
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The default weight initialization", FutureWarning)
@@ -115,16 +115,16 @@ def _build_from_factory(architecture: Architecture, text: str, pretrained: bool)
 
 def _factory(architecture: Architecture, text: str) -> Callable[..., Any]:
     try:
-        found: Any = importlib.import_module(architecture.library)
+        found: Any = importlib.import_module(architecture.package)
     except ImportError as error:
-        close = difflib.get_close_matches(architecture.library, LIBRARIES, 1)
+        close = difflib.get_close_matches(architecture.package, LIBRARIES, 1)
         hint = f"did you mean {close[0]}:{architecture.name}" if close else "use timm:, torchvision: or a module's name"
         raise ArchitectureError(f"{text!r} cannot be built: {error}; {hint}.") from error
     for part in architecture.name.split("."):
         if not hasattr(found, part):
             close = difflib.get_close_matches(part, dir(found), 3)
             hint = f"did you mean {_one_of(close)}" if close else "check the name after the colon"
-            raise ArchitectureError(f"{text!r} cannot be built: {architecture.library} has no {part!r}; {hint}.")
+            raise ArchitectureError(f"{text!r} cannot be built: {architecture.package} has no {part!r}; {hint}.")
         found = getattr(found, part)
     if not callable(found):
         raise ArchitectureError(
@@ -171,10 +171,10 @@ def _literal(value: str) -> Any:
 
 
 def _unknown(architecture: Architecture, names: list[str]) -> ArchitectureError:
-    close = [f"{architecture.library}:{name}" for name in difflib.get_close_matches(architecture.name, names, 3)]
+    close = [f"{architecture.package}:{name}" for name in difflib.get_close_matches(architecture.name, names, 3)]
     elsewhere = [name for name in _exact(architecture.name) if name not in close]
-    hint = f"did you mean {_one_of(elsewhere + close)}" if elsewhere + close else f"see {architecture.library}'s list"
-    return ArchitectureError(f"{architecture.library} has no architecture {architecture.name!r}; {hint}.")
+    hint = f"did you mean {_one_of(elsewhere + close)}" if elsewhere + close else f"see {architecture.package}'s list"
+    return ArchitectureError(f"{architecture.package} has no architecture {architecture.name!r}; {hint}.")
 
 
 def _suggest_for_bare(name: str) -> str:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from blurify.graph_module import TracedModule
+from blurify.recovery.norms import own_mean
 from blurify.recovery.weights import Making, exact, is_scaled, is_spectral, making, parameter_at, scaled, standardising
 from blurify.rules.arguments import Signature, are_known, bind
 from blurify.rules.conv import signature_of
@@ -21,8 +22,6 @@ CONVS: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
 LINEARS: dict[Any, Signature] = dict.fromkeys(
     (F.linear, torch.ops.aten.linear.default), Signature(0, ("input", "weight", "bias"))
 )
-# Where the running mean stands in the signature of each function.
-NORM_MEANS = {F.batch_norm: 1, torch.batch_norm: 3, torch.ops.aten.batch_norm.default: 3}
 
 
 class Skip(str, Enum):
@@ -205,18 +204,5 @@ def _call(
 
 def _mean_after(node: fx.Node, traced: TracedModule) -> Tensor | None:
     """The running mean of the batch-norm that alone reads the node, and reads nothing else anywhere."""
-    user = next(iter(node.users)) if len(node.users) == 1 else None
-    if user is None:
-        return None
-    if user.op == "call_module":
-        module = traced.get_submodule(str(user.target))
-        alone = sum(other.target == user.target for other in traced.eval_graph.nodes) == 1
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats and alone:
-            return module.running_mean
-        return None
-    position = NORM_MEANS.get(user.target) if user.op == "call_function" else None
-    mean = user.args[position] if position is not None and len(user.args) > position else None
-    if not isinstance(mean, fx.Node) or mean.op != "get_attr" or len(mean.users) != 1:
-        return None
-    path, _, name = str(mean.target).rpartition(".")
-    return traced.get_submodule(path)._buffers.get(name)
+    (user,) = node.users if len(node.users) == 1 else (None,)
+    return None if user is None else own_mean(user, traced)

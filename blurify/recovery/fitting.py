@@ -62,9 +62,9 @@ class Refit:
             self.holding.close()
 
     def _passes_others(self, number: int) -> bool:
-        """Whether some layer before the last call of this group is fitted later than this group is."""
+        """Whether a call that is not fitted yet, of a later group or this one, is before the last of this group."""
         last = self.after.numbers[self.groups[number][-1].node]
-        return any(self.after.numbers[group[0].node] < last for group in self.groups[number + 1 :])
+        return any(self.after.numbers[group[0].node] < last for group in self.groups[number:])
 
     def _fit(self, group: list[Call], on_trial: bool) -> LayerFit:
         begin = time.perf_counter()
@@ -113,7 +113,7 @@ class Refit:
         rows = max(LEAST_ROWS, ROWS_A_WEIGHT * as_rows(group[0]).shape[2])
         each = -(-rows // self.pictures)
         for before, after in batches:
-            if on_trial or len(group) > 1:
+            if on_trial:
                 # What lies before and is fitted later is passed on trial.
                 before, after = before.copied(), after.copied()
             for call in group:

@@ -9,30 +9,18 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from blurify.graph_module import TracedModule
 from blurify.recovery.calls import Call
 from blurify.recovery.lockstep import Stepper
-from blurify.rules.arguments import Signature, bind
-from blurify.tracing.constants import constant_tensor
+from blurify.recovery.norms import gain_of
 
 SUMS = {operator.add, operator.iadd, torch.add, torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor, "add", "add_"}
 # In evaluation mode these give what they are given.
 IDLE = (nn.Identity, nn.modules.dropout._DropoutNd)
-NORMS: dict[Any, Signature] = {
-    F.batch_norm: Signature(
-        0, ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
-    ),
-} | dict.fromkeys(
-    (torch.batch_norm, torch.ops.aten.batch_norm.default),
-    Signature(0, ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps")),
-)
 # A channel that the norm makes smaller than this share of the largest is left alone: it would have to be very loud.
 QUIETEST = 0.01
 
@@ -74,13 +62,13 @@ def ordered(groups: list[list[Call]], stepper: Stepper) -> tuple[list[list[Call]
 
 
 def added_to(call: Call, groups: list[list[Call]], joins: dict[str, Join], stepper: Stepper) -> list[list[Call]]:
-    """The later groups that lead to the other part of the call's sum, if that part does not depend on the call."""
+    """The later groups that lead to the other part of the call's sum, which does not depend on the call."""
     join, numbers = joins.get(call.node), stepper.numbers
     if join is None or numbers[join.other] < numbers[call.node]:
         return []
     leading = stepper.leading_to(join.other)
     later = [group for group in groups if numbers[group[0].node] > numbers[call.node] and len(group) == 1]
-    return [] if call.node in leading else [group for group in later if group[0].node in leading]
+    return [group for group in later if group[0].node in leading]
 
 
 def join_of(node: fx.Node, traced: TracedModule) -> Join | None:
@@ -93,7 +81,7 @@ def join_of(node: fx.Node, traced: TracedModule) -> Join | None:
             return Join(other.name, user.name, gain)
         module = traced.get_submodule(str(user.target)) if user.op == "call_module" else None
         if not isinstance(module, IDLE):
-            found = gain_of(user, module, traced) if gain is None else None
+            found = gain_of(user, traced) if gain is None else None
             if found is None:
                 return None
             gain = found
@@ -105,23 +93,3 @@ def is_sum(user: fx.Node, node: fx.Node) -> bool:
     """Whether `user` adds `node` and another node, and does nothing else."""
     plain = user.op in ("call_function", "call_method") and user.target in SUMS and not user.kwargs
     return plain and len(user.args) == 2 and len(user.all_input_nodes) == 2 and node in user.args
-
-
-def gain_of(node: fx.Node, module: nn.Module | None, traced: TracedModule) -> Tensor | None:
-    """What a batch-norm with statistics of its own multiplies each channel by; None for all else."""
-    if isinstance(module, _BatchNorm):
-        return scale(module.running_var, module.weight, module.eps)
-    signature = NORMS.get(node.target) if node.op == "call_function" else None
-    if signature is None:
-        return None
-    given = bind(node, signature)
-    variance, weight = (constant_tensor(given.get(name), traced) for name in ("running_var", "weight"))
-    return scale(variance, weight, given.get("eps", 1e-5))
-
-
-def scale(variance: Tensor | None, weight: Tensor | None, eps: float) -> Tensor | None:
-    """`weight / sqrt(variance + eps)`."""
-    if variance is None:
-        return None
-    plain = (variance.detach() + eps).rsqrt()
-    return plain if weight is None else plain * weight.detach()
