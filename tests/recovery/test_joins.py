@@ -81,14 +81,26 @@ def test_a_shortcut_is_fitted_before_the_layer_that_makes_up_for_it() -> None:
     assert mending == {f"layer{stage}.{block}.conv2" for stage in (1, 2, 3, 4) for block in (0, 1)}
 
 
-def test_passing_layers_on_trial_leaves_nothing_behind() -> None:
-    model = demo.load_demo()[0]
-    digits = demo.load_demo()[1][:6]
+class Shared(nn.Module):
+    """A conv that is called twice in a row, and one after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool, self.conv, self.last = nn.MaxPool2d(2), nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.conv(self.conv(self.pool(x))))
+
+
+@pytest.mark.parametrize("make", [lambda: demo.load_demo()[0], Shared], ids=["shortcuts first", "shared"])
+def test_passing_layers_on_trial_leaves_nothing_behind(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    model, digits = make().eval(), demo.load_demo()[1][:6]
     teacher, student = twins(model, blurify.antialias(model), digits)
     with torch.no_grad():
         refit = Refit(teacher, student, digits, Settings(batch_size=2))
-        for number, group in enumerate(refit.groups):
-            refit._fit(group, refit._passes_others(number))
+        fits = [refit._fit(group, refit._passes_others(number)) for number, group in enumerate(refit.groups)]
+        assert fits[0].ridge is not None
         (_, after), *_ = refit.fitting
         last = refit.groups[-1][0]
         assert torch.equal(
@@ -149,12 +161,13 @@ def join_in(model: nn.Module) -> Join | None:
 
 
 def test_what_lies_between_a_layer_and_its_sum() -> None:
-    def normed(model: nn.Module, y: Tensor) -> Tensor:
-        return F.batch_norm(y, model.mean, model.variance, None, None, False, 0.1, 0.0)
+    def normed(model: nn.Module, y: Tensor, of_the_batch: bool = False) -> Tensor:
+        return F.batch_norm(y, model.mean, model.variance, None, None, of_the_batch, 0.1, 0.0)
 
     assert join_in(added(lambda model, y: y)).gain is None
     assert join_in(added(lambda model, y: F.relu(y))) is None
     assert join_in(added(lambda model, y: normed(model, normed(model, y)))) is None
+    assert join_in(added(lambda model, y: normed(model, y, of_the_batch=True))) is None
     join = join_in(added(normed))
     assert torch.allclose(join.gain, torch.tensor([1.0, 0.5, 0.5, 5e-5]))
     missing = join.missing(torch.ones(1, 4, 2, 2), torch.zeros(1, 4, 2, 2))
