@@ -24,8 +24,9 @@ from blurify.recovery.lockstep import Batches, Progress, Stepper
 from blurify.recovery.normal import Fit, NormalEquations
 from blurify.recovery.patches import sample_rows
 
-# Positions of a layer that are used: so many a weight, and at least so many in all.
-ROWS_A_WEIGHT, LEAST_ROWS = 64, 32768
+# Positions of a layer that are used: so many a weight, and at least so many in all; fewer of a grouped layer, whose
+# groups each have their own equations with few unknowns.
+ROWS_A_WEIGHT, LEAST_ROWS, LEAST_ROWS_OF_GROUPS = 64, 32768, 8192
 
 
 class Refit:
@@ -45,7 +46,9 @@ class Refit:
     def _batches(self, pictures: Tensor, budget: int) -> Batches:
         batches = Batches(budget // 2)
         for part in torch.split(pictures, self.settings.batch_size):
-            batches.append((self.before.start(part), self.after.start(part)))
+            # A part would be counted, and written, with the memory of all pictures.
+            own = part.clone()
+            batches.append((self.before.start(own), self.after.start(own)))
         return batches
 
     def run(self, tell: Callable[[LayerFit], None], journal: Journal) -> list[LayerFit]:
@@ -110,7 +113,8 @@ class Refit:
 
     def _equations(self, group: list[Call], batches: Batches, on_trial: bool) -> NormalEquations:
         equations = NormalEquations(intercept=group[0].bias is not None or group[0].mean is not None)
-        rows = max(LEAST_ROWS, ROWS_A_WEIGHT * as_rows(group[0]).shape[2])
+        groups, _, unknowns = as_rows(group[0]).shape
+        rows = max(LEAST_ROWS if groups == 1 else LEAST_ROWS_OF_GROUPS, ROWS_A_WEIGHT * unknowns)
         each = -(-rows // self.pictures)
         for before, after in batches:
             if on_trial:

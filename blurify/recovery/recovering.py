@@ -38,6 +38,7 @@ from blurify.recovery.fits import LayerFit, Settings
 from blurify.recovery.fitting import Refit
 from blurify.recovery.journal import Journal
 from blurify.recovery.judging import Judge
+from blurify.recovery.layout import laid_out
 from blurify.recovery.progress import checkpoint_of
 from blurify.recovery.statistics import reestimate
 from blurify.recovery.steps import Steps
@@ -51,8 +52,8 @@ class Recovered:
 
     `errors` are of the outputs on the held-out pictures: sums of squares of what differs from the original's, relative
     to those of the original's about their mean; `carried` is the first of them. A step whose error is not below those
-    before it was taken back, but for `distill`, which is judged by its answers first. `skipped` are the layers that no
-    fit was tried for.
+    before it was taken back, but for `distill`, which is judged by its answers first; there are none where the carried
+    weights were asked for. `skipped` are the layers that no fit was tried for.
     """
 
     model: TracedModule
@@ -74,6 +75,8 @@ class Recovered:
 
     def __str__(self) -> str:
         """A few lines."""
+        if not self.errors:
+            return "the weights are the original's: nothing was fitted"
         steps = " -> ".join(f"{name} {error:.4f}" for name, error in self.errors.items())
         found = f"{len(self.fitted)} of {len(self.layers) + len(self.skipped)} layers behind a blur have new weights, "
         lines = [
@@ -177,6 +180,7 @@ def recover(
         for network in (teacher, student):
             stack.enter_context(evaluating(network))
         try:
+            images = laid_out(images, (teacher, student))
             for network in (teacher, student):
                 check_finite(network, images[-count:], batch_size)
             judge = Judge(teacher, images[-count:], batch_size, None if known is None else known[-count:])
