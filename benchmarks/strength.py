@@ -38,7 +38,10 @@ def tested(networks: dict[str, nn.Module], crops: Tensor, rounds: int) -> list[d
 
 
 def tell(trial: Trial) -> None:
-    print(f"{trial.strength:.3f}  {trial.agreement}  {trial.consistency}  {trial.change.as_change()}", flush=True)
+    print(
+        f"{trial.weights}  {trial.strength:.3f}  {trial.agreement}  {trial.consistency}  {trial.change.as_change()}",
+        flush=True,
+    )
 
 
 def main() -> None:

@@ -144,12 +144,16 @@ def check_picture(path: Path | None) -> None:
 
 
 def draw(found: Strongest, path: Path) -> None:
-    """Draw the trade-off that a search found."""
+    """Draw the trade-off that a search found, of the way that was chosen."""
     from blurify.drawing.canvas import save
     from blurify.drawing.trade_off import trade_off
 
-    shown = {name: [getattr(trial, name) for trial in found.trials] for name in ("agreement", "consistency")}
-    strengths = [trial.strength for trial in found.trials]
+    trials = [trial for trial in found.trials if trial.recovered is found.chosen.recovered]
+    shown = {
+        f"{name}, {found.chosen.weights} weights": [getattr(trial, name) for trial in trials]
+        for name in ("agreement", "consistency")
+    }
+    strengths = [trial.strength for trial in trials]
     save(trade_off(strengths, shown, found.chosen.strength, found.min_agreement), path)
 
 

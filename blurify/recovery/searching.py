@@ -1,8 +1,10 @@
 """The strongest antialiasing that leaves enough of the answers as they were.
 
-Sites are weakened along one path (`blurify.recovery.sensitivity`), every trial on it is recovered, and agreement is
-measured on pictures that neither chose the path nor were fitted to. They choose among the trials, so what others say of
-the choice may be a little less; it is recovered once more from all pictures, which makes up for some of that.
+Sites are weakened along one path (`blurify.recovery.sensitivity`), and trials on it are measured on pictures that
+neither chose the path nor were fitted to. There are two ways along it: with weights recovered at every trial, and with
+the carried weights, which bear weaker blurs but do not learn what the original does with what it folds. The pictures
+choose among the trials, so what others say of the choice may be a little less; a recovery is made once more from all of
+them, which makes up for some of that.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ CHOOSING = 0.5
 ALONG = 0.75
 # By how many parts they raise it.
 RAISED = 3
+# Pairs of windows of each picture that chooses: what weak blurs change is small against what one pair shows.
+ROUNDS = 4
 # Pictures that tell what each site does to the outputs.
 PROBED = 64
 # How far into what is left between two trials the next may lie, so that each narrows it.
@@ -60,9 +64,11 @@ def strongest(
     >>> found.chosen.agreement.percent >= 75
     True
 
-    Every trial is a choice of strengths, recovered from the first half of the pictures by `blurify.recover` and
-    measured on two windows of each of the others. Without any blur agreement is 100 %, so the search lies between that
-    and the whole of `converted`'s blurs; what is chosen is recovered once more, from all pictures.
+    Every trial is a choice of strengths, recovered from the first half of the pictures by `blurify.recover`, or left
+    with the carried weights, and measured on eight windows of each of the others. Without any blur agreement is 100 %,
+    so the search lies between that and the whole of `converted`'s blurs. Of the strongest that meets the budget
+    recovered and the strongest that meets it carried the more consistent is chosen; if that is the former, it is
+    recovered once more, from all pictures. Where the whole of the blurs meets the budget recovered, that is it.
 
     Args:
         original: a classifier, the network before `blurify.antialias`.
@@ -70,7 +76,7 @@ def strongest(
         images: float `[N, C, H, W]`, larger than what the networks take: windows shift in them.
         size: of the windows, in pixels.
         min_agreement: in percent: how often the answer must be the original's.
-        trials: how many choices are recovered and measured, at most.
+        trials: how many choices are measured of each way, at most.
         method: see `blurify.recover`, as for `memory`, `batch_size` and `seed`.
         tell: called after each trial.
 
@@ -87,11 +93,8 @@ def strongest(
     options: Options = {"method": method, "memory": memory, "batch_size": batch_size, "seed": seed}
     search = _Search(original, plan, images, size, options)
     found = search.run(min_agreement, trials, tell)
-    meeting = [trial for trial in found[1:] if trial.meets(min_agreement)]
-    if not meeting:
-        raise ArgumentError(_nothing_left(found[1], min_agreement))
-    chosen = max(meeting, key=lambda trial: trial.strength)
-    carried, recovered = search.recovered(chosen.strengths, search.middle)
+    chosen = _chosen(found, min_agreement)
+    carried, recovered = (search.recovered if chosen.recovered else search.carried)(chosen.strengths, search.middle)
     return Strongest(carried, recovered, chosen, tuple(found), min_agreement)
 
 
@@ -114,58 +117,24 @@ class _Search:
         self.wanted = self._answers(original)
         probed = self.middle[: min(self.fitted, PROBED)]
         self.effects = Effects(original, plan, probed, options["batch_size"])
-        self.done: dict[Step, Trial] = {}
 
     def run(self, min_agreement: float, most: int, tell: Callable[[Trial], None]) -> list[Trial]:
-        """All trials, by strength; the first is the original."""
-        steps = self.effects.path()
-        self.done[steps[0]] = self._trial(steps[0], self.original)
-        low, high = 0, len(steps) - 1
-        if self._try(steps[high], tell).meets(min_agreement):
-            low = high
-        # Nothing is raised from before something meets the budget.
-        while high - low > 1 and len(self.done) <= (ALONG if low else 1) * most:
-            middle = self._between(steps, low, high, 100 - min_agreement)
-            met = self._try(steps[middle], tell).agreement.percent >= min_agreement
-            low, high = (middle, high) if met else (low, middle)
-        self._refine(min_agreement, most, tell)
-        return sorted(self.done.values(), key=lambda trial: trial.strength)
+        """All trials, way by way and then by strength; the first of each way is the original."""
+        recovered = _Way(self, self.recovered, True, min_agreement, most, tell).run()
+        if recovered[-1].meets(min_agreement):
+            return recovered
+        return [*_Way(self, self.carried, False, min_agreement, most, tell).run(), *recovered]
 
-    def _between(self, steps: list[Step], low: int, high: int, allowed: float) -> int:
-        """Where disagreement would be as allowed, if it grew with the root of the error."""
-        (near, lack), (far, much) = (
-            (steps[at].error ** 0.5, 100 - self.done[steps[at]].agreement.percent) for at in (low, high)
-        )
-        wanted = near + (far - near) * (allowed - lack) / max(much - lack, 1e-9)
-        at = sum(step.error**0.5 <= wanted for step in steps)
-        # Until something meets the budget, to find that comes first.
-        at = at if low else min(at, high // 2)
-        margin = max(1, round(NARROWING * (high - low)))
-        return min(max(at, low + margin), high - margin) if high - low > 2 * margin else (low + high) // 2
-
-    def _refine(self, min_agreement: float, most: int, tell: Callable[[Trial], None]) -> None:
-        """Raise one site at a time of the strongest that meets the budget, as long as it goes on meeting it."""
-        meeting = [step for step, trial in self.done.items() if trial.meets(min_agreement) and any(step.parts)]
-        best = max(meeting, key=lambda step: sum(step.parts), default=None)
-        untried = [] if best is None else self.effects.raised(best, RAISED)
-        while untried and len(self.done) <= most:
-            step = untried.pop(0)
-            if step not in self.done and self._try(step, tell).meets(min_agreement):
-                untried = self.effects.raised(step, RAISED)
-
-    def _try(self, step: Step, tell: Callable[[Trial], None]) -> Trial:
-        _, found = self.recovered(self._strengths(step), self.middle[: self.fitted])
-        self.done[step] = self._trial(step, found.model)
-        tell(self.done[step])
-        return self.done[step]
-
-    def _trial(self, step: Step, network: nn.Module) -> Trial:
+    def measured(self, step: Step, network: nn.Module, recovered: bool) -> Trial:
+        """What the pictures that choose say of it."""
         answers = self._answers(network)
         before, after = agreement(self.wanted), agreement(answers)
         same = (answers == self.wanted).double().mean((1, 2))
-        return Trial(self._strengths(step), step.folded, estimate(same), estimate(after), estimate(after - before))
+        figures = estimate(same), estimate(after), estimate(after - before)
+        return Trial(self.strengths(step), step.folded, *figures, recovered)
 
-    def _strengths(self, step: Step) -> dict[str, float]:
+    def strengths(self, step: Step) -> dict[str, float]:
+        """Those of the sites, of what their decisions say at most."""
         shares = self.effects.shares(step)
         return {decision.site: decision.strength * shares[decision.site] for decision in self.plan.rewritten}
 
@@ -174,15 +143,92 @@ class _Search:
             network,
             self.choosing,
             self.size,
-            rounds=1,
+            rounds=ROUNDS,
             seed=self.options["seed"],
             batch_size=self.options["batch_size"],
         )
 
+    def carried(self, strengths: Mapping[str, float], pictures: Tensor) -> tuple[TracedModule, Recovered]:
+        """The original with blurs of these strengths, and that again, with nothing recovered."""
+        network = applied(with_strengths(self.plan, strengths), self.original, pictures, inplace=False)
+        return network, Recovered(network, (), {}, {}, {}, 0)
+
     def recovered(self, strengths: Mapping[str, float], pictures: Tensor) -> tuple[TracedModule, Recovered]:
         """The original with blurs of these strengths, and what recovering that gives."""
-        carried = applied(with_strengths(self.plan, strengths), self.original, pictures, inplace=False)
-        return carried, recover(self.original, carried, pictures, **self.options)
+        network, _ = self.carried(strengths, pictures)
+        return network, recover(self.original, network, pictures, **self.options)
+
+
+class _Way:
+    """The trials along the path with networks of one kind: `made` gives one of these strengths from pictures."""
+
+    def __init__(
+        self,
+        search: _Search,
+        made: Callable[[Mapping[str, float], Tensor], tuple[TracedModule, Recovered]],
+        recovered: bool,
+        min_agreement: float,
+        most: int,
+        tell: Callable[[Trial], None],
+    ) -> None:
+        self.search, self.made, self.recovered = search, made, recovered
+        self.min_agreement, self.most, self.tell = min_agreement, most, tell
+        self.done: dict[Step, Trial] = {}
+
+    def run(self) -> list[Trial]:
+        """All trials, by strength; the first is the original."""
+        steps = self.search.effects.path()
+        self.done[steps[0]] = self.search.measured(steps[0], self.search.original, self.recovered)
+        low, high = 0, len(steps) - 1
+        if self._try(steps[high]).meets(self.min_agreement):
+            low = high
+        # Nothing is raised from before something meets the budget.
+        while high - low > 1 and len(self.done) <= (ALONG if low else 1) * self.most:
+            middle = self._between(steps, low, high)
+            met = self._try(steps[middle]).agreement.percent >= self.min_agreement
+            low, high = (middle, high) if met else (low, middle)
+        self._refine()
+        return sorted(self.done.values(), key=lambda trial: trial.strength)
+
+    def _between(self, steps: list[Step], low: int, high: int) -> int:
+        """Where disagreement would be as allowed, if it grew with the root of the error."""
+        (near, lack), (far, much) = (
+            (steps[at].error ** 0.5, 100 - self.done[steps[at]].agreement.percent) for at in (low, high)
+        )
+        wanted = near + (far - near) * (100 - self.min_agreement - lack) / max(much - lack, 1e-9)
+        at = sum(step.error**0.5 <= wanted for step in steps)
+        # Until something meets the budget, to find that comes first.
+        at = at if low else min(at, high // 2)
+        margin = max(1, round(NARROWING * (high - low)))
+        return min(max(at, low + margin), high - margin) if high - low > 2 * margin else (low + high) // 2
+
+    def _refine(self) -> None:
+        """Raise one site at a time of the strongest that meets the budget, as long as it goes on meeting it."""
+        effects = self.search.effects
+        meeting = [step for step, trial in self.done.items() if trial.meets(self.min_agreement) and any(step.parts)]
+        best = max(meeting, key=lambda step: sum(step.parts), default=None)
+        untried = [] if best is None else effects.raised(best, RAISED)
+        while untried and len(self.done) <= self.most:
+            step = untried.pop(0)
+            if step not in self.done and self._try(step).meets(self.min_agreement):
+                untried = effects.raised(step, RAISED)
+
+    def _try(self, step: Step) -> Trial:
+        search = self.search
+        _, found = self.made(search.strengths(step), search.middle[: search.fitted])
+        self.done[step] = search.measured(step, found.model, self.recovered)
+        self.tell(self.done[step])
+        return self.done[step]
+
+
+def _chosen(found: list[Trial], min_agreement: float) -> Trial:
+    """Of the strongest of each way that meets the budget, the more consistent."""
+    blurred = [trial for trial in found if trial.strength > 0]
+    meeting = [trial for trial in blurred if trial.meets(min_agreement)]
+    if not meeting:
+        raise ArgumentError(_nothing_left(min(blurred, key=lambda trial: trial.strength), min_agreement))
+    strongest_of = {trial.recovered: trial for trial in sorted(meeting, key=lambda trial: trial.strength)}
+    return max(strongest_of.values(), key=lambda trial: trial.change.percent)
 
 
 def _check(images: object, size: int, min_agreement: float, trials: int) -> None:

@@ -11,9 +11,10 @@ from blurify.recovery.recovering import Recovered
 
 @dataclass(frozen=True)
 class Trial:
-    """One choice of strengths, by site, what is left of the folding, and what was measured of it once recovered.
+    """One choice of strengths, by site, what is left of the folding, and what was measured of it.
 
     `agreement` is with the original, `change` that of consistency against the original's, on the same windows.
+    `recovered` says whether the weights were recovered or are the carried ones.
     """
 
     strengths: dict[str, float]
@@ -21,11 +22,17 @@ class Trial:
     agreement: Estimate
     consistency: Estimate
     change: Estimate
+    recovered: bool = True
 
     @property
     def strength(self) -> float:
         """The mean over sites."""
         return sum(self.strengths.values()) / len(self.strengths)
+
+    @property
+    def weights(self) -> str:
+        """Whose weights these are, in a word."""
+        return "recovered" if self.recovered else "carried"
 
     def meets(self, min_agreement: float) -> bool:
         """Whether it agrees often enough, and is as consistent as the original."""
@@ -34,10 +41,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class Strongest:
-    """The strongest trial that meets the budget, recovered anew from all pictures, and the trade-off that was found.
+    """The trial that is chosen, and the trade-off that was found.
 
     `carried` is the original with blurs of these strengths and its own weights; `recovered.model` has the weights that
-    go with them. `trials` go from no blur, which is the original, to all of it.
+    go with them, recovered anew from all pictures, or the carried ones, if the choice is a trial of these. `trials` of
+    each way go from no blur, which is the original, to all of it.
     """
 
     carried: TracedModule
@@ -53,15 +61,16 @@ class Strongest:
 
     def __str__(self) -> str:
         """A table of the trials, and the strengths that were chosen."""
-        rows = [("mean strength", "folding left", "agreement", "consistency", "change of it")]
+        rows = [("weights", "mean strength", "folding left", "agreement", "consistency", "change of it")]
         for trial in self.trials:
             mark = " *" if trial is self.chosen else ""
             cells = (str(trial.agreement), str(trial.consistency), trial.change.as_change())
-            rows.append((f"{trial.strength:.3f}{mark}", f"{100 * trial.folded:.0f} %", *cells))
+            rows.append((trial.weights, f"{trial.strength:.3f}{mark}", f"{100 * trial.folded:.0f} %", *cells))
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines.append(
-            f"* the strongest whose agreement is {self.min_agreement:g} % or more, with consistency not lowered:"
+            f"* with {self.chosen.weights} weights, the strongest whose agreement is {self.min_agreement:g} % or more, "
+            "with consistency not lowered:"
         )
         lines += [f"  {site}  {strength:.3g}" for site, strength in self.chosen.strengths.items()]
         return "\n".join(lines)

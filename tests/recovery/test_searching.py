@@ -58,14 +58,19 @@ def test_what_is_chosen_meets_the_budget_on_other_pictures(
 
 
 def test_the_trade_off_goes_from_the_original_to_the_whole_blur(found: Strongest) -> None:
-    first, last = found.trials[0], found.trials[-1]
-    assert first.strength == 0
-    assert (first.agreement.percent, first.change.percent, first.folded) == (100, 0, 1)
-    assert last.strength == 1
-    assert last.agreement.percent < BUDGET
-    assert not last.meets(BUDGET)
-    assert all(one.strength < other.strength for one, other in pairwise(found.trials))
-    assert len(found.trials) <= 1 + 4
+    for trials in ([trial for trial in found.trials if trial.recovered is recovered] for recovered in (False, True)):
+        first, last = trials[0], trials[-1]
+        assert first.strength == 0
+        assert (first.agreement.percent, first.change.percent, first.folded) == (100, 0, 1)
+        assert last.strength == 1
+        assert last.agreement.percent < BUDGET
+        assert not last.meets(BUDGET)
+        assert all(one.strength < other.strength for one, other in pairwise(trials))
+        assert len(trials) <= 1 + 4
+    # The carried weights bear less of the same blurs.
+    assert found.trials[-1].recovered
+    whole = {trial.recovered: trial.agreement.percent for trial in found.trials if trial.strength == 1}
+    assert whole[False] < whole[True]
     text = str(found)
     assert text.count(" * ") == 1
     assert all(site in text for site in found.chosen.strengths)
@@ -95,6 +100,31 @@ def test_the_strongest_of_those_that_meet_the_budget_is_chosen(
     assert found.chosen is trials[2]
     # It is recovered once more, from the middles of all pictures.
     assert (found.carried, found.recovered) == ({"a": 0.4}, (8, 1, SIZE, SIZE))
+
+
+@pytest.mark.parametrize(
+    ("change", "recovered", "said"),
+    [(2.0, False, "with carried weights, the strongest"), (0.5, True, "with recovered weights, the strongest")],
+    ids=["carried more consistent", "recovered more consistent"],
+)
+def test_of_both_ways_the_more_consistent_is_chosen(
+    change: float, recovered: bool, said: str, original: nn.Module, framed: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, *others = (decision.site for decision in blurify.plan(original, 3).rewritten)
+
+    def trial(strength: float, change: float, recovered: bool) -> Trial:
+        enough = Estimate(98, 97, 99, 9)
+        changed = Estimate(change, -2, 4, 9)
+        return Trial({site: strength, **dict.fromkeys(others, 0.0)}, 1, enough, enough, changed, recovered)
+
+    trials = [trial(0.1, 3, False), trial(0.2, change, False), trial(0.4, 1, True), trial(0.3, 2.5, True)]
+    monkeypatch.setattr(searching._Search, "run", lambda *_: trials)
+    found = strongest(original, blurify.antialias(original, 3), framed[:8], size=SIZE, min_agreement=95.0)
+    assert found.chosen is trials[2 if recovered else 1]
+    assert said in str(found)
+    same = all(map(torch.equal, found.model.state_dict().values(), original.state_dict().values()))
+    assert same is not recovered
+    assert (str(found.recovered) == "the weights are the original's: nothing was fitted") is not recovered
 
 
 def test_a_site_of_no_strength_is_what_it_was(
