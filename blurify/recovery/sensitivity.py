@@ -65,6 +65,14 @@ class Effects:
         # An error that falls costs nothing; of those the one that takes most away comes first.
         return sorted(steps, key=lambda s: (s.folded - step.folded) / max(s.error - step.error, 1e-9))
 
+    def alone(self, error: float) -> list[Step]:
+        """The steps with as much at one site, and nothing elsewhere, as has that error; what takes most away first."""
+        found = []
+        for s in range(len(self.sites)):
+            single = [self.step(tuple(part * (s == t) for t in range(len(self.sites)))) for part in range(1, STEPS + 1)]
+            found += [step for step in single if step.error <= error][-1:]
+        return sorted(found, key=lambda step: step.folded)
+
     def path(self) -> list[Step]:
         """From no blur to all of it, a part of a site's at a time."""
         steps = [self.step((0,) * len(self.sites))]

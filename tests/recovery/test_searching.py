@@ -18,8 +18,9 @@ from blurify.measure.consistency import agreement, shifted_answers
 from blurify.measure.estimate import Estimate
 from blurify.planning import Plan
 from blurify.recovery import searching
-from blurify.recovery.searching import strongest
-from blurify.recovery.sensitivity import STEPS, Effects, applied, with_strengths
+from blurify.recovery.recovering import Recovered
+from blurify.recovery.searching import _Way, strongest
+from blurify.recovery.sensitivity import STEPS, Effects, Step, applied, with_strengths
 from blurify.recovery.trials import Strongest, Trial
 from blurify.sites import Reason
 
@@ -181,6 +182,39 @@ def test_the_path_raises_a_part_at_a_time_and_foretells_the_error(original: nn.M
     whole = folded_energy(blurify.antialias(original, 4), pictures[:16])
     before, after = (sum(shares[:, column].mean() for shares in whole.values()) for column in (0, 1))
     assert path[-1].folded == pytest.approx(float(after / before), rel=1e-3)
+
+
+class Fragile:
+    """A search whose first sites fold most away, and where the blur of the last alone makes answers more consistent."""
+
+    def __init__(self) -> None:
+        self.effects = Effects.__new__(Effects)
+        self.effects.sites = ["a", "b", "c"]
+        self.effects._errors = torch.eye(3, dtype=torch.float64)
+        left = 1 - torch.linspace(0, 1, STEPS + 1, dtype=torch.float64)
+        self.effects._folded = torch.stack([8 * left, 4 * left, left])
+        self.original, self.middle, self.fitted = None, torch.zeros(4), 2
+
+    def strengths(self, step: Step) -> dict[str, float]:
+        return self.effects.shares(step)
+
+    def measured(self, step: Step, network: object, recovered: bool) -> Trial:
+        agreed, change = 100 * (1 - step.error**0.5), float(step.parts[2] - step.parts[0] - step.parts[1])
+        figures = (Estimate(value, value - 1, value + 1, 9) for value in (agreed, 60.0, change))
+        return Trial(self.strengths(step), step.folded, *figures, recovered)
+
+
+def test_where_the_path_gains_nothing_each_site_is_tried_alone() -> None:
+    way = _Way(
+        Fragile(), lambda strengths, pictures: (None, Recovered(None, (), {}, {}, {}, 0)), False, 80.0, 12, print
+    )
+    trials = way.run()
+    meeting = [trial.strengths for trial in trials if trial.meets(80.0) and trial.strength]
+    assert meeting
+    assert all(strengths["c"] > strengths["a"] + strengths["b"] for strengths in meeting)
+    alone = [step for step in way.done if sum(map(bool, step.parts)) == 1]
+    assert {step.parts.index(max(step.parts)) for step in alone} == {0, 1, 2}
+    assert len(trials) <= 1 + 12
 
 
 def test_a_budget_that_no_blur_meets_is_said(original: nn.Module, framed: Tensor, monkeypatch) -> None:
