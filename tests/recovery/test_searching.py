@@ -19,9 +19,10 @@ from blurify.measure.estimate import Estimate
 from blurify.planning import Plan
 from blurify.recovery import searching
 from blurify.recovery.recovering import Recovered
-from blurify.recovery.searching import _Way, strongest
+from blurify.recovery.searching import strongest
 from blurify.recovery.sensitivity import STEPS, Effects, Step, applied, with_strengths
 from blurify.recovery.trials import Strongest, Trial
+from blurify.recovery.ways import Way
 from blurify.sites import Reason
 
 SIZE, BUDGET = 40, 97.0
@@ -205,9 +206,7 @@ class Fragile:
 
 
 def test_where_the_path_gains_nothing_each_site_is_tried_alone() -> None:
-    way = _Way(
-        Fragile(), lambda strengths, pictures: (None, Recovered(None, (), {}, {}, {}, 0)), False, 80.0, 12, print
-    )
+    way = Way(Fragile(), lambda strengths, pictures: (None, Recovered(None, (), {}, {}, {}, 0)), False, 80.0, 12, print)
     trials = way.run()
     meeting = [trial.strengths for trial in trials if trial.meets(80.0) and trial.strength]
     assert meeting
