@@ -65,8 +65,12 @@ class Recovered:
 
     @property
     def fitted(self) -> tuple[LayerFit, ...]:
-        """The layers that have new weights."""
-        return tuple(layer for layer in self.layers if layer.ridge is not None)
+        """The layers that have new weights: none, if what `lstsq` gave was taken back."""
+        return () if self._fit_taken_back else tuple(layer for layer in self.layers if layer.ridge is not None)
+
+    @property
+    def _fit_taken_back(self) -> bool:
+        return "lstsq" in self.errors and not self.errors["lstsq"] < self.errors["carried"]
 
     @property
     def pictures_wanted(self) -> int:
@@ -84,6 +88,8 @@ class Recovered:
             f"{sum(self.seconds.values()):.0f} s",
             f"error of the outputs on held-out pictures: {steps}",
         ]
+        if self._fit_taken_back:
+            lines.append("what lstsq gave was taken back, since it does not lower that error: give more pictures")
         if self.pictures_wanted > self.pictures:
             few = [layer.layer for layer in self.layers if layer.pictures_wanted > self.pictures]
             lines.append(

@@ -19,6 +19,7 @@ from blurify.recovery.calls import Skip
 from blurify.recovery.checking import in_bytes
 from blurify.recovery.fits import LayerFit, Settings
 from blurify.recovery.judging import Judge, Score
+from blurify.recovery.recovering import Recovered
 from tests.conftest import relative_error, run
 
 
@@ -325,3 +326,15 @@ def test_the_shipped_classifier_recovers() -> None:
     assert after[0] > carried[0]
     assert after[0] > before[0] - 0.01
     assert after[1] > before[1]
+
+
+def test_a_fit_that_is_taken_back_is_said_and_no_layer_counts_as_fitted() -> None:
+    layers = (LayerFit("conv", 0.2, 0.1, ridge=1.0),)
+    kept, back = (Recovered(nn.Identity(), layers, {}, {"carried": 0.2, "lstsq": x}, {}, 9) for x in (0.1, 0.3))
+    assert kept.fitted == layers
+    assert back.fitted == ()
+    assert str(kept).startswith("1 of 1 layers")
+    assert str(back).startswith("0 of 1 layers")
+    said = "what lstsq gave was taken back, since it does not lower that error"
+    assert said in str(back)
+    assert said not in str(kept)
