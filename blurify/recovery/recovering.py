@@ -29,6 +29,7 @@ from blurify.recovery.checking import (
     check_relation,
     check_settings,
     check_taken,
+    check_training,
     in_bytes,
     mark_of,
     out_of_memory,
@@ -121,6 +122,8 @@ def recover(
     batch_size: int = 16,
     seed: int = 0,
     frozen_norms: bool = False,
+    epochs: int = 4,
+    rate: float | None = None,
     journal: str | Path | None = None,
     tell: Callable[[LayerFit], None] = lambda fit: None,
     accelerator: Any = None,
@@ -156,6 +159,8 @@ def recover(
         batch_size: how many pictures are run at a time.
         seed: of the positions of large maps that are fitted to.
         frozen_norms: whether `bn` estimates those batch-norms anew too that the model itself freezes.
+        epochs: how often `distill` goes through the pictures, at most; 4 suit hundreds of pictures and thousands alike.
+        rate: the learning rate that `distill` begins with; unless given, a millionth for each step, 0.001 at most.
         journal: a file that keeps the layers fitted so far; if it is there already, the fit goes on from it, and so
             does the training from a file beside it.
         tell: called after each layer.
@@ -172,6 +177,7 @@ def recover(
     check_settings(settings)
     check_pictures(images, settings)
     check_labels(labels, images, method)
+    check_training(epochs, rate)
     team = Team(accelerator)
     teacher, student = twins(original, converted, images)
     for network in (teacher, student):
@@ -201,13 +207,16 @@ def recover(
             if method in ("bn", "all"):
                 steps.run("bn", lambda: reestimate(student, images, batch_size, frozen_norms))
             if method in TRAINED:
-                schedule = Schedule(batch_size=batch_size, seed=seed)
+                # After the fit layers give what they should as nearly as they can, and features only hold back.
+                weight = 0.0 if method == "all" else 1.0
+                schedule = Schedule(epochs=epochs, rate=rate, batch_size=batch_size, seed=seed, features=weight)
                 training = None if path is None else checkpoint_of(path)
                 told = None if known is None else known[:-count]
+                own = f"{mark} {epochs} {rate}"
                 steps.run(
                     "distill",
                     lambda: distill(
-                        teacher, student, images[:-count], schedule, steps.score, training, told, team, mark
+                        teacher, student, images[:-count], schedule, steps.score, training, told, team, own
                     ),
                     by_answers=True,
                 )

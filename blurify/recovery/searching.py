@@ -46,6 +46,9 @@ def strongest(
     memory: int = 4 << 30,
     batch_size: int = 16,
     seed: int = 0,
+    frozen_norms: bool = False,
+    epochs: int = 4,
+    rate: float | None = None,
     tell: Callable[[Trial], None] = lambda trial: None,
 ) -> Strongest:
     """Weaken the blurs of `converted`, site by site, just so far that it answers as `original` does often enough.
@@ -72,7 +75,7 @@ def strongest(
         size: of the windows, in pixels.
         min_agreement: in percent: how often the answer must be the original's.
         trials: how many choices are measured of each way, at most.
-        method: see `blurify.recover`, as for `memory`, `batch_size` and `seed`.
+        method: see `blurify.recover`, as for all others but `tell`.
         tell: called after each trial.
 
     Raises:
@@ -85,7 +88,15 @@ def strongest(
     _check(images, size, min_agreement, trials)
     if not plan.rewritten:
         raise ArgumentError("converted has no blur that the original has not, so there is nothing to weaken.")
-    options: Options = {"method": method, "memory": memory, "batch_size": batch_size, "seed": seed}
+    options: Options = {
+        "method": method,
+        "memory": memory,
+        "batch_size": batch_size,
+        "seed": seed,
+        "frozen_norms": frozen_norms,
+        "epochs": epochs,
+        "rate": rate,
+    }
     search = _Search(original, plan, images, size, options)
     found = search.run(min_agreement, trials, tell)
     chosen = _chosen(found, min_agreement)
@@ -100,6 +111,9 @@ class Options(TypedDict):
     memory: int
     batch_size: int
     seed: int
+    frozen_norms: bool
+    epochs: int
+    rate: float | None
 
 
 class _Search:

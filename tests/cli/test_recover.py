@@ -15,7 +15,7 @@ import blurify
 from blurify import demo
 from blurify.cli.group import cli
 from blurify.measure import networks
-from blurify.recovery import distilling, fitting
+from blurify.recovery import fitting
 from tests.digits import write_digits
 
 
@@ -120,11 +120,14 @@ def test_a_person_reads_a_table(folder: Path, tmp_path: Path) -> None:
     assert "on 30 pictures that nothing was fitted to" in result.stdout
 
 
-def test_labels_are_trained_on_if_that_is_asked_for(folder: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(distilling.Schedule, "epochs", 1)
+def test_labels_are_trained_on_if_that_is_asked_for(folder: Path, tmp_path: Path) -> None:
     (folder / "digits" / "3" / "broken.png").write_bytes(b"no picture")
     try:
-        options = ["-o", str(tmp_path / "out.pt"), "--method", "distill", "--labels", "--fine-tune", "--calib", "60"]
+        options = [
+            "-o",
+            str(tmp_path / "out.pt"),
+            *"--method distill --labels --fine-tune --calib 60 --epochs 1".split(),
+        ]
         result = invoke(folder, *options)
     finally:
         (folder / "digits" / "3" / "broken.png").unlink()
@@ -194,6 +197,10 @@ def test_values_that_are_not_finite_leave_nothing(method: str, folder: Path, tmp
         (["--min-agreement", "101"], 2, "101.0 is not in the range 0<x<100"),
         (["--calib", "0"], 2, "0 is not in the range x>=2"),
         (["--frozen-norms"], 2, "--frozen-norms is for --method bn or all; give one of these too."),
+        (["--rate", "0.1"], 2, "--rate is for --method distill or all, which train, and not for lstsq."),
+        (["--rate", "0", "--method", "all"], 2, "0.0 is not in the range x>0"),
+        (["--rate", "inf", "--method", "all"], 1, "rate must be above 0 and finite, got inf."),
+        (["--epochs", "0"], 2, "0 is not in the range x>=1"),
         (["--fine-tune"], 2, "--fine-tune trains on the classes that --labels finds; give that too."),
         (["--fine-tune", "--labels"], 2, "--fine-tune is for --method distill or all, which train, and not for lstsq."),
         (

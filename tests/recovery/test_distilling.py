@@ -72,6 +72,68 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(pictures: Tensor, t
     assert all(torch.equal(one, other) for one, other in zip(before, values(again), strict=True))
 
 
+@pytest.mark.parametrize(("count", "rate"), [(16, 1.8e-5), (10**9, 1e-3)], ids=["few", "many"])
+def test_the_rate_goes_by_the_number_of_steps(
+    count: int, rate: float, pictures: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = []
+    monkeypatch.setattr(distilling, "Pace", lambda weights, rate, steps: begun.append((rate, steps)) or stop())
+
+    class Many(list[Tensor]):
+        device = pictures.device
+
+        def __len__(self) -> int:
+            return count
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    teacher, student, score = networks(pictures)
+    with pytest.raises(KeyboardInterrupt):
+        distill(teacher, student, Many(), Schedule(epochs=9, batch_size=8), score)
+    assert begun == [(pytest.approx(rate), 9 * -(-count // 8))]
+
+
+def test_what_comes_down_from_above_the_start_goes_on(pictures: Tensor) -> None:
+    teacher, student, _ = networks(pictures)
+    told = iter(Score(0, 0, error) for error in (1.0, 3.0, 2.0, 0.5, 0.7, 0.7, 0.1))
+    schedule = Schedule(epochs=6, patience=2, batch_size=24)
+    errors = distill(teacher, student, pictures, schedule, lambda: next(told))
+    assert [score.error for score in errors] == [3.0, 2.0, 0.5, 0.7, 0.7]
+
+
+def test_features_count_by_their_weight(pictures: Tensor) -> None:
+    teacher, student, _ = networks(pictures)
+    with distilling.listening(teacher) as theirs, distilling.listening(student) as mine:
+        losses = [
+            float(distilling.Loss(teacher, student, theirs, mine, Schedule(features=weight))(pictures, None).detach())
+            for weight in (0.0, 1.0, 3.0)
+        ]
+        apart = sum(float(distilling.relative(own, theirs[path]).detach()) for path, own in mine.items())
+    assert losses[1] - losses[0] == pytest.approx(apart, rel=1e-4)
+    assert losses[2] - losses[0] == pytest.approx(3 * apart, rel=1e-4)
+    assert apart > 0.01
+
+
+def test_features_are_left_out_after_a_fit(pictures: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(recovering, "distill", lambda *args: seen.append(args[3].features) or [])
+    original = demo.load_demo()[0]
+    for method in ("distill", "all"):
+        blurify.recover(original, blurify.antialias(original, 4), pictures, method=method)
+    assert seen == [1.0, 0.0]
+
+
+def test_pictures_move_by_a_share_of_their_side() -> None:
+    ramp = torch.arange(64.0).expand(200, 1, 56, 64)
+    moved = distilling.shift(ramp, 1 / 28, torch.Generator().manual_seed(0))
+    assert moved.shape == ramp.shape
+    assert (moved - ramp)[..., 8:-8].unique().tolist() == [-2, -1, 0, 1, 2]
+    assert torch.equal(distilling.shift(ramp, 0.001, torch.Generator()), ramp)
+    rows = torch.rand(4, 8)
+    assert torch.equal(distilling.shift(rows, 0.5, torch.Generator()), rows)
+
+
 def test_it_ends_when_nothing_is_gained(pictures: Tensor) -> None:
     teacher, student, _ = networks(pictures)
     before = values(student)
@@ -195,13 +257,10 @@ def test_a_file_of_something_else_is_refused(pictures: Tensor, tmp_path: Path) -
         distill(teacher, student, pictures, Schedule(), error, path)
 
 
-def test_recovering_keeps_its_training_beside_its_journal(
-    pictures: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_recovering_keeps_its_training_beside_its_journal(pictures: Tensor, tmp_path: Path) -> None:
     journal = tmp_path / "out.journal"
-    monkeypatch.setattr(distilling.Schedule, "epochs", 1)
     original = demo.load_demo()[0]
-    blurify.recover(original, blurify.antialias(original, 4), pictures, method="distill", journal=journal)
+    blurify.recover(original, blurify.antialias(original, 4), pictures, method="distill", epochs=1, journal=journal)
     assert [path.name for path in tmp_path.iterdir()] == [checkpoint_of(journal).name]
 
 

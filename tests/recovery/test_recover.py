@@ -14,7 +14,7 @@ import blurify
 from blurify import demo
 from blurify.errors import ArgumentError, ArgumentTypeError, FileError
 from blurify.measure.consistency import accuracy, agreement, shifted_answers
-from blurify.recovery import checking, distilling
+from blurify.recovery import checking
 from blurify.recovery.calls import Skip
 from blurify.recovery.checking import in_bytes
 from blurify.recovery.fits import LayerFit, Settings
@@ -171,9 +171,7 @@ def test_a_journal_of_something_else_is_refused(
     networks: tuple[nn.Module, nn.Module],
     pictures: Tensor,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(distilling.Schedule, "epochs", 1)
     (tmp_path / "journal").write_bytes(b"something else")
     with pytest.raises(FileError, match="is no journal of this network's recovery; remove it to begin anew"):
         blurify.recover(*networks, pictures, journal=tmp_path / "journal")
@@ -246,6 +244,15 @@ def test_values_that_are_not_finite_name_the_layer(method: str, layer: str, fiel
         ({"seed": -1}, ArgumentError, "seed must be at least 0, got -1."),
         ({"held_out": 0.0}, ArgumentError, "held_out must be above 0 and below 1, got 0.0."),
         ({"held_out": float("nan")}, ArgumentError, "held_out must be above 0 and below 1, got nan."),
+        ({"epochs": 0}, ArgumentError, "epochs must be at least 1, got 0."),
+        ({"epochs": 1.5}, ArgumentTypeError, "epochs must be a whole number, got 1.5."),
+        ({"rate": 0.0}, ArgumentError, "rate must be above 0 and finite, got 0.0."),
+        ({"rate": float("inf")}, ArgumentError, "rate must be above 0 and finite, got inf."),
+        (
+            {"rate": "fast"},
+            ArgumentTypeError,
+            "rate must be a number, or None to go by the steps, got 'fast'.",
+        ),
         ({"method": "magic"}, ArgumentError, "method must be one of lstsq, bn, distill, all, got 'magic'."),
     ],
     ids=str,
