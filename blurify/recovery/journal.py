@@ -65,6 +65,6 @@ def check_mark(path: Path, found: object, wanted: str) -> None:
     """Refuse a file that another recovery left."""
     if found != wanted:
         raise FileError(
-            f"{path} was left by a recovery with other weights, blurs, pictures, labels or another seed; repeat that "
-            "one's command, or remove the file to begin anew."
+            f"{path} was left by a recovery with other weights, blurs, pictures, labels, seed, epochs or rate; "
+            "repeat that one's command, or remove the file to begin anew."
         )

@@ -13,7 +13,9 @@ from torch import Tensor
 
 import blurify
 from blurify import demo
+from blurify.cli import recovering
 from blurify.cli.group import cli
+from blurify.errors import ArgumentError
 from blurify.measure import networks
 from blurify.recovery import fitting
 from tests.digits import write_digits
@@ -133,6 +135,22 @@ def test_labels_are_trained_on_if_that_is_asked_for(folder: Path, tmp_path: Path
         (folder / "digits" / "3" / "broken.png").unlink()
     assert result.exit_code == 0, result.output
     assert "skipped: " in result.stdout
+
+
+def test_a_search_is_told_all_that_is_asked(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, object] = {}
+
+    def stop(*_: object, **options: object) -> None:
+        seen.update(options)
+        raise ArgumentError("enough.")
+
+    monkeypatch.setattr(recovering, "strongest", stop)
+    options = (
+        "--min-agreement 90 --method all --frozen-norms --epochs 2 --rate 0.5 --seed 3 --batch-size 7 --memory 1GB"
+    )
+    assert invoke(folder, "-o", str(tmp_path / "out.pt"), *options.split()).stderr.endswith("Error: enough.\n")
+    wanted = {"size": 40, "min_agreement": 90, "method": "all", "frozen_norms": True, "epochs": 2, "rate": 0.5}
+    assert seen == wanted | {"seed": 3, "batch_size": 7, "memory": 1 << 30}
 
 
 def interrupting(after: int) -> Callable[..., Iterator[tuple[Tensor, Tensor]]]:

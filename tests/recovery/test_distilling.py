@@ -115,13 +115,22 @@ def test_features_count_by_their_weight(pictures: Tensor) -> None:
     assert apart > 0.01
 
 
-def test_features_are_left_out_after_a_fit(pictures: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    monkeypatch.setattr(recovering, "distill", lambda *args: seen.append(args[3].features) or [])
+def test_what_recovering_asks_of_training(pictures: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Schedule] = []
+    monkeypatch.setattr(recovering, "distill", lambda *args: seen.append(args[3]) or [])
     original = demo.load_demo()[0]
-    for method in ("distill", "all"):
-        blurify.recover(original, blurify.antialias(original, 4), pictures, method=method)
-    assert seen == [1.0, 0.0]
+    converted = blurify.antialias(original, 4)
+    blurify.recover(original, converted, pictures, method="distill", batch_size=8, seed=3)
+    blurify.recover(original, converted, pictures, method="all", epochs=7, rate=0.5)
+    assert seen == [Schedule(batch_size=8, seed=3), Schedule(epochs=7, rate=0.5, features=0.0)]
+
+
+def test_a_training_of_other_epochs_is_not_gone_on_with(pictures: Tensor, tmp_path: Path) -> None:
+    original = demo.load_demo()[0]
+    converted, journal = blurify.antialias(original, 4), tmp_path / "journal"
+    blurify.recover(original, converted, pictures, method="distill", epochs=1, journal=journal)
+    with pytest.raises(FileError, match=r"was left by a recovery with other weights, .*, epochs or rate"):
+        blurify.recover(original, converted, pictures, method="distill", epochs=2, journal=journal)
 
 
 def test_pictures_move_by_a_share_of_their_side() -> None:

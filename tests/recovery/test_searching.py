@@ -216,6 +216,21 @@ def test_where_the_path_gains_nothing_each_site_is_tried_alone() -> None:
     assert len(trials) <= 1 + 12
 
 
+def test_every_trial_is_recovered_as_is_asked(
+    original: nn.Module, framed: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"method": "bn", "memory": 1 << 30, "batch_size": 7, "seed": 3}
+    asked |= {"frozen_norms": True, "epochs": 2, "rate": 0.5}
+
+    def stop(*_: object, **options: object) -> None:
+        assert options == asked
+        raise ArgumentError("enough.")
+
+    monkeypatch.setattr(searching, "recover", stop)
+    with pytest.raises(ArgumentError, match="enough"):
+        strongest(original, blurify.antialias(original), framed[:20], size=SIZE, min_agreement=BUDGET, **asked)
+
+
 def test_a_budget_that_no_blur_meets_is_said(original: nn.Module, framed: Tensor, monkeypatch) -> None:
     monkeypatch.setattr(searching.Trial, "meets", lambda trial, min_agreement: False)
     with pytest.raises(ArgumentError, match=r"nothing is left of the blurs at a min_agreement of 99\.9 %: the weakest"):
