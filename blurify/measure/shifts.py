@@ -50,7 +50,7 @@ def crop(pictures: Tensor, offsets: Tensor, size: int) -> Tensor:
         size: of the window, in pixels.
 
     Returns:
-        `[N, C, size, size]` of the pictures' dtype.
+        `[N, C, size, size]` of the pictures' dtype, and channels last in memory if they are.
 
     Raises:
         ArgumentError: a window does not lie inside its picture, or the counts differ.
@@ -61,6 +61,8 @@ def crop(pictures: Tensor, offsets: Tensor, size: int) -> Tensor:
     most = torch.tensor(pictures.shape[-2:]) - size
     if bool((offsets < 0).any()) or bool((offsets > most).any()):
         raise ArgumentError(f"offsets must be from 0 to {most.tolist()} so that the window stays inside the picture.")
-    return torch.stack(
-        [picture[:, y : y + size, x : x + size] for picture, (y, x) in zip(pictures, offsets.tolist(), strict=True)]
-    )
+    windows = [
+        picture[:, y : y + size, x : x + size] for picture, (y, x) in zip(pictures, offsets.tolist(), strict=True)
+    ]
+    last = pictures.is_contiguous(memory_format=torch.channels_last) and not pictures.is_contiguous()
+    return torch.stack(windows).contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)

@@ -11,18 +11,21 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from blurify.tracing.modes import evaluating
+
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 @torch.no_grad()
-def laid_out(pictures: Tensor, networks: Iterable[nn.Module]) -> Tensor:
-    """The same pictures, channels last on a CPU if all networks take them so."""
+def layout(pictures: Tensor, networks: Iterable[nn.Module]) -> torch.memory_format:
+    """Channels last on a CPU if all networks take the pictures so, the usual order otherwise."""
     wanted = FORMATS.get(pictures.dim())
     if wanted is None or pictures.device.type != "cpu":
-        return pictures
+        return torch.contiguous_format
     try:
         for network in networks:
-            network(pictures[:1].to(memory_format=wanted))
+            with evaluating(network):
+                network(pictures[:1].to(memory_format=wanted))
     except RuntimeError:
-        return pictures
-    return pictures.to(memory_format=wanted)
+        return torch.contiguous_format
+    return wanted

@@ -39,7 +39,7 @@ from blurify.recovery.fits import LayerFit, Settings
 from blurify.recovery.fitting import Refit
 from blurify.recovery.journal import Journal
 from blurify.recovery.judging import Judge
-from blurify.recovery.layout import laid_out
+from blurify.recovery.layout import layout
 from blurify.recovery.progress import checkpoint_of
 from blurify.recovery.statistics import reestimate
 from blurify.recovery.steps import Steps
@@ -192,7 +192,7 @@ def recover(
         for network in (teacher, student):
             stack.enter_context(evaluating(network))
         try:
-            images = laid_out(images, (teacher, student))
+            images = images.contiguous(memory_format=layout(images, (teacher, student)))
             for network in (teacher, student):
                 check_finite(network, images[-count:], batch_size)
             judge = Judge(teacher, images[-count:], batch_size, None if known is None else known[-count:])

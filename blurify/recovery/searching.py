@@ -21,6 +21,7 @@ from blurify.measure.estimate import estimate
 from blurify.measure.shifts import room
 from blurify.planning import Plan
 from blurify.proofs import with_plan
+from blurify.recovery.layout import layout
 from blurify.recovery.recovering import Recovered, recover
 from blurify.recovery.sensitivity import Effects, Step, applied, with_strengths
 from blurify.recovery.trials import Strongest, Trial
@@ -120,9 +121,11 @@ class _Search:
     def __init__(self, original: nn.Module, plan: Plan, images: Tensor, size: int, options: Options) -> None:
         self.original, self.plan, self.size, self.options = original, plan, size, options
         low = room(images, size) // 2
-        self.middle = images[..., low : low + size, low : low + size].contiguous()
+        middle = images[..., low : low + size, low : low + size]
+        order = layout(middle, [original])
+        self.middle = middle.contiguous(memory_format=order)
         self.fitted = len(images) - max(1, round(len(images) * CHOOSING))
-        self.choosing = images[self.fitted :]
+        self.choosing = images[self.fitted :].contiguous(memory_format=order)
         self.wanted = self._answers(original)
         probed = self.middle[: min(self.fitted, PROBED)]
         self.effects = Effects(original, plan, probed, options["batch_size"])

@@ -7,11 +7,14 @@ import torch
 from torch import Tensor, nn
 
 import blurify
+from blurify.measure.shifts import crop
+from blurify.recovery import searching
 from blurify.recovery.fits import Settings
 from blurify.recovery.fitting import Refit
-from blurify.recovery.layout import laid_out
+from blurify.recovery.layout import layout
 from blurify.recovery.lockstep import held_bytes
 from blurify.recovery.recovering import twins
+from blurify.recovery.searching import strongest
 
 
 class Viewing(nn.Module):
@@ -32,21 +35,43 @@ class Viewing(nn.Module):
     ids=["2d", "3d"],
 )
 def test_channels_come_last_where_they_may(conv: type, size: tuple[int, ...], wanted: torch.memory_format) -> None:
-    pictures = torch.randn(2, 3, *size)
-    laid = laid_out(pictures, [conv(3, 4, 3)])
-    assert laid.is_contiguous(memory_format=wanted)
-    assert torch.equal(laid, pictures)
-    assert pictures.is_contiguous()
+    assert layout(torch.randn(2, 3, *size), [conv(3, 4, 3)]) == wanted
 
 
 def test_sequences_stay_as_they_are() -> None:
-    pictures = torch.randn(2, 3, 9)
-    assert laid_out(pictures, [nn.Conv1d(3, 4, 3)]) is pictures
+    assert layout(torch.randn(2, 3, 9), [nn.Conv1d(3, 4, 3)]) == torch.contiguous_format
 
 
 def test_a_network_that_cannot_take_it_is_not_asked_to() -> None:
-    pictures = torch.randn(2, 3, 16, 16)
-    assert laid_out(pictures, [nn.Conv2d(3, 4, 3), Viewing()]) is pictures
+    assert layout(torch.randn(2, 3, 16, 16), [nn.Conv2d(3, 4, 3), Viewing()]) == torch.contiguous_format
+
+
+def test_asking_changes_no_statistics() -> None:
+    norm = nn.BatchNorm2d(3)
+    layout(torch.randn(2, 3, 4, 4), [norm])
+    assert int(norm.num_batches_tracked) == 0
+    assert norm.training
+
+
+@pytest.mark.parametrize("order", [torch.channels_last, torch.contiguous_format], ids=str)
+def test_windows_lie_as_their_pictures_do(order: torch.memory_format) -> None:
+    pictures = torch.randn(2, 3, 6, 6)
+    offsets = torch.tensor([[0, 1], [2, 0]])
+    windows = crop(pictures.contiguous(memory_format=order), offsets, 4)
+    assert windows.is_contiguous(memory_format=order)
+    assert torch.equal(windows, crop(pictures, offsets, 4))
+
+
+def test_a_search_measures_on_what_runs_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2, 2), nn.Flatten(), nn.Linear(8 * 49, 4)).eval()
+    converted, pictures = blurify.antialias(model, 3), torch.randn(8, 3, 20, 20)
+    seen = []
+    model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0]) > 1 and given[0].is_contiguous()))
+    monkeypatch.setattr(searching, "recover", lambda *args, **options: pytest.fail("enough."))
+    with pytest.raises(pytest.fail.Exception, match="enough"):
+        strongest(model, converted, pictures, size=16, min_agreement=90, batch_size=4)
+    assert seen
+    assert not any(seen)
 
 
 def test_a_network_that_looks_at_its_maps_as_rows_is_recovered() -> None:

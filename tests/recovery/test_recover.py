@@ -181,7 +181,7 @@ def test_a_journal_of_something_else_is_refused(
         (blurify.antialias(networks[0], 3), pictures[:20]),
     ]
     for converted, images in others:
-        with pytest.raises(FileError, match="was left by a recovery with other weights, blurs, pictures, labels or"):
+        with pytest.raises(FileError, match="was left by a recovery with other weights, blurs, pictures, labels, seed"):
             blurify.recover(networks[0], converted, images, method=method, journal=tmp_path / "other")
 
 
