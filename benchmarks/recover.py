@@ -75,14 +75,19 @@ def rows(
     name: str, original: nn.Module, filt_size: int, found: Recovered, carried: nn.Module, test: Test
 ) -> Iterator[dict[str, object]]:
     wanted, before = test.answers(original), test.consistency(original)
+    right = None if test.labels is None else (wanted == test.labels).double()
     for stage, network in (("original", original), ("carried", carried), ("recovered", found.model)):
         answers, same = test.answers(network), test.consistency(network)
         row: dict[str, object] = {"network": name, "filter": filt_size, "stage": stage}
         row["agreement"] = str(estimate((answers == wanted).double()))
         row["consistency"] = str(estimate(same))
         row["change"] = estimate(same - before).as_change()
-        if test.labels is not None:
-            row["accuracy"] = str(estimate((answers == test.labels).double()))
+        if right is not None:
+            now = (answers == test.labels).double()
+            row["accuracy"] = str(estimate(now))
+            # A tenth of a point is told from none by the counts alone.
+            row["right"] = f"{now.sum():.0f} of {len(now)}"
+            row["accuracy change"] = estimate(now - right).as_change()
         if stage == "recovered":
             row["s"] = round(sum(found.seconds.values()))
         yield row
