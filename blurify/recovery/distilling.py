@@ -26,17 +26,17 @@ from blurify.recovery.progress import Progress
 from blurify.recovery.team import Team
 
 # A few steps cannot make up for what large ones disturb.
-RATE_A_STEP, HIGHEST_RATE = 1e-6, 1e-3
+RATE_A_STEP, HIGHEST_RATE = 5e-7, 1e-3
 
 
 @dataclass(frozen=True)
 class Schedule:
     """How long to train and how fast, the learning rate falling to nothing along a cosine.
 
-    Without a `rate` it begins with a millionth a step, and 0.001 at most. So many epochs as `patience` in a row that
-    are no better than the one before end it earlier. `shift` is the most that pictures are moved, as a share of their
-    shorter side. `truth` is the weight of the cross-entropy on labels, and `features` that of what sites give, beside
-    the divergence from the original's probabilities at 1.
+    Without a `rate` it begins with half a millionth a step, and 0.001 at most. So many epochs as `patience` in a row
+    that are no better than the one before end it earlier. `shift` is the most that pictures are moved, as a share of
+    their shorter side. `truth` is the weight of the cross-entropy on labels, and `features` that of what sites give,
+    beside the divergence from the original's probabilities at 1.
     """
 
     epochs: int = 4
