@@ -6,6 +6,8 @@ edge, where rolling or padding the picture itself would invent some.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -61,8 +63,11 @@ def crop(pictures: Tensor, offsets: Tensor, size: int) -> Tensor:
     most = torch.tensor(pictures.shape[-2:]) - size
     if bool((offsets < 0).any()) or bool((offsets > most).any()):
         raise ArgumentError(f"offsets must be from 0 to {most.tolist()} so that the window stays inside the picture.")
-    windows = [
-        picture[:, y : y + size, x : x + size] for picture, (y, x) in zip(pictures, offsets.tolist(), strict=True)
-    ]
+    places = zip(pictures, offsets.tolist(), strict=True)
+    return stacked([picture[:, y : y + size, x : x + size] for picture, (y, x) in places], pictures)
+
+
+def stacked(windows: Sequence[Tensor], pictures: Tensor) -> Tensor:
+    """Windows `[C, h, w]` as one batch, channels last in memory if the pictures `[N, C, H, W]` that they are of are."""
     last = pictures.is_contiguous(memory_format=torch.channels_last) and not pictures.is_contiguous()
-    return torch.stack(windows).contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    return torch.stack(list(windows)).contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blurify.graph_module import TracedModule
+from blurify.measure.shifts import stacked
 from blurify.proofs import blurring, tensors_in
 from blurify.recovery.judging import Score
 from blurify.recovery.progress import Progress
@@ -219,4 +220,4 @@ def shift(pictures: Tensor, share: float, generator: torch.Generator) -> Tensor:
     most = round(share * min(height, width))
     padded = F.pad(pictures, (most,) * 4, mode="reflect")
     places = torch.randint(2 * most + 1, (len(pictures), 2), generator=generator).tolist()
-    return torch.stack([p[:, y : y + height, x : x + width] for p, (y, x) in zip(padded, places, strict=True)])
+    return stacked([p[:, y : y + height, x : x + width] for p, (y, x) in zip(padded, places, strict=True)], pictures)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import blurify
 from blurify.measure.shifts import crop
 from blurify.recovery import searching
+from blurify.recovery.distilling import shift
 from blurify.recovery.fits import Settings
 from blurify.recovery.fitting import Refit
 from blurify.recovery.layout import layout
@@ -60,6 +61,8 @@ def test_windows_lie_as_their_pictures_do(order: torch.memory_format) -> None:
     windows = crop(pictures.contiguous(memory_format=order), offsets, 4)
     assert windows.is_contiguous(memory_format=order)
     assert torch.equal(windows, crop(pictures, offsets, 4))
+    moved = shift(pictures.contiguous(memory_format=order), 0.4, torch.Generator())
+    assert moved.is_contiguous(memory_format=order)
 
 
 def test_a_search_measures_on_what_runs_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
