@@ -52,7 +52,7 @@ class Test:
 
     def answers(self, network: nn.Module) -> Tensor:
         low = (self.pictures.shape[-1] - self.size) // 2
-        middle = self.pictures[..., low : low + self.size, low : low + self.size].contiguous()
+        middle = crop(self.pictures, torch.full((len(self.pictures), 2), low), self.size)
         return logits(network, middle, 32).argmax(1)
 
     def consistency(self, network: nn.Module) -> Tensor:
@@ -105,7 +105,9 @@ def recovered_efficientnet(filt_size: int, options: argparse.Namespace) -> tuple
 
 def tested(quick: bool) -> Tensor:
     """Crops of the photographs to test on."""
-    return photographs.crops(photographs.split(photographs.find())[1], 48 if quick else 256, WINDOW + ROOM, seed=3)
+    testing = photographs.split(photographs.find())[1]
+    crops = photographs.crops(testing, 48 if quick else 256, WINDOW + ROOM, seed=3)
+    return crops.contiguous(memory_format=torch.channels_last)
 
 
 def photographs_case(filt_size: int, options: argparse.Namespace) -> Iterator[dict[str, object]]:
