@@ -18,6 +18,7 @@ from blurify.cli.options import (
     model_options,
 )
 
+EPOCHS = 4
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -62,7 +63,7 @@ def _bytes(_: click.Context, __: click.Parameter, value: str) -> int:
 @click.option("--labels", is_flag=True, help="The folder's subfolders are the classes; report the accuracy too.")
 @click.option("--fine-tune", is_flag=True, help="Let --method distill train on the classes of --labels too.")
 @click.option(
-    "--epochs", type=click.IntRange(min=1), default=4, show_default=True, help="Of --method distill and all, at most."
+    "--epochs", type=click.IntRange(min=1), metavar="N", help="Of --method distill and all, at most.  [default: 4]"
 )
 @click.option(
     "--rate",
@@ -106,8 +107,10 @@ def recover(
         raise click.UsageError("--resume goes on with a fit and not with a search; leave it or --min-agreement out.")
     if options["frozen_norms"] and method not in ("bn", "all"):
         raise click.UsageError("--frozen-norms is for --method bn or all; give one of these too.")
-    if options["rate"] is not None:
-        check_trained("--rate", method)
+    for name in ("epochs", "rate"):
+        if options[name] is not None:
+            check_trained(f"--{name}", method)
+    options["epochs"] = options["epochs"] or EPOCHS
     if fine_tune:
         check_fine_tuning(method, options["labels"], options["min_agreement"])
     names = [name for name in Request.__dataclass_fields__ if name in options]

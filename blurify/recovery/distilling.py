@@ -1,9 +1,9 @@
 """Self-distillation: the converted network is trained to give what the original gives, on pictures without labels.
 
-The loss is the error of the logits and of what each site gives, each relative to the energy of what is wanted, and the
-divergence of the classes' probabilities; with labels the cross-entropy on them comes in addition. Norms and dropouts
-stay in evaluation: there is nothing new to be learnt about statistics, and a target that is the same for both. Pictures
-are shifted at random, so that a few go a long way. Where the device has bfloat16 of its own, the networks run in it;
+The loss is the error of the logits and, unless their weight is 0, of what each site gives, each relative to the energy
+of what is wanted, and the divergence of the classes' probabilities; with labels the cross-entropy on them comes in
+addition. Norms and dropouts stay in evaluation: there is nothing new to be learnt about statistics, and a target that
+is the same for both. Pictures are shifted at random. Where the device has bfloat16 of its own, the networks run in it;
 weights and losses are float32.
 """
 

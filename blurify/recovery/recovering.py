@@ -159,7 +159,7 @@ def recover(
         batch_size: how many pictures are run at a time.
         seed: of the positions of large maps that are fitted to.
         frozen_norms: whether `bn` estimates those batch-norms anew too that the model itself freezes.
-        epochs: how often `distill` goes through the pictures, at most; 4 suit hundreds of pictures and thousands alike.
+        epochs: how often `distill` goes through the pictures, at most.
         rate: the learning rate that `distill` begins with; unless given, half a millionth a step, 0.001 at most.
         journal: a file that keeps the layers fitted so far; if it is there already, the fit goes on from it, and so
             does the training from a file beside it.

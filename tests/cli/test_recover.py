@@ -218,6 +218,7 @@ def test_values_that_are_not_finite_leave_nothing(method: str, folder: Path, tmp
         (["--rate", "0.1"], 2, "--rate is for --method distill or all, which train, and not for lstsq."),
         (["--rate", "0", "--method", "all"], 2, "0.0 is not in the range x>0"),
         (["--rate", "inf", "--method", "all"], 1, "rate must be above 0 and finite, got inf."),
+        (["--epochs", "4"], 2, "--epochs is for --method distill or all, which train, and not for lstsq."),
         (["--epochs", "0"], 2, "0 is not in the range x>=1"),
         (["--fine-tune"], 2, "--fine-tune trains on the classes that --labels finds; give that too."),
         (["--fine-tune", "--labels"], 2, "--fine-tune is for --method distill or all, which train, and not for lstsq."),
