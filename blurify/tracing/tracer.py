@@ -8,6 +8,7 @@ import operator
 import traceback
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -156,11 +157,20 @@ def _defaults(model: nn.Module, inputs: Inputs | None) -> dict[str, Any]:
 
 def describe_failure(model: nn.Module, path: str, error: Exception) -> str:
     """Which module, which line, and why."""
-    frames = traceback.extract_tb(error.__traceback__)
-    theirs = [f for f in frames if "/torch/" not in f.filename.replace("\\", "/") and "/blurify/" not in f.filename]
+    theirs = [f for f in traceback.extract_tb(error.__traceback__) if not is_ours(f.filename)]
     at = f", at {theirs[-1].filename}:{theirs[-1].lineno} `{theirs[-1].line}`" if theirs else ""
     inside = f" in {path!r}" if path else ""
     return f"{type(model).__name__} cannot be traced{inside}{at}: {first_line(error)}"
+
+
+# A user's own folder may have these names too, so paths are compared with those of the packages.
+TRACERS = (Path(torch.__file__).resolve().parent, Path(__file__).resolve().parents[1])
+
+
+def is_ours(filename: str) -> bool:
+    """Return whether a frame's file belongs to what traces instead of what is traced."""
+    path = Path(filename).resolve()
+    return any(folder in path.parents for folder in TRACERS)
 
 
 def first_line(error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -539,6 +540,25 @@ def test_control_flow_that_no_front_end_takes_says_where_who_and_what_to_do() ->
     assert "Move that decision out of forward, or convert the part of the model without it (its " in message
     # Its parts without that decision convert.
     assert antialias(model[0], stem=True).meta["blurify"].rewritten
+
+
+UNDECIDABLE = """
+from torch import nn
+class Net(nn.Module):
+    def forward(self, x):
+        return 1 if x.sum() > 0 else x
+"""
+
+
+@pytest.mark.parametrize("folder", ["blurify", "torch", "torch/nn", "a blurify/torch"])
+def test_a_line_is_shown_whatever_its_folder_is_called(tmp_path: Path, folder: str) -> None:
+    source = tmp_path / folder / "network.py"
+    source.parent.mkdir(parents=True)
+    source.write_text(UNDECIDABLE)
+    names: dict[str, Any] = {}
+    exec(compile(source.read_text(), str(source), "exec"), names)
+    with pytest.raises(TraceError, match=re.escape(f"{source}:5 `return 1 if x.sum() > 0 else x`")):
+        antialias(names["Net"]())
 
 
 class WalksADict(nn.Module):
