@@ -14,9 +14,7 @@ from torch.nn.parameter import is_lazy
 from blurify.decide import ShapesOf, decide
 from blurify.errors import ArgumentError, ArgumentTypeError, NoEffectWarning
 from blurify.graph_module import TracedModule
-from blurify.keep import keep_class as keep_class_of
-from blurify.optimize import optimize_graphs
-from blurify.planning import Plan, set_plan
+from blurify.planning import FORMS, Plan, carried_out
 from blurify.sites import Reason
 from blurify.spec import DEFAULT_FILT_SIZE, DEFAULT_STRENGTH, Spec
 from blurify.tracing import trace
@@ -82,7 +80,8 @@ def antialias(
     example_kwargs: Mapping[str, Any] | None = ...,
     inplace: bool = ...,
     optimize: bool = ...,
-    keep_class: Literal[False] = ...,
+    form: Literal["graph"] | None = ...,
+    keep_class: Literal[False] | None = ...,
     partial: bool = ...,
 ) -> TracedModule: ...
 @overload
@@ -101,9 +100,50 @@ def antialias(
     example_kwargs: Mapping[str, Any] | None = ...,
     inplace: bool = ...,
     optimize: bool = ...,
+    form: Literal["class"],
+    keep_class: Literal[True] | None = ...,
+    partial: bool = ...,
+) -> M: ...
+@overload
+def antialias(
+    model: M,
+    filt_size: int | Mapping[str, int] = DEFAULT_FILT_SIZE,
+    *,
+    strength: float | Mapping[str, float] = ...,
+    pad_type: str = ...,
+    stem: bool = ...,
+    patch_embed: bool = ...,
+    upsample: bool = ...,
+    include: Iterable[str] = ...,
+    exclude: Iterable[str] = ...,
+    example_inputs: Any = ...,
+    example_kwargs: Mapping[str, Any] | None = ...,
+    inplace: bool = ...,
+    optimize: bool = ...,
+    form: Literal["class"] | None = ...,
     keep_class: Literal[True],
     partial: bool = ...,
 ) -> M: ...
+@overload
+def antialias(
+    model: nn.Module,
+    filt_size: int | Mapping[str, int] = DEFAULT_FILT_SIZE,
+    *,
+    strength: float | Mapping[str, float] = ...,
+    pad_type: str = ...,
+    stem: bool = ...,
+    patch_embed: bool = ...,
+    upsample: bool = ...,
+    include: Iterable[str] = ...,
+    exclude: Iterable[str] = ...,
+    example_inputs: Any = ...,
+    example_kwargs: Mapping[str, Any] | None = ...,
+    inplace: bool = ...,
+    optimize: bool = ...,
+    form: str | None = ...,
+    keep_class: bool | None = ...,
+    partial: bool = ...,
+) -> nn.Module: ...
 def antialias(
     model: nn.Module,
     filt_size: int | Mapping[str, int] = DEFAULT_FILT_SIZE,
@@ -119,7 +159,8 @@ def antialias(
     example_kwargs: Mapping[str, Any] | None = None,
     inplace: bool = False,
     optimize: bool = True,
-    keep_class: bool = False,
+    form: str | None = None,
+    keep_class: bool | None = None,
     partial: bool = False,
 ) -> nn.Module:
     """Return `model` with every downsampling rewritten into blur-then-subsample, its weights carried over.
@@ -130,8 +171,8 @@ def antialias(
     >>> smooth.load_state_dict(model.state_dict())
     <All keys matched successfully>
 
-    The result is a `torch.fx.GraphModule` whose `state_dict` has the original's names, in its order, and whose
-    `meta["blurify"]` is the `Plan` that was carried out. `.train()` and `.eval()` do what they did on the original.
+    The result's `state_dict` has the original's names, in its order. Its `meta["blurify"]` is the `Plan` that was
+    carried out, and `meta["blurify_form"]` is "class" or "graph". `.train()` and `.eval()` do what they did before.
     The method is that of Zhang, "Making Convolutional Networks Shift-Invariant Again" (ICML 2019), section 3.2.
 
     Args:
@@ -154,14 +195,16 @@ def antialias(
             before goes on working. The model object itself keeps its structure.
         optimize: remove arithmetic that the outputs do not need (`blurify.optimize`): a blur after a 1x1 conv moves
             before it, for one. `meta["optimized"]` says what was done.
-        keep_class: return a copy of `model` of its own class instead of a graph, not optimized: strides become 1 on its
-            modules, and modules blur. It keeps its methods and attributes, and `meta["blurify"]` is put beside them.
-        partial: with `keep_class`, keep the sites that no module can be changed for, instead of refusing.
+        form: "class" for a copy of `model` of its own class, which keeps its methods and attributes: strides become 1
+            on its modules, and modules blur. "graph" for a `torch.fx.GraphModule`. "auto" for the class wherever
+            modules can express every rewritten site, and the graph elsewhere. By default "graph".
+        keep_class: another name for `form`: True means "class", False means "graph".
+        partial: with `form="class"`, keep the sites that no module can be changed for, instead of refusing.
 
     Raises:
         ArgumentError, ArgumentTypeError: an argument is not allowed, or a pattern matches no site.
         TraceError: `forward` cannot be recorded.
-        PlanError: `keep_class` cannot be had for all sites, and `partial` is not wanted.
+        PlanError: modules cannot express all sites, and the form is "class" without `partial`.
 
     Warns:
         NoEffectWarning: there was nothing to rewrite.
@@ -177,33 +220,31 @@ def antialias(
         include=include,
         exclude=exclude,
     )
+    wanted = form_of(form, keep_class)
     inputs = as_inputs(example_inputs, example_kwargs)
     with nullcontext() if inplace else copying_parameters(check_model(model)) as copied:
         traced, made = trace_and_plan(model, spec, inputs)
     if not made.rewritten:
         warnings.warn(no_effect(type(model).__name__, made), NoEffectWarning, stacklevel=2)
     memo = None if copied is None else copied()
-    if keep_class:
-        return kept_class(model, traced, made, inputs, own_tensors(model) if memo is None else memo, partial)
-    with traced.edited():
-        made.apply_traced(traced, inplace, memo)
-        if optimize:
-            optimize_graphs(traced)
-    return traced
+    return carried_out(made, model, traced, inputs, wanted, memo, optimize=optimize, partial=partial)
 
 
-def kept_class(
-    model: M, traced: TracedModule, made: Plan, inputs: Inputs | None, copied: Mapping[int, Any], partial: bool
-) -> M:
-    """The model's own class with what was planned in it; see `blurify.keep`."""
-    kept, left = keep_class_of(model, traced, made.rewritten, inputs, copied=copied, partial=partial)
-    set_plan(kept, Plan(tuple(left.get(decision.site, decision) for decision in made.decisions)))
-    return kept
+def form_of(form: str | None, keep_class: bool | None) -> str:
+    """Return the form that the arguments ask for.
 
+    >>> form_of(None, True)
+    'class'
 
-def own_tensors(model: nn.Module) -> dict[int, Any]:
-    """A memo of `copy.deepcopy` that lets a copy use the model's own parameters and buffers."""
-    return {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    Raises:
+        ArgumentError: the form is unknown, or the two arguments disagree.
+    """
+    named = None if keep_class is None else "class" if keep_class else "graph"
+    if form is not None and form not in FORMS:
+        raise ArgumentError(f"form must be one of {', '.join(map(repr, FORMS))}, got {form!r}.")
+    if form and named and form != named:
+        raise ArgumentError(f"keep_class={keep_class} means form={named!r}, but form={form!r} was given; give one.")
+    return form or named or "graph"
 
 
 def trace_and_plan(model: nn.Module, spec: Spec, inputs: Inputs | None) -> tuple[TracedModule, Plan]:

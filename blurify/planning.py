@@ -6,18 +6,23 @@ import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, TypeVar, overload
 
 from torch import nn
 
 from blurify.decision import Decision, explanation, filter_text, sizes
-from blurify.errors import HooksWarning
+from blurify.errors import ArgumentError, HooksWarning, PlanError
 from blurify.graph_module import TracedModule
+from blurify.keep import keep_class
+from blurify.optimize import optimize_graphs
 from blurify.plan_json import PLAN_VERSION, decisions_from
 from blurify.rewrite import rewrite
 from blurify.sites import Action
 from blurify.tracing import trace
-from blurify.tracing.inputs import as_inputs
+from blurify.tracing.inputs import Inputs, as_inputs
+
+M = TypeVar("M", bound=nn.Module)
+FORMS = ("auto", "class", "graph")
 
 
 @dataclass(frozen=True)
@@ -42,14 +47,38 @@ class Plan:
         """The decisions to keep."""
         return tuple(d for d in self.decisions if d.action is Action.KEEP)
 
+    @overload
+    def apply(
+        self,
+        model: nn.Module,
+        inplace: bool = ...,
+        *,
+        form: Literal["graph"] = ...,
+        optimize: bool = ...,
+        example_inputs: Any = ...,
+        example_kwargs: Mapping[str, Any] | None = ...,
+    ) -> TracedModule: ...
+    @overload
+    def apply(
+        self,
+        model: nn.Module,
+        inplace: bool = ...,
+        *,
+        form: str,
+        optimize: bool = ...,
+        example_inputs: Any = ...,
+        example_kwargs: Mapping[str, Any] | None = ...,
+    ) -> nn.Module: ...
     def apply(
         self,
         model: nn.Module,
         inplace: bool = False,
         *,
+        form: str = "graph",
+        optimize: bool = False,
         example_inputs: Any = None,
         example_kwargs: Mapping[str, Any] | None = None,
-    ) -> TracedModule:
+    ) -> nn.Module:
         """Rewrite `model` as the plan says, and let the result's `meta["blurify"]` be this plan.
 
         See `blurify.antialias` for the arguments. The inputs matter to a model that is not traced without.
@@ -58,7 +87,8 @@ class Plan:
             PlanError: the plan names a site or landing that the model does not have, or one where no blur may be.
             TraceError: the model cannot be traced.
         """
-        return self.apply_traced(trace(model, as_inputs(example_inputs, example_kwargs)), inplace)
+        inputs = as_inputs(example_inputs, example_kwargs)
+        return carried_out(self, model, trace(model, inputs), inputs, form, None if inplace else {}, optimize=optimize)
 
     def apply_traced(
         self, traced: TracedModule, inplace: bool = False, copied: Mapping[int, Any] | None = None
@@ -71,7 +101,7 @@ class Plan:
         if not inplace:
             traced.own_tree(copied)
         rewrite(traced, self.rewritten)
-        set_plan(traced, self)
+        set_plan(traced, self, "graph")
         return traced
 
     def followed_by(self, later: Plan) -> Plan:
@@ -105,6 +135,66 @@ class Plan:
         return "\n".join(lines)
 
 
+def carried_out(
+    plan: Plan,
+    model: M,
+    traced: TracedModule,
+    inputs: Inputs | None,
+    form: str,
+    copied: Mapping[int, Any] | None,
+    *,
+    optimize: bool,
+    partial: bool = False,
+) -> M | TracedModule:
+    """Return the model, which `traced` records, with the plan carried out in the given form.
+
+    `copied` is a memo of `copy.deepcopy` for parameters; with None the result uses the model's own. A graph in the
+    place of the class says why in `meta["blurify_why"]`.
+
+    Raises:
+        PlanError: modules cannot express all sites, and the form is "class" without `partial`.
+    """
+    why = ""
+    if form != "graph":
+        tensors = own_tensors(model) if copied is None else copied
+        try:
+            return kept_class(plan, model, traced, inputs, tensors, optimize, partial and form == "class")
+        except (PlanError, ArgumentError) as error:
+            if form == "class":
+                raise
+            why = str(error).rpartition(";")[0]
+    with traced.edited():
+        plan.apply_traced(traced, copied is None, copied)
+        if optimize:
+            optimize_graphs(traced)
+    traced.meta["blurify_why"] = why
+    return traced
+
+
+def kept_class(
+    plan: Plan,
+    model: M,
+    traced: TracedModule,
+    inputs: Inputs | None,
+    copied: Mapping[int, Any],
+    optimize: bool,
+    partial: bool,
+) -> M:
+    """Return a copy of the model, of its own class, with the plan carried out; see `blurify.keep`."""
+    kept = keep_class(model, traced, plan.rewritten, inputs, copied=copied, optimize=optimize, partial=partial)
+    set_plan(kept.model, Plan(tuple(kept.left.get(d.site, d) for d in plan.decisions)), "class")
+    meta = vars(kept.model)["meta"]
+    meta["optimized"] = tuple(dict.fromkeys((*meta.get("optimized", ()), *kept.optimized)))
+    if traced.meta.get("input_shapes") is not None:
+        meta["input_shapes"] = traced.meta["input_shapes"]
+    return kept.model
+
+
+def own_tensors(model: nn.Module) -> dict[int, Any]:
+    """Return a memo of `copy.deepcopy` that lets a copy use the model's own parameters and buffers."""
+    return {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+
+
 def plan_of(model: nn.Module) -> Plan | None:
     """The plan that was carried out on a converted model: in `meta["blurify"]` of it."""
     meta = getattr(model, "meta", None)
@@ -112,13 +202,14 @@ def plan_of(model: nn.Module) -> Plan | None:
     return plan if isinstance(plan, Plan) else None
 
 
-def set_plan(model: nn.Module, plan: Plan) -> None:
-    """Let the model say that the plan was carried out on it, after what was before."""
+def set_plan(model: nn.Module, plan: Plan, form: str) -> None:
+    """Let the model say that the plan was carried out on it in this form, after what was before."""
     earlier = plan_of(model)
-    meta: Any = getattr(model, "meta", None)
+    meta: Any = model.__dict__.get("meta")
     if not isinstance(meta, dict):
         meta = model.__dict__["meta"] = {}
     meta["blurify"] = plan if earlier is None else earlier.followed_by(plan)
+    meta["blurify_form"] = form
 
 
 def lost_hooks(name: str, paths: tuple[str, ...]) -> str:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from blurify.cli.options import CONTEXT, Request, format_option, json_option, let_user_modules_in, model_options
+from blurify.cli.options import (
+    CONTEXT,
+    Request,
+    form_option,
+    format_option,
+    json_option,
+    let_user_modules_in,
+    model_options,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,8 +35,8 @@ if TYPE_CHECKING:
     help="Where to write the result.  [default: MODEL.blur4.pt beside MODEL]",
 )
 @format_option
-@click.option("--keep-class", is_flag=True, help="Keep the model's own class instead of a graph; written as a pickle.")
-@click.option("--partial", is_flag=True, help="With --keep-class, keep sites that no module can be changed for.")
+@form_option
+@click.option("--partial", is_flag=True, help="With --form class, keep sites that no module can be changed for.")
 @click.option("--dynamic-size", is_flag=True, help="Let a program (pt2, onnx, torchscript) take pictures of any size.")
 @click.option("--no-verify", is_flag=True, help="Skip the proofs.")
 @click.option("--force", is_flag=True, help="Overwrite the output.")
@@ -36,7 +44,7 @@ if TYPE_CHECKING:
 def convert(
     output: Path | None,
     format_name: str | None,
-    keep_class: bool,
+    model_form: str,
     partial: bool,
     dynamic_size: bool,
     no_verify: bool,
@@ -61,10 +69,6 @@ def convert(
     target = output or default_output(request, form.suffix if form else ".pt")
     if dynamic_size and not (form and form.is_program):
         raise click.UsageError(f"--dynamic-size is for programs, and {target} is none; name a *.pt2 or *.onnx with -o.")
-    if keep_class and form is not None and form.is_recipe:
-        raise click.UsageError(
-            f"--keep-class has no recipe, so --format {form.name} cannot hold it; write --format module."
-        )
     if form is not None:
         form.check()
     source = Path(request.model)
@@ -73,9 +77,13 @@ def convert(
     opened = session.open_model(request)
     if dynamic_size and opened.loaded.signature is not None:
         raise click.UsageError(f"{request.model} is a program, whose open sizes stay open; leave --dynamic-size out.")
-    kept = session.keep_class(opened, partial) if keep_class and opened.plan.rewritten else None
-    opened = opened if kept is None else replace(opened, plan=plan_of(kept) or opened.plan)
-    report.print_remarks(session.remarks(opened))
+    remarks = session.remarks(opened)
+    if opened.plan.rewritten:
+        with report.stage("rewriting"):
+            converted = session.convert(opened, model_form, partial)
+        opened = replace(opened, plan=plan_of(converted) or opened.plan)
+        remarks = session.remarks_on(opened, converted, remarks)
+    report.print_remarks(remarks)
     saying = report.Saying(as_json)
     saying.plan(opened.plan)
     if not opened.plan.rewritten:
@@ -84,9 +92,10 @@ def convert(
         )
         saying.end()
         return
-    arch = None if keep_class else opened.loaded.arch
+    arch = opened.loaded.arch
     form = files.fitting_format(form, arch)
-    converted = _proved(opened, _converted(opened, saying) if kept is None else kept, saying, verify=not no_verify)
+    _say_form(converted, saying)
+    _prove(opened, converted, saying, verify=not no_verify)
     wanted = files.Wanted(arch, opened.loaded.signature or opened.examples[0], dynamic_size, force)
     with report.stage("writing"):
         remark = form.write(converted, target, wanted)
@@ -95,18 +104,15 @@ def convert(
     saying.end()
 
 
-def _converted(opened: Session, saying: Saying) -> nn.Module:
-    from blurify.cli import report, session
-
-    with report.stage("rewriting"):
-        converted = session.convert(opened)
-    saying.content["optimized"] = list(converted.meta["optimized"])
-    for line in converted.meta["optimized"]:
+def _say_form(converted: nn.Module, saying: Saying) -> None:
+    meta: dict[str, Any] = vars(converted)["meta"]
+    saying.content["form"] = meta["blurify_form"]
+    saying.content["optimized"] = list(meta["optimized"])
+    for line in meta["optimized"]:
         saying.line(f"optimized: {line}")
-    return converted
 
 
-def _proved(opened: Session, converted: nn.Module, saying: Saying, *, verify: bool) -> nn.Module:
+def _prove(opened: Session, converted: nn.Module, saying: Saying, *, verify: bool) -> None:
     from blurify.cli import report, session
     from blurify.cost import cost
 
@@ -120,7 +126,6 @@ def _proved(opened: Session, converted: nn.Module, saying: Saying, *, verify: bo
         if not verdict.ok:
             saying.end()
             raise click.ClickException(f"the proofs failed for {opened.request.model}; nothing was written.")
-    return converted
 
 
 def default_output(request: Request, suffix: str) -> Path:

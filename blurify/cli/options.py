@@ -132,6 +132,23 @@ format_option = click.option(
 )
 
 
+# Of `blurify.planning.FORMS`, which cannot be imported before something slow is.
+_FORM = click.option(
+    "--form",
+    "model_form",
+    type=click.Choice(["auto", "class", "graph"]),
+    default="graph",
+    show_default=True,
+    help="The converted model: the model's own class, a graph, or the class wherever modules can express it.",
+)
+_KEEP_CLASS = click.option("--keep-class", "model_form", flag_value="class", help="The same as --form class.")
+
+
+def form_option(command: Command) -> Command:
+    """Add the option that chooses the form of the converted model."""
+    return _FORM(_KEEP_CLASS(command))
+
+
 def _set_debug(context: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
         context.meta["debug"] = True  # shared with the parent context

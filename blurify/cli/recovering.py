@@ -97,7 +97,7 @@ def run(
     with report.stage("reading pictures"):
         pictures, read, skipped = readable([folder.paths[number] for number in calibrating], preprocessing)
     pictures = pictures.to(settings.device)
-    converted = session.convert(opened).to(settings.device)
+    converted = session.convert(opened, "graph").to(settings.device)
     searched = _search(original, converted, pictures, settings, size)
     if searched is None:
         # What lies around the middle is for shifts.

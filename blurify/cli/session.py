@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,8 +17,7 @@ from blurify.cli.options import Request
 from blurify.cost import Cost, cost
 from blurify.errors import ArgumentError, HooksWarning
 from blurify.graph_module import TracedModule
-from blurify.optimize import optimize_graphs
-from blurify.planning import Plan, lost_hooks
+from blurify.planning import Plan, carried_out, lost_hooks
 from blurify.spec import Spec
 from blurify.tracing.inputs import Inputs, input_size, random_batch
 from blurify.verdict import Verdict
@@ -107,33 +107,41 @@ def remarks(session: Session) -> list[str]:
     return said
 
 
-def convert(session: Session) -> TracedModule:
-    """Do what the session's plan says, to a copy, and take out what arithmetic it does not need.
+def remarks_on(session: Session, converted: nn.Module, of_graph: list[str]) -> list[str]:
+    """Return what a user should know of the converted model, given the remarks on its graph.
 
-    >>> convert(session).meta["blurify"] == session.plan
+    >>> remarks_on(session, converted, remarks(session))
+    []
+    """
+    meta: dict[str, Any] = vars(converted)["meta"]
+    if meta["blurify_form"] == "class":
+        return [f"{session.loaded.taken}."] if session.loaded.taken else []
+    why = meta["blurify_why"]
+    return [*of_graph, *([f"the result is a graph: {why}."] if why else [])]
+
+
+def convert(session: Session, form: str, partial: bool = False) -> nn.Module:
+    """Do what the session's plan says, to a copy, in the given form, without arithmetic that is not needed.
+
+    >>> convert(session, "graph").meta["blurify"] == session.plan
     True
     """
+    if session.loaded.is_program and form == "class":
+        raise ArgumentError(f"{session.request.model} is a program, which has no class to keep; write --form graph.")
+    form = "graph" if session.loaded.is_program else form
     with warnings.catch_warnings():
         # Said already, in one line of ours.
         warnings.simplefilter("ignore", HooksWarning)
-        converted = session.plan.apply_traced(session.traced)
-    optimize_graphs(converted)
-    return converted
-
-
-def keep_class(session: Session, partial: bool) -> nn.Module:
-    """Do what the session's plan says, to a copy of the model's own class.
-
-    >>> type(keep_class(session, False)) is type(session.loaded.model)
-    True
-    """
-    if session.loaded.is_program:
-        raise ArgumentError(
-            f"{session.request.model} is a program, which has no class to keep; leave --keep-class out."
+        return carried_out(
+            session.plan,
+            session.loaded.model,
+            session.traced,
+            Inputs(session.examples),
+            form,
+            {},
+            optimize=True,
+            partial=partial,
         )
-    inputs = Inputs(session.examples)
-    with report.stage("rewriting"):
-        return api.kept_class(session.loaded.model, session.traced, session.plan, inputs, {}, partial)
 
 
 def verify(session: Session, converted: nn.Module) -> Verdict:

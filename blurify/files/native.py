@@ -1,7 +1,7 @@
 """Our own format: a recipe and the unchanged-name state_dict, in a `.pt` that `torch.load(weights_only=True)` reads.
 
-    {"format": "blurify", "version": 1,
-     "recipe": {"arch": "timm:resnet18", "plan": "{...}", "input_shapes": [[1, 3, 224, 224]],
+    {"format": "blurify", "version": 2,
+     "recipe": {"arch": "timm:resnet18", "plan": "{...}", "form": "class", "input_shapes": [[1, 3, 224, 224]],
                 "versions": {"torch": "2.6.0", ...}},
      "state_dict": {...}}
 
@@ -24,7 +24,6 @@ from blurify.files.architecture import Architecture, build_architecture
 from blurify.files.bounded import Bounded
 from blurify.files.recipe import VERSION, read_recipe
 from blurify.files.state_dict import load_weights
-from blurify.optimize import optimize_graphs
 from blurify.planning import Plan
 from blurify.tracing.inputs import example_for, random_batch
 
@@ -46,8 +45,10 @@ def to_content(model: nn.Module, plan: Plan, arch: str) -> dict[str, Any]:
     >>> sorted(to_content(converted, plan, "timm:resnet18"))
     ['format', 'recipe', 'state_dict', 'version']
     """
-    recipe: dict[str, Any] = {"arch": arch, "plan": plan.to_json(), "versions": versions()}
-    shapes = getattr(model, "meta", {}).get("input_shapes")
+    meta: dict[str, Any] = getattr(model, "meta", {})
+    form = meta.get("blurify_form", "graph")
+    recipe: dict[str, Any] = {"arch": arch, "plan": plan.to_json(), "form": form, "versions": versions()}
+    shapes = meta.get("input_shapes")
     if shapes is not None:
         recipe["input_shapes"] = [list(shape) for shape in shapes]
     return {"format": FORMAT, "version": VERSION, "recipe": recipe, "state_dict": model.state_dict()}
@@ -65,11 +66,11 @@ def from_content(
     try:
         plan = Plan.from_json(recipe.plan)
         model = _built(named, state)
-        converted = plan.apply(model, inplace=True, example_inputs=_inputs(recipe.input_shapes, model))
+        inputs = _inputs(recipe.input_shapes, model)
+        converted = plan.apply(model, inplace=True, form=recipe.form, optimize=True, example_inputs=inputs)
     except PlanError as error:
         fact = str(error).rstrip(".")
         raise FileError(f"{path} cannot be rebuilt: {fact}; {_compare(recipe.versions)}.") from error
-    optimize_graphs(converted)
     load_weights(converted, state, arch=named, path=path)
     return converted.eval(), named
 

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from blurify.errors import FileError
 
-VERSION = 1
+VERSION = 2
 
 FIELDS = ("format", "version", "recipe", "state_dict")
-RECIPE_FIELDS = ("arch", "plan", "versions", "input_shapes")
+RECIPE_FIELDS = ("arch", "plan", "form", "versions", "input_shapes")
+MODEL_FORMS = ("class", "graph")
 MOST_CHARACTERS = 1000  # of a name that is shown in messages; architectures with options are far shorter
 MOST_ELEMENTS = 2**26  # of an input that the model is traced on; a picture of 4096x4096 has 3 * 2**24
 # What torch's `get_extra_state` gives has this name, and may be anything.
@@ -30,6 +31,7 @@ class Recipe:
 
     arch: str
     plan: str
+    form: str
     versions: Mapping[str, str]
     input_shapes: tuple[tuple[int, ...], ...]
 
@@ -51,6 +53,7 @@ def read_recipe(content: Mapping[str, Any], path: Path) -> tuple[Recipe, dict[st
     recipe = Recipe(
         _name(given.get("arch"), "its arch", path),
         plan,
+        _form(given, path),
         _versions(given.get("versions"), path),
         _shapes(given.get("input_shapes"), path),
     )
@@ -64,7 +67,7 @@ def _check_version(version: object, path: Path) -> None:
             "upgrade blurify."
         )
     if type(version) is not int or version < 1:
-        _refuse(path, f"its version is {_short(version)}, not {VERSION}")
+        _refuse(path, f"its version is {_short(version)}, not 1 to {VERSION}")
 
 
 def _check_known(given: Mapping[Any, Any], known: Iterable[str], name: str, path: Path) -> None:
@@ -79,6 +82,14 @@ def _name(value: object, name: str, path: Path) -> str:
     if len(value) > MOST_CHARACTERS or not value.isprintable():
         _refuse(path, f"{name} is {_short(value)}, not a printable name of at most {MOST_CHARACTERS} characters")
     return value
+
+
+def _form(given: Mapping[str, Any], path: Path) -> str:
+    # Version 1 knew graphs alone.
+    form = given.get("form", "graph")
+    if form not in MODEL_FORMS:
+        _refuse(path, f"its form is {_short(form)}, which is none of {', '.join(MODEL_FORMS)}")
+    return str(form)
 
 
 def _versions(value: object, path: Path) -> dict[str, str]:

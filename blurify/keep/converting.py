@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from torch import nn
 
@@ -13,7 +13,8 @@ from blurify.decision import Decision
 from blurify.errors import ArgumentError, PlanError
 from blurify.graph_module import TracedModule
 from blurify.hosts import make_host
-from blurify.keep.places import Landed, Place, Places, behind_nothing
+from blurify.keep.hoists import hoisted
+from blurify.keep.places import Landed, Place, Places, alike, behind_nothing
 from blurify.keep.strides import holder, proved, set_stride, whole
 from blurify.rewrite import Edit, locate, settle
 from blurify.rules import Parts
@@ -22,6 +23,16 @@ from blurify.tracing.inputs import Inputs
 from blurify.tree import computed_copies, own_copy
 
 M = TypeVar("M", bound=nn.Module)
+AS_GRAPH = "convert it with form='graph' (--form graph)"
+
+
+@dataclass(frozen=True)
+class Kept(Generic[M]):
+    """A converted copy of a model, the decisions that modules could not express, and what was optimized, in lines."""
+
+    model: M
+    left: dict[str, Decision]
+    optimized: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -42,9 +53,10 @@ def keep_class(
     inputs: Inputs | None,
     *,
     copied: Mapping[int, Any],
-    partial: bool,
-) -> tuple[M, dict[str, Decision]]:
-    """A copy of `model`, of its own class, in which the decisions are carried out; and those that are not.
+    optimize: bool = True,
+    partial: bool = False,
+) -> Kept[M]:
+    """Return a copy of `model`, of its own class, in which the decisions are carried out.
 
     `copied` is a memo of `copy.deepcopy`: what the copy takes as it is in the place of the model's own tensors.
 
@@ -52,52 +64,84 @@ def keep_class(
         PlanError: modules cannot express all decisions, and `partial` is not wanted.
         ArgumentError: the model cannot be copied.
     """
-    changes = changes_for(model, traced, tuple(decisions), inputs)
+    changes = changes_for(model, traced, tuple(decisions), inputs, optimize)
     if changes.left and not partial:
         raise PlanError(refusal(model, changes))
     twin = copy_of(model, copied)
     # Of a module that is called at several sites, one site says what becomes of it.
     for path, site in {changes.holders[site]: site for site in changes.parts if site in changes.holders}.items():
         make_dense(twin, path, changes.parts[site].dense, changes.strides[site])
-    blurs = {places: changes.parts[site].blur or nn.Identity() for site, places in changes.places.items()}
-    for place, blur in ((place, blur) for places, blur in blurs.items() for place in places):
+    blurs = {places: changes.parts[site].blur for site, places in changes.places.items()}
+    for place, blur in ((place, blur) for places, blur in blurs.items() if blur is not None for place in places):
         make_host(twin.get_submodule(place.path), place.blurs, copy.deepcopy(blur))
-    return twin, changes.left
+    return Kept(twin, changes.left, tuple(said(changes.places)))
+
+
+def said(places: Mapping[str, tuple[Place, ...]]) -> Iterator[str]:
+    """Give a line for each optimization."""
+    hoists = {place.path for each in places.values() for place in each if place.hoisted}
+    yield from (f"blur moved before the 1x1 conv at {path}" for path in sorted(hoists))
 
 
 def changes_for(
-    model: nn.Module, traced: TracedModule, decisions: tuple[Decision, ...], inputs: Inputs | None
+    model: nn.Module,
+    traced: TracedModule,
+    decisions: tuple[Decision, ...],
+    inputs: Inputs | None,
+    optimize: bool = True,
 ) -> Changes:
     """Find what can be done and what cannot; the model and the graphs are left as they are."""
-    front_end = str(traced.meta.get("front_end"))
-    if decisions and front_end.startswith("torch.export"):
-        raise PlanError(
-            f"keep_class cannot be had for {type(model).__name__}: only {front_end} can record it, which is one way "
-            "through its forward; its own class would take others too, of which there is no plan; convert it without."
-        )
-    if decisions and front_end != "torch.fx":
-        raise PlanError(
-            f"keep_class cannot be had for {type(model).__name__}: its graph comes from {front_end} and does not tell "
-            "what modules are called on; convert it without."
-        )
+    check_front_end(model, traced, decisions)
     edits = locate(traced, decisions)
     parts = parts_of(traced, decisions)
     holders = {edit.decision.site: path for edit in edits if (path := holder(edit, model)) is not None}
     known = proved(edits, holders, model, traced, inputs) if holders else set()
     holders = {site: path for site, path in holders.items() if site in known}
     fit = {site for site, each in parts.items() if is_expressible(each, edits, site, holders)}
-    places: dict[str, tuple[Place, ...]] = {}
+    hoists = hoisted(model, traced, [d for d in decisions if d.site in fit]) if optimize else {}
+    places = placed(model, traced, edits, parts, holders, fit, hoists)
+    if hoists and len(places) < len(fit):
+        plain = placed(model, traced, edits, parts, holders, fit, {})
+        places = plain if len(plain) > len(places) else places
+    left = {d.site: unexpressed(d, d.site in holders) for d in decisions if d.site not in places}
+    strides = {edit.decision.site: edit.site.dense_stride for edit in edits}
+    return Changes({site: each for site, each in parts.items() if site in places}, holders, strides, places, left)
+
+
+def placed(
+    model: nn.Module,
+    traced: TracedModule,
+    edits: list[Edit],
+    parts: Mapping[str, Parts],
+    holders: Mapping[str, str],
+    fit: set[str],
+    hoists: Mapping[str, tuple[Place, ...]],
+) -> dict[str, tuple[Place, ...]]:
+    """Return the places of the sites that modules can express; none for a site whose own module blurs."""
     while True:
         able = whole(fit, edits, holders, {site: alike(each.dense) for site, each in parts.items()}, traced.graphs)
-        landed = [landing(edit, parts) for edit in edits if edit.decision.site in able]
+        landed = [landing(edit, parts) for edit in edits if edit.decision.site in able - hoists.keys()]
         places = Places(model, traced.graphs, [each for each in landed if each.alike]).chosen()
+        places |= {site: hoists[site] for site in able & hoists.keys()}
         able = {site for site in able if parts[site].blur is None or site in places}
         if able == fit:
-            break
+            return {site: places.get(site, ()) for site in able}
         fit = able
-    left = {d.site: unexpressed(d, d.site in holders) for d in decisions if d.site not in fit}
-    strides = {edit.decision.site: edit.site.dense_stride for edit in edits}
-    return Changes({site: each for site, each in parts.items() if site in fit}, holders, strides, places, left)
+
+
+def check_front_end(model: nn.Module, traced: TracedModule, decisions: tuple[Decision, ...]) -> None:
+    """Refuse a model of which no symbolic trace tells what its modules are called on."""
+    front_end = str(traced.meta.get("front_end"))
+    if decisions and front_end.startswith("torch.export"):
+        raise PlanError(
+            f"{type(model).__name__} cannot keep its class, since only {front_end} can record it, which is one way "
+            f"through its forward, and its class would take others too, of which there is no plan; {AS_GRAPH}."
+        )
+    if decisions and front_end != "torch.fx":
+        raise PlanError(
+            f"{type(model).__name__} cannot keep its class, since its graph comes from {front_end} and does not tell "
+            f"what modules are called on; {AS_GRAPH}."
+        )
 
 
 def parts_of(traced: TracedModule, decisions: tuple[Decision, ...]) -> dict[str, Parts]:
@@ -123,13 +167,6 @@ def landing(edit: Edit, parts: Mapping[str, Parts]) -> Landed:
     return Landed(edit.decision.site, behind_nothing(edit.landing), alike(parts[edit.decision.site].blur))
 
 
-def alike(layer: nn.Module | None) -> object:
-    """What is the same for layers that compute the same; None for no layer."""
-    if layer is None:
-        return None
-    return type(layer).__name__, repr(sorted((k, v) for k, v in vars(layer).items() if not k.startswith("_")))
-
-
 def unexpressed(decision: Decision, held: bool) -> Decision:
     """The decision to keep a site that modules cannot express."""
     nowhere = f"no module's only input or output is {decision.landing}, or its own module is called elsewhere too"
@@ -141,8 +178,8 @@ def refusal(model: nn.Module, changes: Changes) -> str:
     left = [f"{decision.site!r} ({decision.detail})" for decision in changes.left.values()]
     count = len(changes.parts) + len(left)
     return (
-        f"keep_class cannot be had for {len(left)} of the {count} sites of {type(model).__name__}: {', '.join(left)}; "
-        "convert it without, or keep these as they are with partial=True (--partial)."
+        f"{type(model).__name__} cannot keep its class, since modules cannot express {len(left)} of its {count} sites: "
+        f"{', '.join(left)}; {AS_GRAPH}, or keep these sites as they are with partial=True (--partial)."
     )
 
 
@@ -152,9 +189,7 @@ def copy_of(model: M, copied: Mapping[int, Any]) -> M:
         twin: M = own_copy(model, {**dict(computed_copies(model)), **copied})
     except Exception as error:
         fact = " ".join(str(error).split()).rstrip(".")
-        raise ArgumentError(
-            f"{type(model).__name__} cannot be copied by copy.deepcopy: {fact}; convert it without keep_class."
-        ) from error
+        raise ArgumentError(f"{type(model).__name__} cannot be copied by copy.deepcopy: {fact}; {AS_GRAPH}.") from error
     return twin
 
 

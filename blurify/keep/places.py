@@ -22,10 +22,14 @@ from blurify.tracing.calls import Call, calls_by_path, running
 
 @dataclass(frozen=True)
 class Place:
-    """A module, and whether it blurs what it takes (`BEFORE`) or what it gives (`AFTER`)."""
+    """A module, and whether it blurs what it takes (`BEFORE`) or what it gives (`AFTER`).
+
+    A blur is `hoisted` where the graph form has it after the module too, before optimization.
+    """
 
     path: str
     blurs: str
+    hoisted: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,13 @@ def _takers(reader: fx.Node, landing: fx.Node) -> Iterator[Place]:
 def _takes(call: Call, landing: fx.Node) -> bool:
     """Whether the call is fed the landing, first and once."""
     return call.fed is landing and landing not in call.beside
+
+
+def alike(layer: nn.Module | None) -> object:
+    """Return a value that is the same for layers that compute the same; None for no layer."""
+    if layer is None:
+        return None
+    return type(layer).__name__, repr(sorted((k, v) for k, v in vars(layer).items() if not k.startswith("_")))
 
 
 def behind_nothing(landing: fx.Node) -> fx.Node:

@@ -66,8 +66,8 @@ def proved(
     _name_constants_alike(again, traced.eval_graph)
     if not same_graph(again, traced.eval_graph):
         raise PlanError(
-            f"keep_class cannot be had for {type(model).__name__}, whose forward looks at the strides of its "
-            "convolutions for other things too; convert it without."
+            f"{type(model).__name__} cannot keep its class, since its forward looks at the strides of its convolutions "
+            "for other things too; convert it with form='graph' (--form graph)."
         )
     return set(holders) - refuted
 

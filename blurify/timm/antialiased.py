@@ -36,7 +36,7 @@ def register() -> None:
     True
 
     `timm.create_model("blur_NAME", pretrained=True, ...)` makes what it makes of `NAME`, weights and all, and
-    antialiases that with `keep_class=True`. The arguments of `blurify.antialias` go by the same prefix:
+    antialiases that with `form="class"`. The arguments of `blurify.antialias` go by the same prefix:
     `blur_filt_size=3`, `blur_stem=True`, `blur_exclude="layer4.*"`, `blur_partial=True`. Tags are the original's:
     `blur_resnet50.a1_in1k`.
     `model.pretrained_cfg["architecture"]` is the variant's name, so that what timm saves, it makes again.
@@ -96,7 +96,7 @@ def entry_point(name: str, variant: str) -> Callable[..., nn.Module]:
             pretrained_cfg = None if known is None else known.to_dict()
         model = original(pretrained=pretrained, pretrained_cfg=pretrained_cfg, **options)
         check_features(model, variant)
-        converted: nn.Module = antialias(model, **wishes, keep_class=True, inplace=True)
+        converted: nn.Module = antialias(model, **wishes, form="class", inplace=True)
         return converted
 
     build.__name__ = build.__qualname__ = variant

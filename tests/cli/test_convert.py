@@ -257,21 +257,27 @@ def test_cost_of_a_model_that_looks_at_values() -> None:
     assert cost(Fussy(3, 4, 1), torch.zeros(1, 3, 8, 8)).macs == 3 * 4 * 64
 
 
-def test_the_class_can_be_kept(run, tmp_path: Path) -> None:
-    result = run(ARCH, "--keep-class", "-o", "kept.pt")
+@pytest.mark.parametrize("asked", [("--keep-class",), ("--form", "class"), ("--form", "auto")])
+def test_the_class_can_be_kept(run, asked: tuple[str, ...], tmp_path: Path) -> None:
+    result = run(ARCH, *asked, "-o", "kept.pt")
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert [line.split()[1] for line in lines if line.split()[0] in ("identity", "shapes", "weights")] == ["ok"] * 3
-    assert lines[-1] == "wrote kept.pt (a pickled module; read it with torch.load and weights_only=False)"
-    assert type(blurify.load(tmp_path / "kept.pt")).__name__ == "ResNet"
+    assert lines[-1] == "wrote kept.pt (recipe and weights; read it with blurify.load)"
+    assert type(blurify.load(tmp_path / "kept.pt")).__module__ == "timm.models.resnet"
 
 
 def test_a_class_that_cannot_be_kept_is_refused_whole(run, tmp_path: Path) -> None:
     architecture = "timm:levit_128s"
     result = run(architecture, "--keep-class")
     assert result.exit_code == 1
-    assert result.stderr.startswith("Error: keep_class cannot be had for 2 of the 5 sites of LevitDistilled: ")
+    assert result.stderr.startswith(
+        "Error: LevitDistilled cannot keep its class, since modules cannot express 2 of its 5 sites: "
+    )
     assert _listing(tmp_path) == []
+    result = run(architecture, "--form", "auto", "--no-verify", "-o", "auto.pt")
+    assert result.exit_code == 0, result.output
+    assert "the result is a graph: LevitDistilled cannot keep its class, since modules cannot express" in result.stderr
     result = run(architecture, "--keep-class", "--partial", "--no-verify")
     assert result.exit_code == 0, result.output
     assert result.stdout.count("no module can be changed for it") == 2
@@ -309,7 +315,6 @@ def test_a_format_is_asked_for_by_its_name(run, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (("-o", "a.onnx", "--format", "pt2"), "is named as one of --format onnx, but --format pt2 is asked for"),
-        (("--format", "native", "--keep-class"), "--keep-class has no recipe"),
         (("--format", "module", "--dynamic-size"), "--dynamic-size is for programs"),
     ],
 )
@@ -349,7 +354,7 @@ def test_a_program_becomes_a_program(run, program: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--keep-class",), "is a program, which has no class to keep; leave --keep-class out."),
+        (("--keep-class",), "is a program, which has no class to keep; write --form graph."),
         (("--arch", ARCH), "is a program, whole in itself, so --arch timm:test_resnet has nothing to say"),
         (("--input-size", "3,96,96"), "is a program, which says itself what it takes"),
         (("--dynamic-size",), "is a program, whose open sizes stay open"),

@@ -51,7 +51,7 @@ def test_a_file_rebuilds_the_model(tiny: nn.Module, picture: torch.Tensor, saved
 
 def test_a_file_is_plain_data(tiny: nn.Module, saved: Path) -> None:
     content = torch.load(saved, weights_only=True)
-    assert (content["format"], content["version"]) == ("blurify", 1)
+    assert (content["format"], content["version"]) == ("blurify", 2)
     assert content["recipe"]["arch"] == ARCH
     assert content["recipe"]["versions"]["blurify"] == blurify.__version__
     assert set(content["recipe"]["versions"]) == {"blurify", "torch", "torchvision", "timm", "python"}
@@ -86,15 +86,15 @@ def test_random_numbers_and_safe_globals_are_left_as_found(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 2}, "is in version 2 of blurify's format, and this blurify reads up to 1; upgrade blurify."),
+        ({"version": 3}, "is in version 3 of blurify's format, and this blurify reads up to 2; upgrade blurify."),
         ({"version": 10**40}, r"is in version 10+ of blurify's format, .*; upgrade blurify"),
-        ({"version": "new"}, "but its version is 'new', not 1; convert the model again."),
-        ({"version": True}, "but its version is True, not 1;"),
-        ({"version": 1.0}, "but its version is 1.0, not 1;"),
-        ({"version": -1}, "but its version is -1, not 1;"),
-        ({"version": 0}, "but its version is 0, not 1;"),
-        ({"version": None}, "but its version is None, not 1;"),
-        ({"version": torch.ones(2)}, "but its version is a Tensor, not 1;"),
+        ({"version": "new"}, "but its version is 'new', not 1 to 2; convert the model again."),
+        ({"version": True}, "but its version is True, not 1 to 2;"),
+        ({"version": 1.0}, "but its version is 1.0, not 1 to 2;"),
+        ({"version": -1}, "but its version is -1, not 1 to 2;"),
+        ({"version": 0}, "but its version is 0, not 1 to 2;"),
+        ({"version": None}, "but its version is None, not 1 to 2;"),
+        ({"version": torch.ones(2)}, "but its version is a Tensor, not 1 to 2;"),
         ({"extra": 1}, "but it has the unknown field 'extra'; convert the model again."),
         ({"": 1}, "but it has the unknown field '';"),
         ({"recipe": None}, "is in blurify's format but lacks its recipe or its weights; convert the model again."),

@@ -113,7 +113,7 @@ def test_features_by_hooks_are_refused() -> None:
 
 
 def test_all_that_antialias_can_be_asked_for_can_be_asked_for() -> None:
-    decided = {"model", "example_inputs", "example_kwargs", "inplace", "optimize", "keep_class"}
+    decided = {"model", "example_inputs", "example_kwargs", "inplace", "optimize", "form", "keep_class"}
     assert set(OPTIONS) == signature(blurify.antialias).parameters.keys() - decided
 
 
