@@ -21,6 +21,7 @@ from blurify.tracing import trace
 from blurify.tracing.export import quietly
 from blurify.tracing.inputs import Inputs, as_inputs, example_for
 from blurify.tracing.shapes import Shapes, node_shapes
+from blurify.tracing.wrappers import COMPILED
 from blurify.tree import copying_parameters
 
 M = TypeVar("M", bound=nn.Module)
@@ -257,14 +258,10 @@ def check_model(model: object) -> nn.Module:
     """Return the model if it is one that can be traced at all."""
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(f"model must be a torch.nn.Module, got {model!r} of type {type(model).__name__}.")
-    for path, module in model.named_modules():
-        which = f"the model's {path!r}" if path else "the model"
-        if isinstance(module, torch.jit.ScriptModule):
-            raise ArgumentTypeError(
-                f"{which} is a TorchScript module, whose Python is gone; pass the original nn.Module."
-            )
-        if hasattr(module, "_orig_mod"):
-            raise ArgumentTypeError(f"{which} is compiled; pass the module given to torch.compile (its _orig_mod).")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ArgumentTypeError("the model is a TorchScript module, whose Python is gone; pass the original nn.Module.")
+    if hasattr(model, COMPILED):
+        raise ArgumentTypeError("the model is compiled; pass the module given to torch.compile (its _orig_mod).")
     lazy = next((name for name, value in [*model.named_parameters(), *model.named_buffers()] if is_lazy(value)), None)
     if lazy is not None:
         raise ArgumentTypeError(
@@ -279,10 +276,13 @@ def check_model(model: object) -> nn.Module:
 
 
 def is_quantized(module: nn.Module) -> bool:
-    """Whether the module computes with integers in place of the numbers it was trained with."""
+    """Whether the module takes or gives integers in place of the numbers it was trained with."""
     kind = type(module)
-    # FloatFunctional is what a float model is prepared with.
-    return kind.__module__.startswith(QUANTIZED_HOMES) and "FloatFunctional" not in kind.__name__
+    # FloatFunctional is what a float model is prepared with; dynamically quantized layers take and give floats.
+    takes_floats = ".dynamic." in kind.__module__ or any(
+        name in kind.__name__ for name in ("FloatFunctional", "Packed")
+    )
+    return kind.__module__.startswith(QUANTIZED_HOMES) and not takes_floats
 
 
 def make_plan(model: nn.Module, traced: TracedModule, spec: Spec, inputs: Inputs | None) -> Plan:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from blurify.decision import Decision
@@ -19,6 +20,7 @@ from blurify.sites import Action, Kind, Reason, Site
 from blurify.spec import Spec
 from blurify.tracing.leaves import is_strided
 from blurify.tracing.shapes import Shape, Shapes
+from blurify.tracing.wrappers import scripted_strides
 
 ShapesOf = Callable[[str], Shapes]
 
@@ -186,6 +188,9 @@ def opaque_sites(traced: TracedModule) -> Iterator[Decision]:
 
 
 def _inside(leaf: nn.Module, path: str, node: fx.Node, traced: TracedModule) -> Iterator[Decision]:
+    if isinstance(leaf, torch.jit.ScriptModule):
+        yield from _scripted(leaf, path)
+        return
     for name, module in leaf.named_modules():
         known = recognise(node, module, Context(traced)) if name else None
         if known is not None and known[1].kind is Kind.BLUR:
@@ -196,6 +201,12 @@ def _inside(leaf: nn.Module, path: str, node: fx.Node, traced: TracedModule) -> 
             yield replace(decision, detail=f"{type(leaf).__name__} holds this strided {type(module).__name__}")
 
 
+def _scripted(leaf: nn.Module, path: str) -> Iterator[Decision]:
+    for name, stride in scripted_strides(leaf).items():
+        decision = kept(f"{path}.{name}", Site(Kind.OPAQUE, (), stride, (), ()), Reason.OPAQUE)
+        yield replace(decision, detail="it is TorchScript, which has no Python to trace")
+
+
 # Their stride spreads positions out.
 GROWING = (nn.modules.conv._ConvTransposeNd, nn.modules.pooling._MaxUnpoolNd, nn.Fold)
 
@@ -203,7 +214,13 @@ GROWING = (nn.modules.conv._ConvTransposeNd, nn.modules.pooling._MaxUnpoolNd, nn
 def _itself(leaf: nn.Module, path: str) -> Iterator[Decision]:
     """A leaf of no known family, without strided modules inside, that has a stride of its own."""
     # Our dense layers only tell the stride of the op whose dense form they are.
-    if is_strided(leaf) and not isinstance(leaf, GROWING) and type(leaf).__module__ != "blurify.layers":
+    scripted = isinstance(leaf, torch.jit.ScriptModule)
+    if (
+        is_strided(leaf)
+        and not scripted
+        and not isinstance(leaf, GROWING)
+        and type(leaf).__module__ != "blurify.layers"
+    ):
         stride: Any = leaf.stride
         site = Site(Kind.OPAQUE, (), tuple(stride) if isinstance(stride, (tuple, list)) else (stride,), (), ())
         decision = kept(path, site, Reason.OPAQUE)

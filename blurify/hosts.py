@@ -13,6 +13,7 @@ import copy
 from functools import cache
 from typing import Any
 
+import torch
 from torch import nn
 
 from blurify.errors import ArgumentTypeError
@@ -66,6 +67,8 @@ def host_class(original: Any, blurs: tuple[str, ...]) -> type[nn.Module]:
 
 def can_host(module: nn.Module, name: str) -> bool:
     """Whether the module can be made to blur so: its class's `forward` is what runs, and it has no such blur yet."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return False
     own_forward = "forward" in module.__dict__
     if is_sequence(module):
         return name == AFTER and not own_forward and not hasattr(module, name)

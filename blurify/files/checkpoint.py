@@ -28,6 +28,8 @@ _AVERAGED_PART = re.compile(r"(^|_)(ema|averaged?|avg|swa)(_|$)")
 _COUNT, _LIGHTNING = "n_averaged", "averaging_state"
 # What torch.compile, FSDP and activation checkpoints put into names, at any depth.
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+# What nn.DataParallel around a part puts there; a network may have a part of that name itself.
+_PARALLEL = "module"
 # Files from before torch 0.4.1 lack these, and the norms do without.
 _MAY_LACK = "num_batches_tracked"
 
@@ -92,8 +94,8 @@ def fitted(found: Weights, model: nn.Module, *, path: Path, arch: str, ema: bool
         ArchitectureError: there are several networks of this kind in it.
         FileError: averaged weights were asked for and there are none.
     """
-    state = _unwrapped(found.state)
     own = model.state_dict()
+    state = _without_parallel(_unwrapped(found.state), own)
     counts = _prefixes(state, own)
     needed = [key for key in own if not key.endswith(_MAY_LACK)]
     whole = [prefix for prefix in counts if all(_join(prefix, key) in state for key in needed)]
@@ -136,6 +138,19 @@ def _unwrapped(state: Mapping[str, Any]) -> Mapping[str, Any]:
     return OrderedDict(
         (".".join(part for part in key.split(".") if part not in _WRAPPERS), value) for key, value in state.items()
     )
+
+
+def _without_parallel(state: Mapping[str, Any], own: Collection[str]) -> Mapping[str, Any]:
+    """Leave `module` out of the middle of names, if the architecture has no part of that name."""
+    if any(_PARALLEL in key.split(".") for key in own):
+        return state
+    renamed = OrderedDict((_without_inner(key), value) for key, value in state.items())
+    return renamed if len(renamed) == len(state) else state
+
+
+def _without_inner(key: str) -> str:
+    first, *others = key.split(".")
+    return ".".join([first, *(part for part in others if part != _PARALLEL)])
 
 
 def _prefixes(state: Mapping[str, Any], own: Collection[str]) -> Counter[str]:

@@ -26,8 +26,8 @@ KNOWN = re.compile(
     rf"|{PAYLOAD.pattern}|{'|'.join(map(re.escape, (WEIGHTS, CONSTANTS, GRAPH)))}"
 )
 IGNORED = re.compile(rf"extra/.+|{re.escape(SAMPLES)}")
-# What a formula of sizes is made of, as SymPy writes its trees or as people do: sizes, whose powers are of one digit,
-# numbers, and functions that torch writes.
+# What a formula of sizes is made of, as SymPy writes its trees or as people do: sizes, numbers, functions that torch
+# writes, and powers of one digit.
 SYMBOL = r"(?:s|u|zf|zuf)\d+"
 TREE = rf"Symbol\('{SYMBOL}'(?:, (?:positive|integer|nonnegative|real|nonzero)=True)*\)"
 FUNCTIONS = (
@@ -37,9 +37,12 @@ FUNCTIONS = (
     "GreaterThan And Or Not true false True False oo int_oo"
 ).split()
 TOKEN = re.compile(
-    rf"\s+|{SYMBOL}\b(?:\*\*\d\b)?|Pow\({TREE}, Integer\(\d\)\)|{TREE}|(?:{'|'.join(FUNCTIONS)})\b"
-    r"|\d{1,19}(?:\.\d{1,19})?(?![\w.])|\*(?!\*)|[-+/%(),<>=!&|~]"
+    rf"\s+|{SYMBOL}\b(?:\*\*\d\b)?|{TREE}|Pow\((?!\s*\*)|(?:{'|'.join(FUNCTIONS)})\b"
+    r"|\d{1,19}(?:\.\d{1,19})?(?![\w.])|\)\*\*\d\b|\*(?!\*)|[-+/%(),<>=!&|~]"
 )
+STRUCTURE = re.compile(r"(Pow)?\(|(, Integer\(\d\))?\)(\*\*)?|,")
+# A power of a power of a number of 19 digits has 1500 of them; one more power would have 14000, and so on.
+MOST_POWERS = 2
 CONTAINERS = {None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"}
 METADATA = ("nn_module_stack",)
 
@@ -108,8 +111,27 @@ def _check_operator(name: str) -> None:
 
 
 def _check_formula(text: str) -> None:
-    if len(text) > 10_000 or TOKEN.sub("", text):
+    if len(text) > 10_000 or TOKEN.sub("", text) or not _has_small_powers(text):
         raise Unsafe(f"has {text[:60]!r} in the place of a size")
+
+
+def _has_small_powers(text: str) -> bool:
+    """Whether every power has an exponent of one digit, and is no power of a power of a power."""
+    groups: list[list[Any]] = [
+        ["", 0, 0]
+    ]  # of each open parenthesis: what stands before it, its commas, the powers inside
+    for found in STRUCTURE.finditer(text):
+        if found[0] == ",":
+            groups[-1][1] += 1
+        elif found[0].endswith("("):
+            groups.append([found[1] or "", 0, 0])
+        else:
+            kind, commas, powers = groups.pop()
+            powers += bool(kind) + bool(found[3])
+            if not groups or powers > MOST_POWERS or (kind and (commas or not found[2])):
+                return False
+            groups[-1][2] = max(groups[-1][2], powers)
+    return len(groups) == 1
 
 
 def _check_name(name: str) -> None:

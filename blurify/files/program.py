@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,9 @@ from blurify.files.graphs import unguarded
 from blurify.tracing.export import quietly
 from blurify.tracing.inputs import Inputs, random_batch
 from blurify.tracing.modes import evaluating
+
+# Below this a blur's padding takes another form, which a program is not exported for.
+SMALLEST = 5
 
 
 @dataclass(frozen=True)
@@ -144,12 +146,24 @@ def _open_sizes(leaf: Any, dims: Mapping[Any, Any]) -> dict[int, Any] | None:
 
 def _dims(leaves: list[Any], bounds: Mapping[Any, Any]) -> dict[Any, Any]:
     """What torch calls every open size: one that several axes have gets a name, and bounds that were told are kept."""
-    sizes: list[Any] = [size for leaf in leaves if isinstance(leaf, Tensor) for size in leaf.shape]
-    counts = Counter(size.node.expr for size in sizes if not isinstance(size, int))
-    return {symbol: _dim(symbol, bounds.get(symbol), count) for symbol, count in counts.items() if symbol.is_Symbol}
+    axes: dict[Any, list[int]] = {}
+    for leaf in leaves:
+        shape: tuple[Any, ...] = tuple(leaf.shape) if isinstance(leaf, Tensor) else ()
+        for axis, size in enumerate(shape):
+            if not isinstance(size, int) and size.node.expr.is_Symbol:
+                axes.setdefault(size.node.expr, []).append(axis)
+    return {symbol: _dim(symbol, bounds.get(symbol), of_it) for symbol, of_it in axes.items()}
 
 
-def _dim(symbol: Any, bounds: Any, count: int) -> Any:
-    upper: Any = getattr(bounds, "upper", None)
-    limit = int(upper) if upper is not None and bool(upper.is_Integer) else None
-    return torch.export.Dim(str(symbol), max=limit) if count > 1 else torch.export.Dim.DYNAMIC(max=limit)
+def _dim(symbol: Any, bounds: Any, axes: list[int]) -> Any:
+    lower, upper = _bound(bounds, "lower"), _bound(bounds, "upper")
+    if len(axes) == 1:
+        return torch.export.Dim.DYNAMIC(max=upper)
+    # A name must say all that is known of its size.
+    smallest = max(lower or 0, SMALLEST if min(axes) > 1 else 0)
+    return torch.export.Dim(str(symbol), min=smallest, max=upper)
+
+
+def _bound(bounds: Any, side: str) -> int | None:
+    number: Any = getattr(bounds, side, None)
+    return int(number) if number is not None and bool(number.is_Integer) else None

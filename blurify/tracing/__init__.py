@@ -71,7 +71,7 @@ def trace(model: nn.Module, inputs: Inputs | None = None) -> TracedModule:
 def check_names(model: nn.Module) -> None:
     """Refuse names that would end the string they are quoted in: `torch.fx` writes them into code and runs it."""
     for path, module in model.named_modules():
-        for name in (*module._modules, *module._parameters, *module._buffers):
+        for name in (*module._modules.keys(), *module._parameters.keys(), *module._buffers.keys()):
             if not name.isprintable() or set(name) & set("\"'\\"):
                 raise TraceError(
                     f"{type(model).__name__} cannot be traced: {f'{path}.' if path else ''}{name!r} is no name for a "

@@ -16,11 +16,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
 from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from blurify.tracing.inputs import Inputs
+from blurify.tracing.modes import as_found
+from blurify.tracing.wrappers import seen_through
+
+# What fake tensors say of a program that reads values, or of an operator that they do not know.
+READS_VALUES = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
 
 
 def export_once(model: nn.Module, inputs: Inputs, strict: bool) -> fx.GraphModule:
@@ -35,7 +45,8 @@ def export_once(model: nn.Module, inputs: Inputs, strict: bool) -> fx.GraphModul
 
 def _export(model: nn.Module, inputs: Inputs, strict: bool) -> fx.GraphModule:
     inputs = inputs.copied()
-    with quietly():
+    # What forward leaves in attributes, symbols of this export among it, is nothing to the next.
+    with quietly(), as_found(model), seen_through(model):
         program = torch.export.export(
             model, inputs.args, inputs.kwargs, dynamic_shapes=open_sizes(model, inputs), strict=strict
         )
@@ -44,15 +55,26 @@ def _export(model: nn.Module, inputs: Inputs, strict: bool) -> fx.GraphModule:
 
 def accepts(program: fx.GraphModule, inputs: Inputs) -> bool:
     """Whether an exported model runs on inputs of these sizes."""
-    with quietly(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
+    # A program in training counts its batches, in the model's own buffers if it is given no others.
+    state: dict[str, Tensor] = program.state_dict()
+    with quietly():
         try:
-            args, kwargs = tree_map_only(Tensor, mode.from_tensor, (inputs.args, inputs.kwargs))
-            # A program in training counts its batches, in the model's own buffers if it is given no others.
-            state: dict[str, Tensor] = {name: mode.from_tensor(tensor) for name, tensor in program.state_dict().items()}
-            functional_call(program, state, args, kwargs)
+            with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+                functional_call(program, *tree_map_only(Tensor, mode.from_tensor, (state, inputs.args, inputs.kwargs)))
+        except READS_VALUES:
+            return _runs(program, tree_map_only(Tensor, torch.clone, (state, inputs.args, inputs.kwargs)))
         except Exception:
             return False
         return True
+
+
+def _runs(program: fx.GraphModule, call: Any) -> bool:
+    try:
+        with torch.no_grad():
+            functional_call(program, *call)
+    except Exception:
+        return False
+    return True
 
 
 @contextmanager

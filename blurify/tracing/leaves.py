@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import nn
 
 from blurify import layers
@@ -78,7 +79,7 @@ def is_strided(module: nn.Module) -> bool:
 
 def leaf_classes() -> Classes:
     """Classes whose instances, subclasses included, stay one node."""
-    classes = _modules_of(layers)
+    classes: Classes = (*_modules_of(layers), torch.jit.ScriptModule)
     if "timm.layers" in sys.modules:
         classes += tuple(sys.modules["timm.layers"].get_notrace_modules())
         classes += _timm_layers(TIMM_EXACT + TIMM_STATISTICS) + _timm_activations()

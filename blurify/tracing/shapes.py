@@ -1,7 +1,8 @@
-"""The shape of every node's output, found without arithmetic by running the graph on fake tensors."""
+"""The shape of every node of a graph, found by running it on fake tensors, or on real ones where it reads values."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -27,8 +28,9 @@ Shapes = tuple["Shape | None", "Shape | None"]
 class ShapeRecorder(fx.Interpreter):
     """Runs a graph and keeps the shape of every node's output, of a tuple's first tensor."""
 
-    def __init__(self, module: fx.GraphModule, graph: fx.Graph) -> None:
+    def __init__(self, module: fx.GraphModule, graph: fx.Graph, fake: bool) -> None:
         super().__init__(module, garbage_collect_values=True, graph=graph)
+        self.fake = fake
         self.shapes: dict[fx.Node, Shape] = {}
 
     def run_node(self, n: fx.Node) -> Any:
@@ -41,7 +43,7 @@ class ShapeRecorder(fx.Interpreter):
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the module; a batch-norm gives the size that it is fed, and fake tensors are slow to find that out."""
-        if isinstance(self.fetch_attr(str(target)), batchnorm._BatchNorm) and args:
+        if self.fake and isinstance(self.fetch_attr(str(target)), batchnorm._BatchNorm) and args:
             return torch.empty_like(args[0])
         return super().call_module(target, args, kwargs)
 
@@ -73,10 +75,20 @@ def placeholder_values(graph: fx.Graph, inputs: Inputs) -> list[Any]:
 
 def output_shapes(traced: TracedModule, inputs: Inputs, training: bool = False) -> dict[str, Shape]:
     """The output shape of every node of one mode's graph, by path. Whatever the model raises is let through."""
+    try:
+        with evaluating(traced), without_arithmetic(traced, inputs) as fake:
+            return _recorded(traced, fake, training, True)
+    except Exception:
+        # What reads values, or knows no fake tensors, runs on real ones, and in a copy: it may count.
+        twin = copy.deepcopy(traced)
+        with evaluating(twin):
+            return _recorded(twin, inputs.copied(), training, False)
+
+
+def _recorded(traced: TracedModule, inputs: Inputs, training: bool, fake: bool) -> dict[str, Shape]:
     graph = traced.graphs[-1] if training else traced.eval_graph
-    recorder = ShapeRecorder(traced, graph)
-    with evaluating(traced), without_arithmetic(traced, inputs) as own:
-        recorder.run(*placeholder_values(graph, own), enable_io_processing=False)
+    recorder = ShapeRecorder(traced, graph, fake)
+    recorder.run(*placeholder_values(graph, inputs), enable_io_processing=False)
     return {node.meta["path"]: shape for node, shape in recorder.shapes.items()}
 
 

@@ -21,6 +21,7 @@ from blurify.tracing.calls import Call
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.leaves import is_foreign_blur, leaf_classes, leaf_functions, strided_leaves
 from blurify.tracing.paths import IN_PLACE, assign_paths
+from blurify.tracing.wrappers import root_forward, seen_through, wrapped
 from blurify.tree import has_hooks
 
 
@@ -54,9 +55,14 @@ class LeafAwareTracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether the call of `m` stays one node."""
-        if type(m) in self.opened:
+        if type(m) in self.opened or wrapped(m) is not None:
             return False
         return isinstance(m, self.leaves) or is_foreign_blur(m) or super().is_leaf_module(m, module_qualified_name)
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
+        """Record the arguments; those of a wrapper are those of the module that it holds."""
+        function = root_forward(self.root) if wrapped(self.root) is not None else root_fn
+        return super().create_args_for_root(function, is_module, concrete_args)
 
     def create_arg(self, a: Any) -> Any:
         """Record that a mapping of a class of its own is made of its items; a plain graph would return a dict."""
@@ -109,7 +115,8 @@ def trace_once(model: nn.Module, inputs: Inputs | None = None) -> Recorded:
     while True:
         tracer = LeafAwareTracer(opened)
         try:
-            graph = tracer.trace(model, concrete_args=_defaults(model, inputs))
+            with seen_through(model):
+                graph = tracer.trace(model, concrete_args=_defaults(model, inputs))
         except Exception as error:
             culprit = _opened_around(model, tracer.failed_in, opened)
             if culprit is None:

@@ -601,24 +601,12 @@ NO_MODELS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: torch.jit.trace(nn.Conv2d(3, 4, 3, 2), torch.zeros(1, 3, 8, 8)),
         "the model is a TorchScript module, whose Python is gone; pass the original nn.Module.",
     ),
-    "scripted child": (
-        lambda: nn.Sequential(nn.Conv2d(3, 4, 1), scripted()),
-        "the model's '1' is a TorchScript module, whose Python is gone; pass the original nn.Module.",
-    ),
-    "compiled child": (
-        lambda: nn.Sequential(nn.Conv2d(3, 4, 1), compiled()),
-        "the model's '1' is compiled; pass the module given to torch.compile (its _orig_mod).",
-    ),
     "lazy": (
         lambda: nn.Sequential(nn.LazyConv2d(4, 3, 2)),
         "the model's '0.weight' has no size yet, since its layer is lazy; run the model once first.",
     ),
     "compiled": (compiled, "the model is compiled; pass the module given to torch.compile (its _orig_mod)."),
     "quantized": (quantized, "the model is quantized (at '1'); convert the float model, then quantize that."),
-    "dynamically quantized": (
-        lambda: nn.Sequential(nn.Conv2d(3, 4, 3, 2), torch.ao.nn.quantized.dynamic.Linear(4, 4)),
-        "the model is quantized (at '1'); convert the float model, then quantize that.",
-    ),
     "a state_dict": (lambda: {"weight": torch.zeros(1)}, "model must be a torch.nn.Module, got {'weight': "),
     "a class": (lambda: torchvision.models.ResNet, "model must be a torch.nn.Module, got <class "),
     "a function": (lambda: torchvision.models.resnet18, "model must be a torch.nn.Module, got <function resnet18 at "),

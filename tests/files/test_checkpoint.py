@@ -58,6 +58,15 @@ def test_a_lightning_module_s_other_parts_are_left(tiny: nn.Module, picture: Ten
     assert taken == "the weights are those under 'state_dict' and named 'net.backbone.*'"
 
 
+@pytest.mark.parametrize("prefix", ["", "module.", "net."])
+def test_parts_in_parallel_are_named_as_the_architecture_has_them(
+    prefix: str, tiny: nn.Module, picture: Tensor, tmp_path: Path
+) -> None:
+    state = {prefix + name.replace(".", ".module.", 1): value for name, value in tiny.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "last.pth")
+    _reads(tmp_path / "last.pth", tiny, picture)
+
+
 @pytest.mark.parametrize(
     "content",
     [
