@@ -1,13 +1,20 @@
-"""Shared helpers: real networks with statistics that matter, and one way to compare outputs."""
+"""Shared helpers: one way to compare outputs, and how the tests are shared out, bounded and regenerated."""
 
 from __future__ import annotations
+
+import os
+import time
+from collections.abc import Generator
 
 import pytest
 import torch
 from torch import Tensor, nn
+from xdist.scheduler import LoadScopeScheduling
 
 # Small tensors gain nothing from a second thread, and on a busy machine threads that wait for each other cost minutes.
 torch.set_num_threads(1)
+# So do the threads of every process that a test starts.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)
@@ -44,5 +51,66 @@ def run(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--regenerate` rewrites the golden plans instead of comparing with them."""
-    parser.addoption("--regenerate", action="store_true", help="rewrite the golden plans")
+    """Add the options of this suite."""
+    parser.addoption("--regenerate", action="store_true", help="rewrite the golden plans instead of comparing")
+    parser.addoption(
+        "--time-limit", type=float, metavar="SECONDS", help="fail each test that is not marked slow and takes longer"
+    )
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Run a few named files in this process, which starts sooner than workers do."""
+    few = len(config.args) <= 3 and all(".py" in argument for argument in config.args)
+    return 0 if few else None
+
+
+# These start processes, servers or clusters of their own, which are not to compete with each other.
+_PROCESSES = tuple(
+    f"tests/{name}.py"
+    for name in "zoo/test_cluster zoo/test_crashes zoo/test_ledger zoo/test_running recovery/test_team".split()
+)
+# Long tests that share nothing: they fill the end of a run.
+_SINGLE = ("tests/models/", "tests/test_reference.py")
+
+
+class Sharing(LoadScopeScheduling):
+    """Give a worker a module at a time, which keeps its fixtures whole.
+
+    Instead of marks of groups: pytest 9.2 keeps xdist 3.8 from reading those.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        if nodeid.startswith(_PROCESSES):
+            return "processes"
+        return nodeid if nodeid.startswith(_SINGLE) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Sharing | None:
+    """Share the tests out as said above, where nothing else is asked for."""
+    return Sharing(config, log) if config.getoption("dist") == "loadscope" else None
+
+
+# A test that only waits is slow too, but on a busy machine every test waits.
+_WAITING = 6
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Hold tests that are not marked slow to the time limit, in processor time, which other load hardly changes."""
+    limit = item.config.getoption("--time-limit")
+    begin, spent = time.perf_counter(), _processor_seconds()
+    result = yield
+    waited, spent = time.perf_counter() - begin, _processor_seconds() - spent
+    bounded = limit and item.get_closest_marker("slow") is None and item.get_closest_marker("zoo") is None
+    if bounded and (spent > limit or waited > _WAITING * limit):
+        pytest.fail(
+            f"{item.nodeid} took {spent:.1f} s of processor time and {waited:.1f} s in all; "
+            f"{limit:g} s are allowed: make it faster or mark it slow",
+            pytrace=False,
+        )
+    return result
+
+
+def _processor_seconds() -> float:
+    """Return what this process and those that it has waited for have used."""
+    return sum(os.times()[:4])

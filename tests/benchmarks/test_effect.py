@@ -51,6 +51,7 @@ def test_every_variant_of_a_seed_starts_with_the_same_weights(name: str) -> None
     assert not torch.equal(next(plain.parameters()), next(other.parameters()))
 
 
+@pytest.mark.slow
 def test_every_variant_learns(results: Path) -> None:
     found = read(results)
     assert set(found) == set(runs(SMOKE, 1))
@@ -60,6 +61,7 @@ def test_every_variant_learns(results: Path) -> None:
         assert all(line[metric][1] <= line[metric][0] <= line[metric][2] for metric in METRICS)
 
 
+@pytest.mark.slow
 def test_the_table_has_every_variant(results: Path) -> None:
     text = page(read(results))
     for network in NETWORKS:
@@ -71,6 +73,7 @@ def test_the_table_has_every_variant(results: Path) -> None:
         assert f"- {network}: mean consistency " in text
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_line_and_finished_runs_are_skipped(
     results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ def digits() -> Digits:
     return Digits(pictures[:640], labels[:640], pictures[640:], labels[640:])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("how", ["plain", "lightning"])
 def test_tuning_beats_carrying(how: str, digits: Digits) -> None:

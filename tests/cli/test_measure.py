@@ -333,6 +333,7 @@ def test_a_report(run, digits, tmp_path: Path) -> None:
     assert list(tmp_path.glob(".out*")) == []
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(digits, tmp_path: Path) -> None:
     arguments = ["net.pt", *ALLOW, "--images", "digits", "--labels", *map(str, SIZE), "--json", "--no-cost"]
     arguments += ["--batch-size", "6"]

@@ -40,6 +40,7 @@ def test_layers(name: str) -> None:
         torch.testing.assert_close(exported(x), layer(x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_network_with_ceil_mode() -> None:
     # PyTorch's own pools take one parity for good, so that the original cannot be exported so.
     model = antialias(randomize_statistics(torchvision.models.squeezenet1_1()).eval())

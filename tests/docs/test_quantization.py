@@ -18,6 +18,7 @@ def from_integers(node: Any) -> bool:
     return "dequantize" in str(node.target)
 
 
+@pytest.mark.slow
 def test_a_converted_model_is_quantized_and_its_blurs_stay() -> None:
     with quietly():
         pytest.importorskip("torchao")

@@ -51,6 +51,7 @@ def test_hosts_are_what_is_tested() -> None:
     assert any(isinstance(module, Host) for module in converted().modules())
 
 
+@pytest.mark.slow
 def test_inductor_compiles_a_stage_of_it_where_there_is_a_compiler() -> None:
     # One stage, so that the compiler of C++ has little to do: a residual block of two sites.
     stage = converted().layer2
@@ -113,6 +114,7 @@ def _train_sharded(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_share_it(tmp_path: Path) -> None:
     multiprocessing.spawn(_train_sharded, (str(tmp_path),), nprocs=2)
     expected = trained_once(converted())

@@ -30,13 +30,17 @@ FAMILIES: dict[str, Network] = {
     "timm:byoanet": Network("halonet_h1", ((3, 256, 256),)),
     "timm:byobnet": Network("test_byobnet"),
     "timm:cait": Network("cait_xxs24_224", FIXED, {"img_size": 64, "depth": 2}),
-    "timm:coat": Network("coat_tiny", FIXED, {"img_size": 64}),
+    "timm:coat": Network(
+        "coat_tiny",
+        FIXED,
+        {"img_size": 64, "embed_dims": (64,) * 4, "serial_depths": (1,) * 4, "parallel_depth": 1},
+    ),
     "timm:convit": Network("convit_tiny", FIXED, {"img_size": 64, "depth": 3, "local_up_to_layer": 2}),
     "timm:convmixer": Network("convmixer_768_32"),
     "timm:convnext": Network("test_convnext"),
     "timm:cpubone": Network("cpubone_nano"),
     "timm:crossvit": Network("crossvit_tiny_240"),
-    "timm:csatv2": Network("csatv2", EVEN),
+    "timm:csatv2": Network("csatv2", EVEN, {"depths": (1, 1, 2, 2), "transformer_depths": (0, 0, 1, 1)}),
     "timm:cspnet": Network("cs3darknet_focus_s"),
     "timm:cspnext": Network("cspnext_tiny"),
     "timm:davit": Network("davit_tiny"),
@@ -157,6 +161,29 @@ FAMILIES: dict[str, Network] = {
     "torchvision:video.swin_transformer": Network("swin3d_t", ((3, 16, 64, 64), (3, 16, 67, 83))),
     "torchvision:vision_transformer": Network("vit_b_16", FIXED, {"image_size": 64}),
 }
+# In the default run: what took the zoo benchmark two seconds at most, and `levit`, `volo`, `csatv2` and `coat`, each of
+# which shows a decision that no cheaper one does.
+EVERYDAY = frozenset(
+    [
+        *(
+            f"timm:{family}"
+            for family in (
+                "byobnet coat convit convmixer convnext cpubone csatv2 cspnet efficientnet fasternet ghostnet "
+                "hardcorenas hgnet inception_next lcnetv2 levit lowformer mambaout maxxvit metaformer mobilenetv3 "
+                "naflexvit nfnet pit regnet resnet resnetv2 starnet tresnet vgg visformer vision_transformer "
+                "vision_transformer_hybrid vision_transformer_relpos volo vovnet"
+            ).split()
+        ),
+        *(
+            f"torchvision:{family}"
+            for family in (
+                "alexnet convnext densenet detection.faster_rcnn efficientnet googlenet mnasnet mobilenetv2 "
+                "mobilenetv3 quantization.googlenet quantization.mobilenetv3 quantization.resnet "
+                "quantization.shufflenetv2 resnet segmentation.lraspp shufflenetv2 squeezenet"
+            ).split()
+        ),
+    ]
+)
 # Family: (its smallest architecture, why it is left to the whole run).
 LEFT_OUT: dict[str, tuple[str, str]] = {
     "timm:gemma4_vit": ("gemma4_vit_167m", "15 s of torch.export, and nothing is rewritten"),

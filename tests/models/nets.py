@@ -2,14 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
-import timm
-import torchvision
-from torch import nn
-
-from tests.conftest import randomize_statistics
-
 TORCHVISION = {
     "alexnet": 96,
     "convnext_tiny": 64,
@@ -59,16 +51,13 @@ TIMM = {
     "xception41": 64,
 }
 ALL = [f"torchvision:{name}" for name in TORCHVISION] + [f"timm:{name}" for name in TIMM]
-
-
-def make(name: str) -> nn.Module:
-    """Build the named network in eval mode, random weights, batch-norm statistics that matter."""
-    library, _, model = name.partition(":")
-    with warnings.catch_warnings():
-        # torchvision warns that two networks will one day be initialised otherwise.
-        warnings.simplefilter("ignore", FutureWarning)
-        net = timm.create_model(model) if library == "timm" else getattr(torchvision.models, model)()
-    return randomize_statistics(net).eval()
+# In the default run, where `test_families` has most of the others' kinds.
+EVERYDAY = frozenset(
+    [
+        *(f"torchvision:{name}" for name in ("googlenet", "resnet18", "squeezenet1_0")),
+        *(f"timm:{name}" for name in ("ghostnet_050", "lcnet_050", "resnetblur50", "tf_efficientnet_b0")),
+    ]
+)
 
 
 def size(name: str) -> int:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 import timm
 import torch
 
 from benchmarks.zoo import models
+from benchmarks.zoo.__main__ import RESULTS
+from benchmarks.zoo.ledger import Ledger
 from benchmarks.zoo.stages import STAGES, Subject, run_stages
-from tests.models.families import FAMILIES, LEFT_OUT, NOTHING_TO_REWRITE
+from tests.models.families import EVERYDAY, FAMILIES, LEFT_OUT, NOTHING_TO_REWRITE
 
 # Everything that can be asked for, so that transformers have their patch embedding rewritten.
 OPTIONS = {"stem": True, "patch_embed": True}
@@ -27,7 +29,7 @@ def _quiet() -> Iterator[None]:
     logging.disable(disabled)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [f if f in EVERYDAY else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES])
 def test_family(family: str) -> None:
     library, _, _ = family.partition(":")
     network = FAMILIES[family]
@@ -47,6 +49,23 @@ def test_family(family: str) -> None:
         assert len(outcomes["identity"]["errors"]) == len(tried)
         # Of the dtype that held: rounding may be magnified in float32 by more layers than it may in float64.
         assert max(outcomes["identity"]["errors"]) <= {"float32": 1e-4, "float64": 1e-10}[outcomes["identity"]["dtype"]]
+
+
+def decisions(families: Iterable[str]) -> set[str]:
+    """Return every kind, action and reason that the recorded plans of the families' architectures show."""
+    entries = Ledger(RESULTS).entries
+    names = [f"{family.partition(':')[0]}:{FAMILIES[family].architecture}" for family in families]
+    return {decision for name in names for decision in entries[name]["plan"]["sites"]}
+
+
+def test_the_everyday_families_show_every_decision() -> None:
+    assert FAMILIES.keys() >= EVERYDAY
+    assert decisions(EVERYDAY) == decisions(FAMILIES)
+    assert len(decisions(EVERYDAY)) >= 13
+
+
+def test_the_test_above_can_fail() -> None:
+    assert decisions(EVERYDAY - {"timm:coat"}) < decisions(FAMILIES)
 
 
 def test_every_family_is_run_or_left_out_for_a_reason() -> None:

@@ -11,12 +11,13 @@ from blurify.layers import Blur
 from blurify.proofs import subsampling_paths
 from blurify.tracing.paths import node_paths
 from tests.conftest import relative_error, run
-from tests.models.nets import ALL, make, size
+from tests.models.nets import ALL, EVERYDAY, size
+from tests.networks import network
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [n if n in EVERYDAY else pytest.param(n, marks=pytest.mark.slow) for n in ALL])
 def test_laws(name: str) -> None:
-    model, side = make(name), size(name)
+    model, side = network(name), size(name)
     x = torch.randn(2, 3, side, side)
     expected = run(model, x)
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -45,12 +46,13 @@ def test_laws(name: str) -> None:
 
 # The smallest height that the original runs on.
 SMALLEST = {"resnet18": 1, "googlenet": 1, "densenet121": 29}
+_HEIGHTS = ["resnet18", "googlenet", pytest.param("densenet121", marks=pytest.mark.slow)]
 
 
-@pytest.mark.parametrize("name", SMALLEST)
+@pytest.mark.parametrize("name", _HEIGHTS)
 def test_sizes_of_every_height(name: str) -> None:
     """The output of every site, for every input height from 17 to 70, through the meta device."""
-    model = make(f"torchvision:{name}").to("meta")
+    model = network(f"torchvision:{name}").to("meta")
     converted = antialias(model)
     sites = [d.site for d in converted.meta["blurify"].rewritten]
     paths = subsampling_paths(converted.eval_graph, converted.meta["blurify"])

@@ -91,6 +91,7 @@ def test_says_what_to_install_without_jinja(monkeypatch: pytest.MonkeyPatch) -> 
         render(Content("a", "b"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine; install it to open the page")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_in_a_browser_of_a_phone_s_width(scheme: str, tmp_path: Path) -> None:

@@ -138,6 +138,7 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path / "pictures"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_timms_own_training_loop(pictures: Path, tmp_path: Path) -> None:
     model = make(NAME, num_classes=2)

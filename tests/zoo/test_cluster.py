@@ -21,6 +21,7 @@ from tests.zoo.subjects import HOME, tiny_names
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
+@pytest.mark.slow
 def test_an_address_that_does_not_answer_is_said_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -49,6 +50,7 @@ def two_machines() -> Iterator[Any]:
     machines.shutdown()
 
 
+@pytest.mark.slow
 def test_a_machine_is_lost_and_every_model_is_there_once(two_machines: Any, tmp_path: Path) -> None:
     folder, names = tmp_path / "zoo", tiny_names(8)
     _, doomed = two_machines.list_all_nodes()
@@ -87,6 +89,7 @@ def test_a_machine_is_lost_and_every_model_is_there_once(two_machines: Any, tmp_
     assert_whole(folder, names)
 
 
+@pytest.mark.slow
 def test_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = pytest.importorskip("moto.server")
     s3fs = pytest.importorskip("s3fs")

@@ -18,6 +18,8 @@ from tests.docs.pages import ROOT
 from tests.zoo.conftest import Convert, assert_whole, model_records
 from tests.zoo.subjects import HOME, tiny_names
 
+pytestmark = pytest.mark.slow
+
 
 def start(folder: Path, *names: str, **options: str) -> subprocess.Popen[str]:
     """`blurify zoo` in a process of its own."""

@@ -44,6 +44,7 @@ def test_the_page_needs_nothing_else_and_runs_nothing_of_a_name() -> None:
     assert "<i>" not in page
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
 @pytest.mark.parametrize(
     ("column", "order"), [("seconds", "abc"), ("status", "abc"), ("rewritten", "cab"), ("", "abc")]

@@ -26,6 +26,7 @@ def push(hub: Hub, folder: Path, *names: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_every_model_is_pushed_once_with_all_its_files(tmp_path: Path) -> None:
     folder, names = tmp_path / "zoo", tiny_names(2)
     with Hub(failing=1) as hub:
