@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from blurify.errors import PlanError
 from blurify.graph_module import TracedModule
 from blurify.layers import Blur
 from blurify.placement import is_fed_by_picture, is_fed_by_tokens, is_stem, land
+from blurify.positions import Layout, follow, has_positions, loses_positions, name_of
 from blurify.rules import Context, Rule, recognise
 from blurify.sites import Action, Kind, Reason, Site
 from blurify.spec import Spec
@@ -34,13 +35,20 @@ class Found:
     site: Site
     rule: Rule
 
+    @property
+    def absorbed(self) -> set[str]:
+        """The paths of what a pool written by hand does before it reduces, which are no sites of their own."""
+        inside = set(self.rule.absorbs(self.node)) if self.site.by_hand else set()
+        return {node.meta["path"] for node in inside if set(node.users) <= inside | {self.node}}
+
 
 def decide(traced: TracedModule, spec: Spec, shapes_of: ShapesOf) -> tuple[Decision, ...]:
     """One decision for every site of either graph, in order of execution.
 
     `shapes_of` tells the shapes of what the node at a path is fed and of what it gives, None where they are not known.
     """
-    context = Context(traced, lambda node: shapes_of(node.meta["path"]))
+    positions = positions_of(traced, shapes_of)
+    context = Context(traced, lambda node: shapes_of(node.meta["path"]), positions)
     by_graph = [{found.path: found for found in find_sites(traced, graph, context)} for graph in traced.graphs]
     eval_sites, train_sites = by_graph[0], by_graph[-1]
     for path in eval_sites.keys() & train_sites.keys():
@@ -50,15 +58,56 @@ def decide(traced: TracedModule, spec: Spec, shapes_of: ShapesOf) -> tuple[Decis
                 "the model in one mode only, as torch.fx.symbolic_trace(model)."
             )
     sites = eval_sites | {path: found for path, found in train_sites.items() if path not in eval_sites}
+    inside = {path for found in sites.values() for path in found.absorbed}
+    sites = {path: found for path, found in sites.items() if path not in inside}
     spec.check_patterns_match(list(sites))
     decisions = []
     for path, found in sites.items():
         reason = reason_to_keep(found, traced, spec, shapes_of)
+        if reason is None and is_across_channels(found, positions):
+            reason = Reason.NOT_SPATIAL
         if reason is not None:
             decisions.append(kept(path, found.site, reason))
         else:
             decisions.append(rewritten(found, train_sites.get(path, found), traced, spec))
-    return (*without_split_modules(decisions, sites, traced), *opaque_sites(traced))
+    listed = (*without_split_modules(decisions, sites, traced), *opaque_sites(traced))
+    return (*listed, *unknown_ops(traced, positions, sites, listed))
+
+
+def positions_of(traced: TracedModule, shapes_of: ShapesOf) -> dict[str, Layout]:
+    """Along which dimensions positions lie, by path."""
+
+    def module_of(node: fx.Node) -> nn.Module | None:
+        return traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    known = follow(traced.eval_graph, lambda node: shapes_of(node.meta["path"])[1], module_of)
+    return {node.meta["path"]: layout for node, layout in known.items()}
+
+
+def is_across_channels(found: Found, positions: Mapping[str, Layout]) -> bool:
+    """Whether what the op steps over are no positions, though what it reads has some."""
+    source = found.node.all_input_nodes[0].meta["path"] if found.node.all_input_nodes else ""
+    layout, axes = positions.get(source, ()), found.site.axes
+    if found.site.kind not in (Kind.MAX, Kind.AVG, Kind.CONV) or len(layout) <= axes:
+        return False
+    stepped = [dim for dim, stride in zip(layout[-axes:], found.site.stride, strict=True) if stride > 1 and dim]
+    return bool(stepped) and has_positions(layout) and not has_positions(stepped)
+
+
+def unknown_ops(
+    traced: TracedModule, positions: Mapping[str, Layout], sites: Mapping[str, Found], listed: Iterable[Decision]
+) -> Iterator[Decision]:
+    """What no rule knows, and by the sizes at its ends reduces the resolution all the same."""
+    seen = set(sites) | {path for found in sites.values() for path in found.absorbed}
+    opaque = tuple(f"{decision.site}." for decision in listed if decision.kind is Kind.OPAQUE)
+    for node in traced.eval_graph.nodes:
+        path = node.meta["path"]
+        # Of slices that step, those that no rule takes are the second of a pair.
+        known = path in seen or name_of(node) == "slice" or any(name.startswith(f"{path}.") for name in opaque)
+        fed = [positions.get(source.meta["path"], ()) for source in node.all_input_nodes]
+        maps = [layout for layout in fed if has_positions(layout)]
+        if not known and maps and all(loses_positions(source, positions.get(path, ())) for source in maps):
+            yield Decision(path, Kind.OPAQUE, Action.KEEP, Reason.UNKNOWN_OP)
 
 
 def find_sites(traced: TracedModule, graph: fx.Graph, context: Context) -> Iterator[Found]:
@@ -144,6 +193,7 @@ def rewritten(found: Found, in_training: Found, traced: TracedModule, spec: Spec
         pad_type=spec.pad_type,
         strength=spec.strength_at(found.path),
         statistics=place.statistics,
+        detail=site.source,
     )
 
 

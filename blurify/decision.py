@@ -22,7 +22,8 @@ class Decision:
 
     `landing` is the node after which the blur goes (empty for a kept site), `train_landing` the one in the graph of
     `.train()` where it is another. `strength` is how much of the filter there is, from 0 to 1. `statistics` names the
-    norms on the way whose statistics the move changes. `detail` says more of a kept site, where there is more to say.
+    norms on the way whose statistics the move changes. `detail` says more of a kept site, where there is more to say,
+    and names what a pool written by hand reads.
     """
 
     site: str
@@ -69,6 +70,7 @@ def explanation(decision: Decision) -> str:
     """Where the blur goes, or why the site is kept."""
     if decision.action is Action.REWRITE:
         crossed = f" (across the statistics of {', '.join(decision.statistics)})" if decision.statistics else ""
-        return f"after {decision.landing}{crossed}"
+        by_hand = f" (a pool of {decision.detail}, written by hand)" if decision.detail else ""
+        return f"after {decision.landing}{crossed}{by_hand}"
     sentence = decision.reason.sentence if decision.reason else ""
     return f"{sentence}: {decision.detail}" if decision.detail else sentence

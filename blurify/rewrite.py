@@ -143,6 +143,9 @@ def as_decided(known: tuple[Rule, Site] | None, decision: Decision) -> tuple[Rul
     resizes = {Kind.RESIZE, Kind.UPSAMPLE}
     if known is not None and known[1].kind in resizes and decision.kind in resizes:
         return known[0], replace(known[1], kind=decision.kind, stride=decision.stride)
+    if known is not None and known[1].by_hand:
+        site, window, stride = known[1], decision.kernel_size, decision.stride
+        return known[0], replace(site, kernel_size=window, stride=stride, source=decision.detail)
     return known
 
 
@@ -160,7 +163,10 @@ def apply_edit(traced: TracedModule, edit: Edit, free: bool, names: Names) -> No
         return
     path = names.new(f"{decision.site}_blur")
     set_module(traced, path, parts.blur)
-    insert_after(edit.landing, path, only=node if parts.before else None).meta["blurs"] = (decision.site,)
+    blur = insert_after(edit.landing, path, only=node if parts.before else None)
+    blur.meta["blurs"] = (decision.site,)
+    if "gives" in node.meta:
+        blur.meta["gives"] = node.meta.pop("gives")
 
 
 def call_instead(traced: TracedModule, node: fx.Node, parts: Parts, path: str) -> None:

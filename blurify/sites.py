@@ -57,6 +57,7 @@ class Reason(str, Enum):
     GAPS = "gaps"
     NO_MODULE = "no_module"
     NO_BLUR = "no_blur"
+    UNKNOWN_OP = "unknown_op"
 
     def __str__(self) -> str:
         return self.value
@@ -81,13 +82,14 @@ SENTENCES = {
     Reason.UNKNOWN_SIZE: "whether it shrinks depends on the size of its input, which is unknown (pass example_inputs)",
     Reason.PATCH_EMBED: "cuts its input into patches that do not overlap (ask for it with patch_embed=True)",
     Reason.ALL_PHASES: "every phase of the map is kept, moved to channels or windows, so nothing is lost",
-    Reason.NOT_SPATIAL: "a stepped slice of one axis alone, or of axes that are not known to be spatial",
+    Reason.NOT_SPATIAL: "steps over one axis alone, or over axes that are not known to be those of a map",
     Reason.UNEVEN: "an adaptive pool that does not shrink its input by a whole factor",
     Reason.RANDOM_WINDOWS: "draws its windows at random, so there is no grid to blur on",
     Reason.OFFSETS: "its offsets are one per output position, so it cannot be computed at stride 1",
     Reason.GAPS: "its windows leave out positions of the map, and no value is computed that could be blurred",
     Reason.NO_MODULE: "no module can be changed for it, so a model that keeps its class keeps it",
     Reason.NO_BLUR: "a strength of 0 asks for no blur here",
+    Reason.UNKNOWN_OP: "reduces resolution, unknown op",
     Reason.UPSAMPLING: "raises the resolution (ask for a blur after it with upsample=True)",
 }
 
@@ -98,6 +100,7 @@ class Site:
 
     `same` says that the op computes TensorFlow's SAME padding from its own stride. `dims` are the dimensions that a
     slice steps over, `output_size` what an adaptive pool was asked for. `refusal` is why the form cannot be rewritten.
+    A pool written `by_hand` in several calls reads the map that the node at the path `source` gives.
     """
 
     kind: Kind
@@ -112,6 +115,8 @@ class Site:
     dims: tuple[int, ...] = ()
     output_size: tuple[int | None, ...] = ()
     refusal: Reason | None = None
+    by_hand: bool = False
+    source: str = ""
 
     @property
     def axes(self) -> int:

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import fx
 
+from blurify.positions import is_first
+
 
 @dataclass(frozen=True)
 class Signature:
@@ -39,12 +41,12 @@ def are_known(*values: object) -> bool:
 
 def reads_only_the_first(node: fx.Node) -> bool:
     """Whether of a call that returns a pair nothing but the first is used, though the second may be unpacked."""
-    return all(user.target is operator.getitem and (user.args[1] == 0 or not user.users) for user in node.users)
+    return all(is_first(user) or (user.target is operator.getitem and not user.users) for user in node.users)
 
 
 def unpack_first(node: fx.Node) -> None:
     """Let everything that read the first of a pair read the node itself, which now returns just that."""
     for user in list(node.users):
-        if user.args[1] == 0:
+        if is_first(user):
             user.replace_all_uses_with(node)
         node.graph.erase_node(user)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from blurify.decision import Blurring
 from blurify.layers import Blur
+from blurify.positions import Layout
 from blurify.sites import Reason, Site
 from blurify.tracing.shapes import Shapes
 
@@ -22,10 +23,13 @@ class Context:
     """What a rule may know beside the node: the module that holds the parameters, and shapes.
 
     `shapes` tells the shapes of the first tensor fed to a node and of its output, None where they are not known.
+    `positions` tells by path along which dimensions of each tensor positions lie: nothing of a node where shapes are
+    not known, and None where a plan is carried out, which was made from them.
     """
 
     root: nn.Module
     shapes: Callable[[fx.Node], Shapes] = lambda node: (None, None)
+    positions: Mapping[str, Layout] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,12 +61,14 @@ class Rule:
     `replace(node, module, site, blurring)` makes what takes its place.
     `as_function(node, module, site)` turns one call of a module with parameters, whose other calls stay as they are,
     into a dense function; `can_be_function(module)` tells whether that computes the same.
+    `absorbs(node)` gives the nodes before a pool written by hand that are a part of it.
     """
 
     recognise: Callable[[fx.Node, Any, Context], Site | None]
     replace: Callable[[fx.Node, nn.Module | None, Site, Blurring], Parts]
     as_function: Callable[[fx.Node, Any, Site], None] | None = None
     can_be_function: Callable[[Any], bool] = lambda module: False
+    absorbs: Callable[[fx.Node], Iterable[fx.Node]] = lambda node: ()
 
 
 def axes_of(module: object, modules: Mapping[type[nn.Module], int]) -> int:

@@ -1,0 +1,39 @@
+"""Follow the positions of maps through a graph: which dimensions run over them, and at what step of input pixels."""
+
+from blurify.positions.atoms import MIXED, Atom, Layout, finest, has_positions, sizes
+from blurify.positions.follow import follow, loses_positions
+from blurify.positions.moves import (
+    MAXIMA,
+    MEANS,
+    SUMS,
+    argument,
+    is_column_unfold,
+    is_first,
+    moved,
+    name_of,
+    reduced,
+    reduced_dims,
+    upstream,
+)
+
+__all__ = [
+    "MAXIMA",
+    "MEANS",
+    "MIXED",
+    "SUMS",
+    "Atom",
+    "Layout",
+    "argument",
+    "finest",
+    "follow",
+    "has_positions",
+    "is_column_unfold",
+    "is_first",
+    "loses_positions",
+    "moved",
+    "name_of",
+    "reduced",
+    "reduced_dims",
+    "sizes",
+    "upstream",
+]
