@@ -426,7 +426,7 @@ def test_dtype_and_meta_device(dtype: torch.dtype) -> None:
 
 
 def test_result_copies_pickles_compiles_and_exports() -> None:
-    model = timm.create_model("efficientnet_b0", drop_path_rate=0.2).eval()
+    model = timm.create_model("test_efficientnet", drop_path_rate=0.2).eval()
     converted = antialias(model)
     x = torch.randn(2, 3, 64, 64)
     expected = run(converted, x)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -46,6 +46,15 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 
 
+# Large ones that show nothing which the others do not.
+SLOW = ("torchvision:googlenet", "torchvision:mobilenet_v2", "timm:regnetx_002")
+
+
+def tiered(names: Iterable[str]) -> list[Any]:
+    """Return the parameters of a test over networks, the large ones marked."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in names]
+
+
 def make(name: str) -> nn.Module:
     library, _, network = name.partition(":")
     if library == "timm":
@@ -61,7 +70,7 @@ def without_landing(decision: Decision) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", tiered(NETWORKS))
 def test_front_ends_agree(name: str, front_end: str) -> None:
     model, x = make(name), torch.randn(2, 3, 65, 65)
     other = FRONT_ENDS[front_end](model, x)
@@ -82,7 +91,7 @@ def test_front_ends_agree(name: str, front_end: str) -> None:
     assert verdict.ok, str(verdict)
 
 
-@pytest.mark.parametrize("name", ["torchvision:resnet18", "torchvision:mobilenet_v2"])
+@pytest.mark.parametrize("name", tiered(["torchvision:resnet18", "torchvision:mobilenet_v2"]))
 def test_landings_agree_where_every_layer_is_a_module(name: str) -> None:
     model, x = make(name), torch.randn(2, 3, 64, 64)
     expected = plan(model, 3)

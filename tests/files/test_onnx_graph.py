@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +17,7 @@ from blurify.errors import BlurifyError, FileError
 from blurify.files import onnx_graph
 from blurify.files.onnx_graph import require_onnx, save_onnx
 from tests.conftest import randomize_statistics, relative_error
+from tests.networks import network
 
 onnx = pytest.importorskip("onnx")
 np = pytest.importorskip("numpy")
@@ -45,11 +46,27 @@ def constants(graph: Any) -> dict[str, Any]:
     return held
 
 
+def small() -> nn.Module:
+    """Return one site of each kind, whose export for any size takes a moment."""
+    convs = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.Conv2d(4, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU()]
+    return nn.Sequential(*convs, nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+OTHER: dict[str, Any] = {"pad_type": "zero", "filt_size": 3}
+EXPORTED = [
+    (lambda: network("timm:test_resnet"), False, (64, 64), {}),
+    (lambda: randomize_statistics(small()), True, (67, 90), OTHER),
+    pytest.param(lambda: network("timm:test_resnet"), True, (67, 90), OTHER, marks=pytest.mark.slow),
+]
+
+
 @pytest.mark.parametrize(
-    ("dynamic", "size", "arguments"), [(False, (64, 64), {}), (True, (67, 90), {"pad_type": "zero", "filt_size": 3})]
+    ("make", "dynamic", "size", "arguments"), EXPORTED, ids=["one size", "any size", "any size, residual"]
 )
-def test_a_graph_runs_without_torch(dynamic: bool, size: tuple[int, int], arguments: Any, tmp_path: Path) -> None:
-    model = randomize_statistics(timm.create_model("test_resnet")).eval()
+def test_a_graph_runs_without_torch(
+    make: Callable[[], nn.Module], dynamic: bool, size: tuple[int, int], arguments: Any, tmp_path: Path
+) -> None:
+    model = make().eval()
     converted = antialias(model, **arguments)
     save_onnx(converted, tmp_path / "model.onnx", torch.randn(1, 3, 64, 64), dynamic_size=dynamic)
     x = torch.randn(3, 3, *size)

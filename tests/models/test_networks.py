@@ -46,11 +46,12 @@ def test_laws(name: str) -> None:
 
 # The smallest height that the original runs on.
 SMALLEST = {"resnet18": 1, "googlenet": 1, "densenet121": 29}
-_HEIGHTS = ["resnet18", "googlenet", pytest.param("densenet121", marks=pytest.mark.slow)]
+HEIGHTS = {"17 to 43": range(17, 44), "44 to 70": range(44, 71)}
 
 
-@pytest.mark.parametrize("name", _HEIGHTS)
-def test_sizes_of_every_height(name: str) -> None:
+@pytest.mark.parametrize("heights", HEIGHTS)
+@pytest.mark.parametrize("name", ["resnet18", "googlenet", pytest.param("densenet121", marks=pytest.mark.slow)])
+def test_sizes_of_every_height(name: str, heights: str) -> None:
     """The output of every site, for every input height from 17 to 70, through the meta device."""
     model = network(f"torchvision:{name}").to("meta")
     converted = antialias(model)
@@ -66,7 +67,7 @@ def test_sizes_of_every_height(name: str) -> None:
         model.get_submodule(site).register_forward_hook(record("original", site))
         node = nodes[paths[site]]
         converted.get_submodule(str(node.target)).register_forward_hook(record("converted", site))
-    for height in range(17, 71):
+    for height in HEIGHTS[heights]:
         x = torch.empty(1, 3, height, 64, device="meta")
         if height < SMALLEST[name]:
             # The original itself needs larger pictures; then the converted one must not pretend to run.

@@ -76,7 +76,7 @@ TASKS = {
 }
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", [pytest.param("segmentation", marks=pytest.mark.slow), *list(TASKS)[1:]])
 def test_tasks(name: str) -> None:
     task = TASKS[name]
     model, x = randomize_statistics(task.make()), torch.randn(task.shape)
@@ -124,6 +124,7 @@ def step(model: nn.Module, loss_of: Callable[[nn.Module], Any]) -> set[str]:
     return set(graded)
 
 
+@pytest.mark.slow
 def test_detection() -> None:
     model = randomize_statistics(
         torchvision.models.detection.fasterrcnn_resnet50_fpn(
