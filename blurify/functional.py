@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, fx
 
 from blurify import any_size, fast, maxima, plain
 from blurify.plain import ceil_extension
@@ -114,13 +114,13 @@ def dense_max_pool(
     return x.squeeze(0) if single else x
 
 
-def box_sum(x: Tensor, kernel_size: list[int]) -> Tensor:
-    """Sum over every `kernel_size` window at stride 1, without padding."""
+def box_mean(x: Tensor, kernel_size: list[int]) -> Tensor:
+    """Return the mean of every `kernel_size` window at stride 1, without padding."""
     if len(kernel_size) == 1:
-        return F.avg_pool1d(x, kernel_size, [1]) * float(kernel_size[0])
+        return F.avg_pool1d(x, kernel_size, [1])
     if len(kernel_size) == 2:
-        return F.avg_pool2d(x, kernel_size, [1, 1], divisor_override=1)
-    return F.avg_pool3d(x, kernel_size, [1, 1, 1], divisor_override=1)
+        return F.avg_pool2d(x, kernel_size, [1, 1])
+    return F.avg_pool3d(x, kernel_size, [1, 1, 1])
 
 
 def dense_avg_pool(
@@ -147,19 +147,20 @@ def dense_avg_pool(
         pad[low], pad[high] = padding[a], padding[a] + extension
         counted[low], counted[high] = padding[a], padding[a]
         uneven = uneven or extension > 0
-    sums = box_sum(F.pad(x, pad), kernel_size)
+    # Exporters to ONNX lose a `divisor_override`, so other divisors are factors of a plain mean.
+    means = box_mean(F.pad(x, pad), kernel_size)
     if divisor_override > 0:
-        return sums / float(divisor_override)
-    area = 1
-    for k in kernel_size:
-        area *= k
+        area = 1
+        for k in kernel_size:
+            area *= k
+        return means * (float(area) / float(divisor_override))
     if not uneven:
-        return sums / float(area)
+        return means
     inside = torch.ones_like(x[:1, :1])
     if count_include_pad:
         inside = F.pad(inside, counted, value=1.0)
         pad = [pad[i] - counted[i] for i in range(2 * axes)]
-    return sums / box_sum(F.pad(inside, pad), kernel_size)
+    return means / box_mean(F.pad(inside, pad), kernel_size)
 
 
 def avg_blur_pool(
@@ -259,3 +260,35 @@ def adaptive_blur_pool(x: Tensor, filt: Tensor, output_size: list[int], maximum:
     else:
         x = avg_blur_pool(x, filt, window, window, nothing, False, True, 0, pad_type)
     return x.squeeze(0) if single else x
+
+
+def blur_axes(x: Tensor, filt: Tensor, dims: list[int], pad_type: str) -> Tensor:
+    """Blur two neighbouring dimensions at stride 1; what is not floating point (a mask, an index) stays as it is."""
+    if not x.is_floating_point():
+        return x
+    moved = x.movedim(dims, [x.dim() - 2, x.dim() - 1])
+    # Channels stay channels: the batch among them would be a number of groups that an export for any batch lacks.
+    maps = moved if moved.dim() > 2 else moved.unsqueeze(0)
+    flat = maps.reshape(-1, maps.shape[-3], maps.shape[-2], maps.shape[-1])
+    return blur_pool(flat, filt, [1, 1], 0, pad_type).reshape(moved.shape).movedim([x.dim() - 2, x.dim() - 1], dims)
+
+
+def blur_if_map(x: Tensor, filt: Tensor, pad_type: str) -> Tensor:
+    """Blur a batch of maps at stride 1; what is of another rank stays as it is."""
+    axes = filt.dim() - 2
+    return blur_pool(x, filt, [1] * axes, 0, pad_type) if x.dim() == axes + 2 else x
+
+
+# What the layers call. They decide by sizes, so other people's `torch.fx` tracers record each as one node.
+for _name in (
+    "adaptive_blur_pool",
+    "avg_blur_pool",
+    "blur_axes",
+    "blur_if_map",
+    "blur_pool",
+    "dense_max_pool",
+    "lp_blur_pool",
+    "max_pool",
+    "same_blur_pool",
+):
+    fx.wrap(_name)

@@ -92,6 +92,14 @@ class TracedModule(fx.GraphModule):
         finally:
             self._graph = graph
 
+    def __prepare_scriptable__(self) -> fx.GraphModule:
+        """Return the active graph as a plain module, which is what `torch.jit.script` can compile."""
+        graph = copy.deepcopy(self._graph)
+        for node in graph.nodes:
+            # An annotation that is text, as `from __future__ import annotations` makes it, is no type in a graph.
+            node.type = None if isinstance(node.type, str) else node.type
+        return fx.GraphModule(self, graph)
+
     @contextmanager
     def edited(self) -> Iterator[None]:
         """Check the graphs and regenerate the code when the block, the outermost of these, has ended."""

@@ -10,11 +10,13 @@ between devices, shows it to whoever looks at the model, and lets every tracer, 
 from __future__ import annotations
 
 import copy
+import inspect
 from functools import cache
+from types import FunctionType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from blurify.errors import ArgumentTypeError
 
@@ -57,12 +59,56 @@ class BlursOutput(Host):
 MIXINS: dict[str, type[Host]] = {BEFORE: BlursInput, AFTER: BlursOutput}
 
 
+def _before(self: Any, x: Tensor) -> Tensor:
+    return self.hosted(self.blur_before(x))  # type: ignore[no-any-return]
+
+
+def _after(self: Any, x: Tensor) -> Tensor:
+    return self.blur_after(self.hosted(x))  # type: ignore[no-any-return]
+
+
+def _around(self: Any, x: Tensor) -> Tensor:
+    return self.blur_after(self.hosted(self.blur_before(x)))  # type: ignore[no-any-return]
+
+
+# TorchScript knows neither `super` nor `*args`, so what takes one argument has a method of the original's instead.
+OF_ONE: dict[tuple[str, ...], Any] = {(BEFORE,): _before, (AFTER,): _after, (AFTER, BEFORE): _around}
+
+
 @cache
 def host_class(original: Any, blurs: tuple[str, ...]) -> type[nn.Module]:
     """The subclass of `original` that blurs before, after or both; the same one whenever asked."""
-    mixins = tuple(MIXINS[name] for name in blurs)
     names = {"__module__": __name__, "__doc__": original.__doc__, "original": original, "blurs": blurs}
-    return type(original.__name__, (*mixins, original), names)
+    forward = original.forward
+    if not takes_one(forward):
+        return type(original.__name__, (*(MIXINS[name] for name in blurs), original), names)
+    argument = forward.__code__.co_varnames[1]
+    names["hosted"] = renamed(forward, "hosted")
+    names["forward"] = renamed(OF_ONE[blurs], "forward", argument)
+    return type(original.__name__, (Host, original), names)
+
+
+def takes_one(forward: Any) -> bool:
+    """Return whether the method takes one argument beside `self`, which has no default."""
+    code = getattr(forward, "__code__", None)
+    if not isinstance(forward, FunctionType) or code is None:
+        return False
+    several = code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS)
+    return code.co_argcount == 2 and not code.co_kwonlyargcount and not several and not forward.__defaults__
+
+
+def renamed(method: FunctionType, name: str, argument: str | None = None) -> FunctionType:
+    """Return the method under another name, with another name for its one argument if that is given."""
+    code = method.__code__
+    if argument is not None:
+        code = code.replace(co_varnames=(code.co_varnames[0], argument))
+    twin = FunctionType(code, method.__globals__, name, method.__defaults__, method.__closure__)
+    twin.__dict__.update(method.__dict__)
+    twin.__module__, twin.__doc__ = method.__module__, method.__doc__
+    twin.__annotations__ = {
+        argument if key == "x" and argument else key: value for key, value in method.__annotations__.items()
+    }
+    return twin
 
 
 def can_host(module: nn.Module, name: str) -> bool:

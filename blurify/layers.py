@@ -53,6 +53,10 @@ class Blur(nn.Module):
         """The filter that the layer was asked for: `(1, 1, *taps)`, float32, sum 1."""
         return separable_filter(self.filt_size, float(self.strength > 0) if self.mixes_outputs else self.strength)
 
+    def is_one_tap(self) -> bool:
+        """Return whether the filter has one tap, and so leaves what it filters as it is."""
+        return max(self.filt_size) == 1 or self.strength == 0
+
     def reset_parameters(self) -> None:
         """Fill the filter anew, as after `to_empty`: it is in no checkpoint that could bring it back."""
         with torch.no_grad():
@@ -116,7 +120,8 @@ class _BlurPool(Blur):
 
     def forward(self, x: Tensor) -> Tensor:
         """Blur and subsample `x`."""
-        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+        # What a tracer of `torch.fx` passes has no sizes.
+        if not torch.jit.is_scripting() and isinstance(x, Tensor):  # type: ignore[attr-defined]
             _check_map(x, self.axes, self.channels)
         return functional.blur_pool(x, self.filt, self.stride, self.pad_off, self.pad_type)
 
@@ -401,6 +406,7 @@ class LpBlurPool3d(_LpBlurPool):
 
 
 class _AdaptiveBlurPool(_MixingBlur):
+    __constants__: ClassVar[list[str]] = ["maximum"]
     maximum: ClassVar[bool]
 
     def __init__(
@@ -502,17 +508,7 @@ class BlurAxes(Blur):
 
     def forward(self, x: Tensor) -> Tensor:
         """Blur the two dimensions of `x`."""
-        if not x.is_floating_point():
-            return x
-        moved = x.movedim(self.dims, [-2, -1])
-        # Channels stay channels: the batch among them would be a number of groups that an export for any batch lacks.
-        maps = moved if moved.dim() > 2 else moved.unsqueeze(0)
-        flat = maps.reshape(-1, maps.shape[-3], maps.shape[-2], maps.shape[-1])
-        return (
-            functional.blur_pool(flat, self.filt, self.stride, 0, self.pad_type)
-            .reshape(moved.shape)
-            .movedim([-2, -1], self.dims)
-        )
+        return functional.blur_axes(x, self.filt, self.dims, self.pad_type)
 
     def extra_repr(self) -> str:
         """What the layer was asked for."""
@@ -544,11 +540,9 @@ class AntialiasedResize(Blur):
         recompute_scale_factor: bool | None = None,
     ) -> Tensor:
         """Resize `x`; the arguments are those of `F.interpolate`."""
-        one_tap = self.filt.numel() == 1
+        one_tap = self.is_one_tap()
         smooth = not one_tap and mode in ("bilinear", "bicubic")
-        blurred = x
-        if not one_tap and not smooth and x.dim() == len(self.filt_size) + 2:
-            blurred = functional.blur_pool(x, self.filt, self.stride, 0, self.pad_type)
+        blurred = x if one_tap or smooth else functional.blur_if_map(x, self.filt, self.pad_type)
         resized = F.interpolate(
             blurred, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias=smooth
         )
@@ -595,7 +589,7 @@ class _MaxBlurPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Take the dense maximum, then blur and subsample it; of one tap only the maxima that it reads are taken."""
-        if self.blur_pool.filt.numel() == 1:
+        if self.blur_pool.is_one_tap():
             pool = self.max_pool
             return functional.max_pool(x, pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
         return self.blur_pool(self.max_pool(x))  # type: ignore[no-any-return]

@@ -5,6 +5,9 @@ What compiles, exports and scripts is this; `blurify.fast` must give the same.
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -86,9 +89,22 @@ def subsample(x: Tensor, stride: list[int]) -> Tensor:
     return x.clone(memory_format=torch.preserve_format)
 
 
+@torch.jit.ignore  # type: ignore[untyped-decorator]
+def as_int(size: Any) -> Any:
+    """Return a number of channels as a number, where `torch.jit.trace` has made a tensor of it.
+
+    A model has one number of channels, and the older exporter to ONNX takes no kernel of an unknown size.
+    """
+    if not isinstance(size, Tensor):
+        return size
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a `TracerWarning`
+        return int(size)
+
+
 def depthwise(x: Tensor, filt: Tensor, stride: list[int], padding: list[int]) -> Tensor:
     """Correlate every channel of `x` with the one filter `filt` of shape `(1, 1, *size)`, keeping every `stride`-th."""
-    channels = x.shape[1]
+    channels = x.shape[1] if torch.jit.is_scripting() else as_int(x.shape[1])  # type: ignore[attr-defined]
     if len(stride) == 1:
         return F.conv1d(x, filt.expand(channels, 1, -1), None, stride, padding, groups=channels)
     if len(stride) == 2:
