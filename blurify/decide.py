@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,12 +18,15 @@ from blurify.layers import Blur
 from blurify.placement import is_fed_by_picture, is_fed_by_tokens, is_stem, land
 from blurify.positions import Layout, follow, has_positions, loses_positions, name_of
 from blurify.rules import Context, Rule, recognise
+from blurify.rules.smoothed import is_smoothed
 from blurify.sites import Action, Kind, Reason, Site
 from blurify.spec import Spec
 from blurify.tracing.leaves import is_strided
 from blurify.tracing.shapes import Shape, Shapes
 from blurify.tracing.wrappers import scripted_strides
 
+# What a low-pass at stride 1 may stand before; slices look for one themselves.
+STEPPING = (Kind.CONV, Kind.MAX, Kind.AVG, Kind.RESIZE)
 ShapesOf = Callable[[str], Shapes]
 
 
@@ -76,12 +80,13 @@ def decide(traced: TracedModule, spec: Spec, shapes_of: ShapesOf) -> tuple[Decis
 
 def positions_of(traced: TracedModule, shapes_of: ShapesOf) -> dict[str, Layout]:
     """Along which dimensions positions lie, by path."""
-
-    def module_of(node: fx.Node) -> nn.Module | None:
-        return traced.get_submodule(str(node.target)) if node.op == "call_module" else None
-
-    known = follow(traced.eval_graph, lambda node: shapes_of(node.meta["path"])[1], module_of)
+    known = follow(traced.eval_graph, lambda node: shapes_of(node.meta["path"])[1], partial(called, traced))
     return {node.meta["path"]: layout for node, layout in known.items()}
+
+
+def called(traced: TracedModule, node: fx.Node) -> nn.Module | None:
+    """The module that a node calls, if it calls one."""
+    return traced.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def is_across_channels(found: Found, positions: Mapping[str, Layout]) -> bool:
@@ -105,16 +110,16 @@ def unknown_ops(
         # Of slices that step, those that no rule takes are the second of a pair.
         known = path in seen or name_of(node) == "slice" or any(name.startswith(f"{path}.") for name in opaque)
         fed = [positions.get(source.meta["path"], ()) for source in node.all_input_nodes]
-        maps = [layout for layout in fed if has_positions(layout)]
-        if not known and maps and all(loses_positions(source, positions.get(path, ())) for source in maps):
+        maps, result = [layout for layout in fed if has_positions(layout)], positions.get(path, ())
+        loses = partial(loses_positions, node, called(traced, node), result=result)
+        if not known and maps and all(map(loses, maps)):
             yield Decision(path, Kind.OPAQUE, Action.KEEP, Reason.UNKNOWN_OP)
 
 
 def find_sites(traced: TracedModule, graph: fx.Graph, context: Context) -> Iterator[Found]:
     """Every node of one graph that changes the resolution."""
     for node in graph.nodes:
-        module = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
-        known = recognise(node, module, context)
+        known = recognise(node, called(traced, node), context)
         if known is not None:
             yield Found(node.meta["path"], node, known[1], known[0])
 
@@ -134,6 +139,8 @@ def reason_to_keep(found: Found, traced: TracedModule, spec: Spec, shapes_of: Sh
 def reason_of_kind(found: Found, traced: TracedModule, spec: Spec, shapes_of: ShapesOf) -> Reason | None:
     """Why sites of this kind are kept, if this one is."""
     path, site = found.path, found.site
+    if site.kind in STEPPING and not site.by_hand and is_smoothed(found.node, site.stride, Context(traced)):
+        return Reason.ALREADY_ANTIALIASED
     if site.kind is Kind.UPSAMPLE:
         return None if spec.upsample else Reason.UPSAMPLING
     if site.kind is Kind.CONV:

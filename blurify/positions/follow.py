@@ -176,6 +176,7 @@ def _filled(dim: Dim) -> Dim:
 def by_size(node: fx.Node, module: nn.Module | None, maps: list[Layout], shape: Shape) -> Layout:
     """Return the layout that the sizes tell: of an op on every position, a product, a join, or one that is unknown."""
     name = op_name(node, module)
+    picks = name == "getitem" and type(node.args[1]) is int  # one of several results, each of its own size
     if name in PRODUCTS or isinstance(module, nn.Linear):
         return _contracted(maps, shape)
     dims = list(plain(shape))
@@ -186,14 +187,14 @@ def by_size(node: fx.Node, module: nn.Module | None, maps: list[Layout], shape: 
         offset = len(shape) - len(fed)
         for dim, (atoms, size) in enumerate(zip(layout, shape[offset:], strict=True)):
             if has_positions((atoms,)) and not has_positions((dims[offset + dim],)):
-                dims[offset + dim] = _by_size(atoms, fed[dim], size, name)
+                dims[offset + dim] = _by_size(atoms, fed[dim], size, picks or name in JOINS | CUTS)
     return tuple(dims)
 
 
-def _by_size(dim: Dim, fed: int, size: int, name: str) -> Dim:
+def _by_size(dim: Dim, fed: int, size: int, cuts: bool) -> Dim:
     if fed == size:
         return dim
-    if name in JOINS | CUTS or len(dim) != 1 or not size:
+    if cuts or len(dim) != 1 or not size:
         return cut(dim, size)
     (atom,) = dim
     shrinks = fed % size == 0
@@ -207,12 +208,18 @@ def _contracted(maps: list[Layout], shape: Shape) -> Layout:
     return (*first[:-1], dim_of(shape[-1])) if same else plain(shape)
 
 
-def loses_positions(source: Layout, result: Layout) -> bool:
+def loses_positions(node: fx.Node, module: nn.Module | None, source: Layout, result: Layout) -> bool:
     """Return whether positions are further apart along some axis after an op than before, and more than one is left.
 
-    An op that gives as many values as it is fed may have moved positions to channels, and is not counted.
+    An op that gives as many values as it is fed may have moved positions to channels, and is not counted; nor is one
+    that mixes channels, whatever positions were moved there.
     """
-    before, after = finest(source), finest(result)
     if prod(sizes(source)) == prod(sizes(result)):
         return False
+    axes = spatial_axes(node, module, len(result))
+    if axes:
+        source = source[-axes:]
+    elif op_name(node, module) in PRODUCTS or isinstance(module, nn.Linear):
+        source = source[:-1]
+    before, after = finest(source), finest(result)
     return any(step > before.get(axis, step) for axis, step in after.items() if axis != MIXED)

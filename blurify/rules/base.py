@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 from torch import fx, nn
 
 from blurify.decision import Blurring
-from blurify.layers import Blur
 from blurify.positions import Layout
 from blurify.sites import Reason, Site
 from blurify.tracing.shapes import Shapes
@@ -81,14 +80,6 @@ def refused_unless_exact(site: Site | None, module: object, modules: Container[t
     if site is None or type(module) in modules:
         return site
     return replace(site, refusal=Reason.UNKNOWN_SUBCLASS)
-
-
-def reads_a_blur(node: fx.Node, context: Context) -> bool:
-    """Whether what the node reads is a blur's output already."""
-    source = node.args[0]
-    if not isinstance(source, fx.Node) or source.op != "call_module":
-        return False
-    return isinstance(context.root.get_submodule(str(source.target)), Blur)
 
 
 def never(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Parts:

@@ -16,9 +16,9 @@ from blurify.decision import Blurring
 from blurify.layers import BLUR_POOLS, SAME_BLUR_POOLS
 from blurify.rules.arguments import Signature, are_known, bind, set_argument
 from blurify.rules.base import Context, Parts, Rule, with_stride
+from blurify.rules.low_pass import fixed_taps, smoothed_axes
 from blurify.rules.same import SAME_CONVS
 from blurify.sites import Kind, Reason, Site, per_axis
-from blurify.tracing.constants import constant_tensor
 
 MODULES: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
 FUNCTION_OF_AXES = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -78,8 +78,8 @@ def _function_site(node: fx.Node, signature: Signature, root: nn.Module) -> Site
         return Site(Kind.CONV, (), (1,) * axes, (), (), refusal=Reason.DYNAMIC)
     if max(per_axis(stride, axes)) == 1:
         return None
-    weight = constant_tensor(given["weight"], root)
-    blurs = weight is not None and given.get("bias") is None and is_fixed_low_pass(weight)
+    weight = fixed_taps(given["weight"], root)
+    blurs = given.get("bias") is None and is_blur(weight, per_axis(stride, axes))
     return Site(
         kind=Kind.CONV,
         kernel_size=() if weight is None else tuple(weight.shape[2:]),
@@ -96,17 +96,14 @@ def refusal(module: Any) -> Reason | None:
     kind = type(module).__bases__[0] if nn.utils.parametrize.is_parametrized(module) else type(module)
     if kind not in MODULES and kind.__name__ not in SAME_CONVS | MIXTURES:
         return Reason.UNKNOWN_SUBCLASS
-    blurs = module.bias is None and module.groups == module.weight.shape[0] and is_fixed_low_pass(module.weight)
-    return Reason.ALREADY_ANTIALIASED if blurs else None
+    plain = module.bias is None and module.groups == module.weight.shape[0]
+    return Reason.ALREADY_ANTIALIASED if plain and is_blur(module.weight, module.stride) else None
 
 
-def is_fixed_low_pass(weight: Tensor) -> bool:
-    """Whether a conv's weight is a blur's: depthwise, frozen, the same positive taps of sum 1 in every channel."""
-    if weight.requires_grad or weight.is_meta or weight.dim() < 3 or weight.shape[1] != 1 or weight[0].numel() == 1:
-        return False
-    taps = weight.detach().double()
-    alike = bool((taps == taps[:1]).all()) and bool((taps >= 0).all())
-    return alike and abs(float(taps[0].sum()) - 1) < 1e-3
+def is_blur(weight: Tensor | None, stride: tuple[int, ...]) -> bool:
+    """Whether a conv's weight is that of a blur along all axes that it steps over."""
+    stepped = {axis for axis, step in enumerate(stride) if step > 1}
+    return stepped <= smoothed_axes(weight, len(stride))
 
 
 def replace(node: fx.Node, module: nn.Module | None, site: Site, blurring: Blurring) -> Parts:

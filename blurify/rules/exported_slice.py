@@ -14,7 +14,8 @@ from torch import fx
 from blurify.decision import Blurring
 from blurify.layers import BlurAxes
 from blurify.rules.arguments import Signature, are_known, bind
-from blurify.rules.base import Context, Parts, Rule, reads_a_blur
+from blurify.rules.base import Context, Parts, Rule
+from blurify.rules.smoothed import is_smoothed
 from blurify.sites import Kind, Reason, Site
 
 SLICE = torch.ops.aten.slice.Tensor
@@ -78,7 +79,7 @@ def _site(stride: tuple[int, ...], dims: tuple[int, ...], refusal: Reason | None
 def _refusal(node: fx.Node, second: fx.Node, dims: tuple[int, int], context: Context) -> Reason | None:
     if takes_all_phases(node, second):
         return Reason.ALL_PHASES
-    if reads_a_blur(node, context):
+    if is_smoothed(node, steps_of(node, second), context):
         return Reason.ALREADY_ANTIALIASED
     shape = context.shapes(node)[0]
     if shape is None:

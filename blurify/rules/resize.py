@@ -16,7 +16,7 @@ from blurify.decision import Blurring
 from blurify.layers import BLUR_POOLS, RESIZES
 from blurify.rules.arguments import Signature, are_known, bind
 from blurify.rules.base import Context, Parts, Rule, refused_unless_exact
-from blurify.rules.upsample import is_smoothed
+from blurify.rules.upsample import is_smoothed_after
 from blurify.sites import Kind, Reason, Site
 
 NAMES = (
@@ -96,7 +96,9 @@ def _resized(node: fx.Node, given: dict[str, Any], context: Context) -> Site | N
         return _site(Kind.RESIZE, tuple(max(round(f), 2) if f > 1 else 1 for f in factors), None)
     if min(factors) < 1 and mode.startswith("nearest"):
         growth = tuple(max(round(1 / f), 2) if f < 1 else 1 for f in factors)
-        return _site(Kind.UPSAMPLE, growth, Reason.ALREADY_ANTIALIASED if is_smoothed(node, context) else None)
+        return _site(
+            Kind.UPSAMPLE, growth, Reason.ALREADY_ANTIALIASED if is_smoothed_after(node, growth, context) else None
+        )
     return None
 
 

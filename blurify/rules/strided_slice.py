@@ -13,7 +13,8 @@ from torch import fx
 from blurify.decision import Blurring
 from blurify.layers import BlurAxes
 from blurify.rules.arguments import are_known
-from blurify.rules.base import Context, Parts, Rule, reads_a_blur
+from blurify.rules.base import Context, Parts, Rule
+from blurify.rules.smoothed import is_smoothed
 from blurify.sites import Kind, Reason, Site
 
 
@@ -33,7 +34,7 @@ def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
     dims = spatial_dims(index, tuple(steps))
     if dims is None or min(stride) < 1:
         return _refused(stride, Reason.NOT_SPATIAL)
-    reason = Reason.ALREADY_ANTIALIASED if reads_a_blur(node, context) else None
+    reason = Reason.ALREADY_ANTIALIASED if is_smoothed(node, stride, context) else None
     ones = (1,) * len(stride)
     return Site(Kind.SLICE, ones, stride, (0,) * len(stride), ones, dims=dims, refusal=reason)
 
