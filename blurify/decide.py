@@ -104,7 +104,7 @@ def unknown_ops(
 ) -> Iterator[Decision]:
     """What no rule knows, and by the sizes at its ends reduces the resolution all the same."""
     seen = set(sites) | {path for found in sites.values() for path in found.absorbed}
-    opaque = tuple(f"{decision.site}." for decision in listed if decision.kind is Kind.OPAQUE)
+    opaque = tuple(f"{decision.site}." for decision in listed if decision.kind in (Kind.OPAQUE, Kind.BLUR))
     for node in traced.eval_graph.nodes:
         path = node.meta["path"]
         # Of slices that step, those that no rule takes are the second of a pair.

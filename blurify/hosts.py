@@ -13,20 +13,30 @@ import copy
 import inspect
 from functools import cache
 from types import FunctionType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from blurify import eager
 from blurify.errors import ArgumentTypeError
+from blurify.lowering import is_watched
+from blurify.tree import state_of
 
 BEFORE, AFTER = "blur_before", "blur_after"
+# Takes a large batch a few samples at a time.
+PARTS = "in_parts"
 # What runs its children one after the other, or is looked at as a list of them: a child more would be one too many.
 LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 class Host(nn.Module):
     """Mixed into a host's class: how it is copied and pickled, though nobody can import its class."""
+
+    original: ClassVar[Any]
+    blurs: ClassVar[tuple[str, ...]]
+    # How many channels the largest map has of what is taken in parts.
+    part_channels = 0.0
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         kind: Any = type(self)
@@ -36,7 +46,7 @@ class Host(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Host:
         twin = memo[id(self)] = type(self).__new__(type(self))
-        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        twin.__dict__.update(copy.deepcopy(state_of(self), memo))
         return twin
 
 
@@ -48,6 +58,18 @@ class BlursInput(Host):
         return super().forward(self.blur_before(x), *args, **kwargs)  # type: ignore[operator]
 
 
+class InParts(Host):
+    """Runs a large batch a few samples at a time."""
+
+    def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Do what the original class does, to as many samples at a time as are worth it."""
+        run = super().forward
+        samples = eager.samples_at_a_time(x, self.part_channels)
+        if samples is None or any(map(is_watched, self.modules())):
+            return run(x, *args, **kwargs)
+        return eager.in_parts(lambda part: run(part, *args, **kwargs), x, samples)
+
+
 class BlursOutput(Host):
     """Blurs what it gives."""
 
@@ -56,7 +78,8 @@ class BlursOutput(Host):
         return self.blur_after(super().forward(*args, **kwargs))  # type: ignore[operator]
 
 
-MIXINS: dict[str, type[Host]] = {BEFORE: BlursInput, AFTER: BlursOutput}
+# What is mixed in first runs around the others.
+MIXINS: dict[str, type[Host]] = {PARTS: InParts, AFTER: BlursOutput, BEFORE: BlursInput}
 
 
 def _before(self: Any, x: Tensor) -> Tensor:
@@ -71,6 +94,14 @@ def _around(self: Any, x: Tensor) -> Tensor:
     return self.blur_after(self.hosted(self.blur_before(x)))  # type: ignore[no-any-return]
 
 
+def _in_parts(self: Any, x: Tensor) -> Tensor:
+    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+        samples = eager.samples_at_a_time(x, self.part_channels)
+        if samples is not None and not any(map(is_watched, self.modules())):
+            return eager.in_parts(self.whole, x, samples)
+    return self.whole(x)  # type: ignore[no-any-return]
+
+
 # TorchScript knows neither `super` nor `*args`, so what takes one argument has a method of the original's instead.
 OF_ONE: dict[tuple[str, ...], Any] = {(BEFORE,): _before, (AFTER,): _after, (AFTER, BEFORE): _around}
 
@@ -81,11 +112,15 @@ def host_class(original: Any, blurs: tuple[str, ...]) -> type[nn.Module]:
     names = {"__module__": __name__, "__doc__": original.__doc__, "original": original, "blurs": blurs}
     forward = original.forward
     if not takes_one(forward):
-        return type(original.__name__, (*(MIXINS[name] for name in blurs), original), names)
+        mixins = (mixin for name, mixin in MIXINS.items() if name in blurs)
+        return type(original.__name__, (*mixins, original), names)
     argument = forward.__code__.co_varnames[1]
-    names["hosted"] = renamed(forward, "hosted")
-    names["forward"] = renamed(OF_ONE[blurs], "forward", argument)
-    return type(original.__name__, (Host, original), names)
+    around = tuple(name for name in blurs if name != PARTS)
+    run = renamed(OF_ONE[around], "forward", argument) if around else forward
+    methods = {"hosted": renamed(forward, "hosted"), "forward": run}
+    if PARTS in blurs:
+        methods |= {"whole": renamed(run, "whole"), "forward": renamed(_in_parts, "forward", argument)}
+    return type(original.__name__, (Host, original), names | methods)
 
 
 def takes_one(forward: Any) -> bool:
@@ -97,11 +132,11 @@ def takes_one(forward: Any) -> bool:
     return code.co_argcount == 2 and not code.co_kwonlyargcount and not several and not forward.__defaults__
 
 
-def renamed(method: FunctionType, name: str, argument: str | None = None) -> FunctionType:
+def renamed(method: Any, name: str, argument: str | None = None) -> FunctionType:
     """Return the method under another name, with another name for its one argument if that is given."""
     code = method.__code__
     if argument is not None:
-        code = code.replace(co_varnames=(code.co_varnames[0], argument))
+        code = code.replace(co_varnames=(code.co_varnames[0], argument, *code.co_varnames[2:]))
     twin = FunctionType(code, method.__globals__, name, method.__defaults__, method.__closure__)
     twin.__dict__.update(method.__dict__)
     twin.__module__, twin.__doc__ = method.__module__, method.__doc__
@@ -123,7 +158,13 @@ def can_host(module: nn.Module, name: str) -> bool:
 
 def is_sequence(module: nn.Module) -> bool:
     """Whether the module only runs its children, so that a blur after it is one child more."""
-    return type(module).forward is nn.Sequential.forward
+    return original_class(module).forward is nn.Sequential.forward
+
+
+def original_class(module: nn.Module) -> Any:
+    """Return the class that the module had before it became a host."""
+    kind: Any = type(module)
+    return kind.original if isinstance(module, Host) else kind
 
 
 def make_host(module: nn.Module, name: str, blur: nn.Module) -> None:
@@ -136,10 +177,25 @@ def make_host(module: nn.Module, name: str, blur: nn.Module) -> None:
     """
     blur.train(module.training)
     if not is_sequence(module):
-        kind: Any = type(module)
-        original, blurs = (kind.original, kind.blurs) if isinstance(module, Host) else (kind, ())
-        module.__class__ = host_class(original, tuple(sorted((*blurs, name))))
+        become_host(module, name)
     module.add_module(name, blur)
+
+
+def take_in_parts(module: nn.Module, channels: float) -> None:
+    """Let the module, which treats each sample by itself, take large batches in parts."""
+    become_host(module, PARTS)
+    module.__dict__["part_channels"] = channels
+
+
+def is_in_parts(module: nn.Module) -> bool:
+    """Return whether the module takes large batches in parts."""
+    return isinstance(module, Host) and PARTS in module.blurs
+
+
+def become_host(module: nn.Module, name: str) -> None:
+    """Make the module's class a subclass of its own that does also what the name says."""
+    blurs = type(module).blurs if isinstance(module, Host) else ()
+    module.__class__ = host_class(original_class(module), tuple(sorted({*blurs, name})))
 
 
 def rebuild(original: type[nn.Module], blurs: tuple[str, ...], state: dict[str, Any]) -> nn.Module:

@@ -89,6 +89,11 @@ def copy_containers(module: nn.Module, leaves: set[str], prefix: str = "") -> nn
     return bare
 
 
+def state_of(module: nn.Module) -> dict[str, Any]:
+    """Return the attributes that a copy has too: `compile()` leaves one that runs the module it was called on."""
+    return {key: value for key, value in module.__dict__.items() if key != "_compiled_call_impl"}
+
+
 PLAIN_VALUES = (int, float, bool, str, type(None))
 
 
@@ -98,7 +103,7 @@ def own_copy(module: nn.Module, memo: dict[int, Any]) -> Any:
     if id(module) in memo or not kind.__module__.startswith("torch.nn.modules.") or hasattr(kind, "__deepcopy__"):
         return copy.deepcopy(module, memo)
     twin = memo[id(module)] = kind.__new__(kind)
-    for key, value in module.__dict__.items():
+    for key, value in state_of(module).items():
         if type(value) in PLAIN_VALUES:
             twin.__dict__[key] = value
         elif key == "_modules":

@@ -12,8 +12,10 @@ from torch import nn
 from blurify.decision import Decision
 from blurify.errors import ArgumentError, PlanError
 from blurify.graph_module import TracedModule
-from blurify.hosts import make_host
+from blurify.hosts import make_host, take_in_parts
+from blurify.keep.borrowed import borrowing
 from blurify.keep.hoists import hoisted
+from blurify.keep.parts import modules_in_parts
 from blurify.keep.places import Landed, Place, Places, alike, behind_nothing
 from blurify.keep.strides import holder, proved, set_stride, whole
 from blurify.rewrite import Edit, locate, settle
@@ -44,6 +46,7 @@ class Changes:
     strides: dict[str, tuple[int, ...]]
     places: dict[str, tuple[Place, ...]]
     left: dict[str, Decision]
+    in_parts: dict[str, float]
 
 
 def keep_class(
@@ -68,19 +71,30 @@ def keep_class(
     if changes.left and not partial:
         raise PlanError(refusal(model, changes))
     twin = copy_of(model, copied)
+    borrowed = borrowing(twin, model)
+    if borrowed is not None:
+        raise PlanError(
+            f"{type(model).__name__} cannot keep its class, since the forward of {borrowed!r} was replaced by a "
+            f"function that calls modules of this very object; {AS_GRAPH}."
+        )
     # Of a module that is called at several sites, one site says what becomes of it.
     for path, site in {changes.holders[site]: site for site in changes.parts if site in changes.holders}.items():
         make_dense(twin, path, changes.parts[site].dense, changes.strides[site])
     blurs = {places: changes.parts[site].blur for site, places in changes.places.items()}
     for place, blur in ((place, blur) for places, blur in blurs.items() if blur is not None for place in places):
         make_host(twin.get_submodule(place.path), place.blurs, copy.deepcopy(blur))
-    return Kept(twin, changes.left, tuple(said(changes.places)))
+    for path, channels in changes.in_parts.items():
+        take_in_parts(twin.get_submodule(path), channels)
+    return Kept(twin, changes.left, tuple(said(changes)))
 
 
-def said(places: Mapping[str, tuple[Place, ...]]) -> Iterator[str]:
+def said(changes: Changes) -> Iterator[str]:
     """Give a line for each optimization."""
-    hoists = {place.path for each in places.values() for place in each if place.hoisted}
+    hoists = {place.path for each in changes.places.values() for place in each if place.hoisted}
     yield from (f"blur moved before the 1x1 conv at {path}" for path in sorted(hoists))
+    if changes.in_parts:
+        count = len(changes.in_parts)
+        yield f"large batches go through {count} module{'s' * (count > 1)} in parts"
 
 
 def changes_for(
@@ -105,7 +119,10 @@ def changes_for(
         places = plain if len(plain) > len(places) else places
     left = {d.site: unexpressed(d, d.site in holders) for d in decisions if d.site not in places}
     strides = {edit.decision.site: edit.site.dense_stride for edit in edits}
-    return Changes({site: each for site, each in parts.items() if site in places}, holders, strides, places, left)
+    done = {site: each for site, each in parts.items() if site in places}
+    landed = [landing(edit, parts) for edit in edits if edit.decision.site in done]
+    in_parts = modules_in_parts(model, traced, edits, landed, places) if optimize else {}
+    return Changes(done, holders, strides, places, left, in_parts)
 
 
 def placed(
