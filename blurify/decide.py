@@ -15,12 +15,13 @@ from blurify.decision import Decision
 from blurify.errors import PlanError
 from blurify.graph_module import TracedModule
 from blurify.layers import Blur
-from blurify.placement import is_fed_by_picture, is_fed_by_tokens, is_stem, land
+from blurify.placement import land
 from blurify.positions import Layout, follow, has_positions, loses_positions, name_of
 from blurify.rules import Context, Rule, recognise
 from blurify.rules.smoothed import is_smoothed
 from blurify.sites import Action, Kind, Reason, Site
 from blurify.spec import Spec
+from blurify.stems import is_fed_by_tokens, is_stem
 from blurify.tracing.leaves import is_strided
 from blurify.tracing.shapes import Shape, Shapes
 from blurify.tracing.wrappers import scripted_strides
@@ -159,8 +160,7 @@ def reason_to_keep_conv(found: Found, traced: TracedModule, spec: Spec) -> Reaso
         return Reason.ALREADY_ANTIALIASED
     stem = is_stem(found.node, traced, site.axes)
     cuts = bool(site.kernel_size) and all(1 < k <= s for k, s in zip(site.kernel_size, site.stride, strict=True))
-    pictures = stem or is_fed_by_picture(found.node, traced)
-    if cuts and (pictures or is_fed_by_tokens(found.node, traced, site.axes)):
+    if cuts and (stem or is_fed_by_tokens(found.node, traced, site.axes)):
         return None if spec.patch_embed or path in spec.include else Reason.PATCH_EMBED
     return Reason.STEM if stem and not spec.wants_stem(path) else None
 

@@ -1,4 +1,4 @@
-"""Where the blur goes: down through position-wise, single-consumer nodes; and which convs are stems.
+"""Where the blur goes: down through regions of position-wise nodes with one entry and one exit.
 
 A decision made elsewhere is checked against the same: whatever a plan's text says, no blur goes where none may be.
 """
@@ -6,18 +6,24 @@ A decision made elsewhere is checked against the same: whatever a plan's text sa
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from blurify.decision import Decision
 from blurify.errors import PlanError
 from blurify.graph_module import TracedModule
-from blurify.positionwise import Crossing, crossing, operator_name
+from blurify.positionwise import (
+    Map,
+    Value,
+    canonical,
+    is_canonical,
+    is_free,
+    position_wise,
+    takes_statistics,
+)
 from blurify.sites import Kind, Reason, Site
-from blurify.tracing.constants import constant_tensor
 
 
 @dataclass(frozen=True)
@@ -62,98 +68,77 @@ def check_fits(decision: Decision, node: fx.Node, site: Site, place: fx.Node, tr
 
 
 def landing(site: fx.Node, traced: TracedModule, axes: int) -> Landing:
-    """Follow the only consumer as long as it acts on every position alone.
+    """Return the last node that all of a conv's map goes through, as long as everything acts on positions alone.
 
-    So it stops before anything that mixes positions, joins branches, fans out or reads a size: each of those is a
-    second consumer, or no position-wise node.
+    Between two such nodes is a region with one entry and one exit: a subsampling commutes with every node of it. So the
+    landing is before anything that mixes positions, joins what comes from elsewhere, reads a spatial size or fans out.
     """
-    node, statistics, way = site, [], [site]
-    while len(consumers := readers(node)) == 1:
-        (consumer,) = consumers
-        how = crossing(consumer, node, traced, axes)
-        if how is Crossing.NEVER:
+    values = region(site, traced, axes)
+    way = [node for node in exits(values) if may_blur(values[node], axes)]
+    passed = list(values)[: list(values).index(way[-1]) + 1]
+    statistics = [node.meta["path"] for node in passed if takes_statistics(node, traced)]
+    return Landing(way[-1], tuple(statistics), tuple(way))
+
+
+def region(site: fx.Node, traced: TracedModule, axes: int) -> dict[fx.Node, Value]:
+    """Return what each node gives that follows from the site's map position by position, up to the first that does not.
+
+    What comes later in the graph can be no exit: the map has another reader by then.
+    """
+    values: dict[fx.Node, Value] = {site: Map(canonical(axes, is_batched(site, traced, axes)))}
+    node = site.next
+    while node.op != "root":
+        read = [values[source] for source in node.all_input_nodes if source in values]
+        value = position_wise(node, values, traced) if read else None
+        if value is not None:
+            values[node] = value
+        elif not all(map(is_free, read)):
             break
-        if how is Crossing.STATISTICS:
-            statistics.append(consumer.meta["path"])
-        node = consumer
-        way.append(node)
-    return Landing(node, tuple(statistics), tuple(way))
+        node = node.next
+    return values
+
+
+def is_batched(site: fx.Node, traced: TracedModule, axes: int) -> bool:
+    """Return whether the site's map has an axis of samples, as all but rare models have."""
+    known = site.meta.get("val")
+    if isinstance(known, Tensor):
+        return known.dim() == axes + 2
+    return all(len(shape) != axes + 1 for shape in traced.meta.get("input_shapes") or ())
+
+
+def exits(values: Mapping[fx.Node, Value]) -> Iterator[fx.Node]:
+    """Yield the nodes that everything before has come to: nothing before is read by anything behind."""
+    place = {node: index for index, node in enumerate(values)}
+    furthest = 0
+    for node, value in values.items():
+        if is_free(value):
+            continue
+        if furthest <= place[node]:
+            yield node
+        reached = (place.get(user, len(place)) for user in readers(node) if not is_free(values.get(user)))
+        furthest = max(furthest, *reached, 0)
+
+
+def may_blur(value: Value, axes: int) -> bool:
+    """Return whether a blur layer takes the value."""
+    return isinstance(value, Map) and value.floating and is_canonical(value.layout, axes)
+
+
+# What has no parameters.
+NOTHING = nn.Module()
 
 
 def readers(node: fx.Node) -> list[fx.Node]:
-    """What reads more of a node than subsampling leaves as it is: checks of its rank or dtype are no consumers."""
+    """Return what reads more of a node than subsampling leaves as it is: checks of its rank or dtype do not.
+
+    Nor does what is unpacked and then not used.
+    """
     return [user for user in node.users if not _only_checks(user)]
 
 
 def _only_checks(user: fx.Node) -> bool:
-    if user.op == "call_function" and user.target is getattr:
-        return user.args[1] in ("ndim", "dtype", "device")
-    if user.op == "call_function" and user.target is torch.ops.aten._assert_tensor_metadata.default:
-        return len(user.args) < 2 or user.args[1] is None
-    return user.op == "call_method" and user.target in ("dim", "ndimension")
-
-
-# What preprocessing inside a model does to channels before its stem: picked apart, scaled, put together again.
-CHANNEL_OPS = frozenset(
-    "cat chunk concat expand getitem narrow select slice split squeeze stack unbind unsqueeze".split()
-)
-CHANNEL_FUNCTIONS = {operator.getitem} | {getattr(torch, name) for name in CHANNEL_OPS if hasattr(torch, name)}
-
-
-def is_stem(site: fx.Node, traced: TracedModule, axes: int) -> bool:
-    """Whether the conv is fed by the model's input through position-wise ops alone."""
-    return _is_fed_by_input(site, lambda node: _keeps_positions(node, traced, axes))
-
-
-def is_fed_by_picture(site: fx.Node, traced: TracedModule) -> bool:
-    """Whether the conv is fed by the model's input through nothing that was learnt: a picture resized is a picture."""
-    return _is_fed_by_input(site, lambda node: not _is_learnt(node, traced))
-
-
-def _is_fed_by_input(site: fx.Node, passes: Callable[[fx.Node], bool]) -> bool:
-    waiting: list[object] = [site.args[0] if site.args else next(iter(site.kwargs.values()), None)]
-    seen: set[fx.Node] = set()
-    reached_input = False
-    while waiting:
-        node = waiting.pop()
-        if not isinstance(node, fx.Node) or node in seen:
-            continue
-        seen.add(node)
-        if node.op == "placeholder":
-            reached_input = True
-        elif node.op != "get_attr":
-            if not passes(node):
-                return False
-            waiting.extend(node.all_input_nodes)
-    return reached_input
-
-
-def _is_learnt(node: fx.Node, traced: TracedModule) -> bool:
-    if node.op == "call_module":
-        return next(traced.get_submodule(str(node.target)).parameters(), None) is not None
-    return any(isinstance(constant_tensor(source, traced), nn.Parameter) for source in node.all_input_nodes)
-
-
-TOKEN_RESHAPES = frozenset({"view", "reshape", "unflatten"})
-TRANSPOSITIONS = frozenset({"transpose", "permute", "movedim"})
-
-
-def is_fed_by_tokens(site: fx.Node, traced: TracedModule, axes: int) -> bool:
-    """Whether the conv reads a map that was made of a sequence of tokens."""
-    node = site.args[0] if site.args else None
-    while isinstance(node, fx.Node):
-        if node.op == "call_method" and node.target in TOKEN_RESHAPES:
-            return True
-        sources = node.all_input_nodes
-        # Transposing alone makes no map: channels-last networks do it around every norm.
-        transposed = node.op == "call_method" and node.target in TRANSPOSITIONS
-        if len(sources) != 1 or (not transposed and crossing(node, sources[0], traced, axes) is Crossing.NEVER):
-            return False
-        node = sources[0]
-    return False
-
-
-def _keeps_positions(node: fx.Node, traced: TracedModule, axes: int) -> bool:
-    if operator_name(node) in CHANNEL_OPS or (node.op == "call_function" and node.target in CHANNEL_FUNCTIONS):
+    if user.op == "call_module":
+        return False
+    if user.target is operator.getitem and not user.users:
         return True
-    return any(crossing(node, source, traced, axes) is not Crossing.NEVER for source in node.all_input_nodes)
+    return is_free(position_wise(user, {source: Map("bcyx") for source in user.all_input_nodes}, NOTHING))

@@ -220,9 +220,17 @@ def site_shapes(
     for training in (True, False) if in_training else (False,):
         before, after = output_shapes(traced, inputs, training), output_shapes(converted, inputs, training)
         graph = converted.graphs[-1] if training else converted.eval_graph
+        places = landings(plan, training)
         for site, path in subsampling_paths(graph, plan).items():
-            shapes[site] = SiteShape(site, before.get(site), after.get(path))
+            # On the way to its landing a map may have got other channels.
+            shapes[site] = SiteShape(site, before.get(places.get(site, site)), after.get(path))
     return tuple(shapes[decision.site] for decision in plan.rewritten if decision.site in shapes)
+
+
+def landings(plan: Plan, training: bool) -> dict[str, str]:
+    """Of every conv, the path of the node after which it is blurred."""
+    convs = (decision for decision in plan.rewritten if decision.kind is Kind.CONV)
+    return {d.site: d.train_landing if training and d.train_landing else d.landing for d in convs}
 
 
 def subsampling_paths(graph: fx.Graph, plan: Plan) -> dict[str, str]:

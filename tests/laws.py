@@ -18,6 +18,8 @@ LAWS: dict[str, tuple[str, ...]] = {
         "test_reference.py::test_equals_the_published_network",
         "models/test_golden.py::test_plan",
         "core/test_forms.py::test_landing_of_function_forms",
+        "core/test_regions.py::test_every_form_is_blurred_after",
+        "core/test_regions.py::test_what_mixes_positions_is_blurred_before",
     ),
     "weights": (
         "core/test_antialias.py::test_names_values_ties_and_requires_grad",

@@ -149,12 +149,16 @@ def twins(original: TracedModule, converted: TracedModule, rewritten: tuple[Deci
     nodes = node_paths(original.eval_graph)
     subsampled = subsampling_paths(converted.eval_graph, Plan(rewritten))
     found = {path: path for path in nodes}
+    order = {path: index for index, path in enumerate(nodes)}
     for decision in rewritten:
-        node = nodes.get(decision.site)
-        while node is not None and node.meta["path"] != decision.landing:
-            found.pop(node.meta["path"], None)
-            node = next(iter(node.users), None)
-        if node is not None:
+        if decision.landing not in order or order[decision.landing] < order.get(decision.site, 0):
+            continue
+        waiting = [nodes[decision.site]] if decision.site in nodes else []
+        while waiting:
+            node = waiting.pop()
+            if order[node.meta["path"]] < order[decision.landing] and found.pop(node.meta["path"], None):
+                waiting.extend(node.users)
+        if decision.site in nodes:
             found[decision.landing] = subsampled[decision.site]
     return found
 

@@ -22,7 +22,7 @@ from blurify.graph_module import TracedModule
 from blurify.layers import Blur, DenseMaxPool2d
 from blurify.lowering import Part, before
 from blurify.optimize.nodes import batch_statistics, called, only_source
-from blurify.positionwise import Crossing, crossing, operator_name
+from blurify.positionwise import crosses, operator_name
 from blurify.tracing.constants import constant_shape, constant_tensor
 
 # Whose convs are known to do what a conv does, to each sample.
@@ -70,7 +70,7 @@ def is_of_one_sample(node: fx.Node, traced: TracedModule) -> bool:
     name = operator_name(node)
     if (name == "batch_norm" and batch_statistics(node)) or ("drop" in name and drops(node)) or "rrelu" in name:
         return False
-    return crossing(node, source, traced, 2) is not Crossing.NEVER
+    return crosses(node, source, traced, 2)
 
 
 def drops(node: fx.Node) -> bool:

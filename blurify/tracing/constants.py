@@ -5,9 +5,9 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
-RESHAPES = frozenset({"view", "reshape"})
 # What people do to a stored filter before they convolve with it; none of it changes a channel's taps.
 SPREADS = frozenset({"expand", "repeat", "to", "type_as", "clone", "contiguous", "detach", "_to_copy"})
 
@@ -29,41 +29,32 @@ def operator_name(node: fx.Node) -> str:
     return str(getattr(getattr(node.target, "overloadpacket", node.target), "__name__", node.target))
 
 
+# How many calls what a graph makes of a parameter may go through, such as `(1 / (b.exp() + 1e-9))[None, :, None]`.
+DEEPEST = 12
+
+
 def constant_shape(node: fx.Node, root: nn.Module) -> tuple[int, ...] | None:
-    """The shape of a parameter or buffer, seen through written reshapes and new axes; None for all else."""
+    """Return the shape of what is computed from parameters, buffers and numbers alone; None for all else."""
+    try:
+        value = _without_values(node, root, DEEPEST)
+    except Exception:  # what cannot be computed so is no constant
+        return None
+    return tuple(value.shape) if isinstance(value, Tensor) else None
+
+
+def _without_values(node: fx.Node, root: nn.Module, deepest: int) -> Any:
+    """What a node gives, on the meta device."""
     if node.op == "get_attr":
-        value = constant_tensor(node, root)
-        return None if value is None else tuple(value.shape)
-    source = node.args[0] if node.args else None
-    inner = constant_shape(source, root) if isinstance(source, fx.Node) else None
-    if inner is None or node.op not in ("call_method", "call_function"):
-        return None
-    name = operator_name(node)
-    if name in RESHAPES:
-        sizes: Any = node.args[1:] if len(node.args) > 2 else node.args[1]
-        written = isinstance(sizes, (tuple, list)) and all(isinstance(size, int) for size in sizes)
-        return tuple(sizes) if written else None
-    if name == "unsqueeze" and len(node.args) == 2 and isinstance(node.args[1], int):
-        at = node.args[1] % (len(inner) + 1)
-        return (*inner[:at], 1, *inner[at:])
-    if node.target is operator.getitem:
-        return _with_new_axes(inner, node.args[1])
-    return None
-
-
-def _with_new_axes(shape: tuple[int, ...], index: Any) -> tuple[int, ...] | None:
-    """The shape after `x[:, None, None]` or `x[None, ...]`; None for an index that picks anything out."""
-    parts = index if isinstance(index, tuple) else (index,)
-    if any(part is not None and part is not Ellipsis and part != slice(None) for part in parts):
-        return None
-    kept, made = list(shape), []
-    # What an Ellipsis, or the end of the index, stands for: all dimensions that no slice names.
-    rest = len(shape) - sum(part == slice(None) for part in parts)
-    for part in parts if Ellipsis in parts else (*parts, Ellipsis):
-        if part is None:
-            made.append(1)
-        else:
-            count = rest if part is Ellipsis else 1
-            made += kept[:count]
-            del kept[:count]
-    return tuple(made)
+        return torch.empty_like(operator.attrgetter(str(node.target))(root), device="meta")
+    if node.op not in ("call_method", "call_function") or deepest == 0:
+        raise LookupError(node)
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda arg: _without_values(arg, root, deepest - 1))
+    if "device" in kwargs:
+        kwargs = kwargs | {"device": "meta"}
+    with torch.device("meta"):
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        if not str(getattr(node.target, "__module__", "torch")).startswith(("torch", "_operator")):
+            raise LookupError(node)
+        call: Any = node.target
+        return call(*args, **kwargs)

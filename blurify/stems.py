@@ -1,0 +1,78 @@
+"""Which convs are stems, and which cut images or tokens into patches: the published networks keep these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor, fx, nn
+
+from blurify.graph_module import TracedModule
+from blurify.positionwise import crosses
+from blurify.rules.low_pass import fixed_taps, smoothed_axes
+from blurify.tracing.constants import constant_tensor, operator_name
+
+# What reads the size of a map takes nothing else from it.
+SIZES = frozenset({"size", "sym_size", "getattr"})
+PRODUCTS = frozenset("conv1d conv2d conv3d convolution _convolution linear".split())
+TOKEN_RESHAPES = frozenset("view reshape unflatten _unsafe_view".split())
+TRANSPOSITIONS = frozenset("transpose permute movedim".split())
+
+
+def is_stem(site: fx.Node, traced: TracedModule, axes: int) -> bool:
+    """Return whether a conv is the first that the model's input comes to, whatever prepares the input for it.
+
+    Nothing before has learnt anything but to scale, shift or norm each position: a resized image is an image.
+    """
+    waiting, seen, reached = list(sources(site)), set[fx.Node](), False
+    while waiting:
+        node = waiting.pop()
+        if node in seen or node.op == "get_attr":
+            continue
+        seen.add(node)
+        if node.op == "placeholder":
+            reached = True
+        elif is_learnt(node, traced) and not any(crosses(node, source, traced, axes) for source in sources(node)):
+            return False
+        else:
+            waiting.extend(sources(node))
+    return reached
+
+
+def sources(node: fx.Node) -> Iterator[fx.Node]:
+    """Yield the nodes whose values a node takes; of a conv, the map alone."""
+    if operator_name(node) not in SIZES:
+        yield from node.all_input_nodes[:1] if is_product(node) else node.all_input_nodes
+
+
+def is_product(node: fx.Node) -> bool:
+    """Return whether a node is called with a map and weights."""
+    return operator_name(node) in PRODUCTS
+
+
+def is_learnt(node: fx.Node, traced: TracedModule) -> bool:
+    """Return whether a node computes by weights: parameters, or any conv's kernel that is no fixed low-pass."""
+    if node.op == "call_module":
+        weights = list(traced.get_submodule(str(node.target)).parameters())
+        return not all(map(is_low_pass, weights))
+    if is_product(node):
+        return not any(is_low_pass(fixed_taps(source, traced)) for source in node.all_input_nodes[1:])
+    return any(isinstance(constant_tensor(source, traced), nn.Parameter) for source in node.all_input_nodes)
+
+
+def is_low_pass(weight: Tensor | None) -> bool:
+    """Return whether a conv's weight is a fixed filter that blurs."""
+    return weight is not None and bool(smoothed_axes(weight, weight.dim() - 2))
+
+
+def is_fed_by_tokens(site: fx.Node, traced: TracedModule, axes: int) -> bool:
+    """Return whether a conv reads a map that was made of a sequence of tokens."""
+    node = next(sources(site), None)
+    while node is not None:
+        name, read = operator_name(node), list(sources(node))
+        if name in TOKEN_RESHAPES:
+            return True
+        # Transposing alone makes no map: channels-last networks do it around every norm.
+        if not read or not (name in TRANSPOSITIONS or crosses(node, read[0], traced, axes)):
+            return False
+        node = read[0]
+    return False
