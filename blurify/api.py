@@ -12,15 +12,18 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from blurify.decide import ShapesOf, decide
-from blurify.errors import ArgumentError, ArgumentTypeError, NoEffectWarning
+from blurify.errors import ArgumentError, ArgumentTypeError, BlurifyError, NoEffectWarning, TraceError
 from blurify.graph_module import TracedModule
+from blurify.partial import Parts
 from blurify.planning import FORMS, Plan, carried_out
 from blurify.sites import Reason
 from blurify.spec import DEFAULT_FILT_SIZE, DEFAULT_STRENGTH, Spec
 from blurify.tracing import trace
 from blurify.tracing.export import quietly
+from blurify.tracing.fed import Fed
 from blurify.tracing.inputs import Inputs, as_inputs, example_for
 from blurify.tracing.shapes import Shapes, node_shapes
+from blurify.tracing.tracer import first_line
 from blurify.tracing.wrappers import COMPILED
 from blurify.tree import copying_parameters
 
@@ -41,6 +44,7 @@ def plan(
     exclude: Iterable[str] = (),
     example_inputs: Any = None,
     example_kwargs: Mapping[str, Any] | None = None,
+    partial: bool = False,
 ) -> Plan:
     """Decide what `antialias` would do, and do nothing.
 
@@ -62,7 +66,7 @@ def plan(
         include=include,
         exclude=exclude,
     )
-    return trace_and_plan(model, spec, as_inputs(example_inputs, example_kwargs))[1]
+    return trace_and_plan(model, spec, as_inputs(example_inputs, example_kwargs), partial)[1]
 
 
 @overload
@@ -200,7 +204,10 @@ def antialias(
             on its modules, and modules blur. "graph" for a `torch.fx.GraphModule`. "auto" for the class wherever
             modules can express every rewritten site, and the graph elsewhere. By default "graph".
         keep_class: another name for `form`: True means "class", False means "graph".
-        partial: with `form="class"`, keep the sites that no module can be changed for, instead of refusing.
+        partial: convert what can be converted. Of a model that cannot be traced whole, these are its largest parts that
+            can: the result is a copy of the model's own class with these parts converted, and the plan's `parts` say
+            which they are, and which were left and why. With `form="class"`, sites that no module can be changed for
+            are kept.
 
     Raises:
         ArgumentError, ArgumentTypeError: an argument is not allowed, or a pattern matches no site.
@@ -224,7 +231,9 @@ def antialias(
     wanted = form_of(form, keep_class)
     inputs = as_inputs(example_inputs, example_kwargs)
     with nullcontext() if inplace else copying_parameters(check_model(model)) as copied:
-        traced, made = trace_and_plan(model, spec, inputs)
+        traced, made = trace_and_plan(model, spec, inputs, partial)
+    if traced is None and form is None and keep_class is None:
+        wanted = "auto"  # others read the attributes of a part
     if not made.rewritten:
         warnings.warn(no_effect(type(model).__name__, made), NoEffectWarning, stacklevel=2)
     memo = None if copied is None else copied()
@@ -248,10 +257,43 @@ def form_of(form: str | None, keep_class: bool | None) -> str:
     return form or named or "graph"
 
 
-def trace_and_plan(model: nn.Module, spec: Spec, inputs: Inputs | None) -> tuple[TracedModule, Plan]:
-    """The first two steps: the traced model, and what becomes of it."""
-    traced = trace(check_model(model), inputs)
+def trace_and_plan(
+    model: nn.Module, spec: Spec, inputs: Inputs | None, partial: bool = False
+) -> tuple[TracedModule | None, Plan]:
+    """The first two steps: the traced model, or None where only its parts can be traced, and what becomes of it."""
+    try:
+        traced = trace(check_model(model), inputs)
+    except TraceError as error:
+        if not partial:
+            raise TraceError(f"{error}{way_out(model, spec)}") from error
+        return None, plan_in_parts(model, spec, inputs, error)
     return traced, make_plan(model, traced, spec, inputs)
+
+
+def way_out(model: nn.Module, spec: Spec) -> str:
+    """Say that `partial` converts something of a model that cannot be traced whole, if it does."""
+    try:
+        found = Parts(model, spec, make_plan, None).first()
+    except BlurifyError:
+        return ""
+    return f" Or convert what can be traced, {found!r} for one, with partial=True (--partial)." if found else ""
+
+
+def plan_in_parts(model: nn.Module, spec: Spec, inputs: Inputs | None, error: TraceError) -> Plan:
+    """Decide for the parts of a model that can be traced.
+
+    Raises:
+        TraceError: there are none with a site to rewrite.
+        ArgumentError: the model does not run on the given inputs.
+    """
+    fed = Fed(model, example_for(model) if inputs is None else inputs)
+    if fed.error is not None and inputs is not None:
+        raise ArgumentError(f"{type(model).__name__} does not run on the given example_inputs: {first_line(fed.error)}")
+    made = Parts(model, spec, make_plan, fed).plan()
+    if made.rewritten:
+        return made
+    stopped = f" It does not run on the assumed input either: {first_line(fed.error)}." if fed.error else ""
+    raise TraceError(f"{error} None of its parts that can be traced has a site to rewrite.{stopped}") from error
 
 
 def check_model(model: object) -> nn.Module:

@@ -158,10 +158,10 @@ def reason_to_keep_conv(found: Found, traced: TracedModule, spec: Spec) -> Reaso
     path, site = found.path, found.site
     if is_blurred_at_landing(found, traced):
         return Reason.ALREADY_ANTIALIASED
-    stem = is_stem(found.node, traced, site.axes)
+    stem = not spec.inner and is_stem(found.node, traced, site.axes)
     cuts = bool(site.kernel_size) and all(1 < k <= s for k, s in zip(site.kernel_size, site.stride, strict=True))
     if cuts and (stem or is_fed_by_tokens(found.node, traced, site.axes)):
-        return None if spec.patch_embed or path in spec.include else Reason.PATCH_EMBED
+        return None if spec.wants_patch_embed(path) else Reason.PATCH_EMBED
     return Reason.STEM if stem and not spec.wants_stem(path) else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypedDict
 
@@ -55,6 +56,52 @@ class Decision:
         return replace(self, strength=strength) if strength else self.kept(Reason.NO_BLUR)
 
 
+@dataclass(frozen=True)
+class Part:
+    """A submodule of a model that cannot be traced whole: converted, or left as it is for a `reason`."""
+
+    path: str
+    kind: str
+    reason: str = ""
+
+    def holds(self, site: str) -> bool:
+        """Say whether a site lies in it."""
+        return site == self.path or site.startswith(f"{self.path}.")
+
+
+def of_whole(decision: Decision, path: str, root: str = "") -> Decision:
+    """Return a part's decision under the names that the whole model has for the part's nodes.
+
+    `root` is the name that the part itself has in its graph, if any.
+    """
+
+    def rename(name: str) -> str:
+        inner = name.removeprefix(root) if root else f".{name}"
+        return path + (inner if inner[:1] in ("", ".") else f".{name}")
+
+    return _renamed(decision, rename)
+
+
+def of_part(decision: Decision, path: str, root: str = "") -> Decision:
+    """Return the decision under the names that the part has for its own nodes: the inverse of `of_whole`."""
+
+    def rename(name: str) -> str:
+        inner = name.removeprefix(path)
+        return root + inner if root else inner.removeprefix(".")
+
+    return _renamed(decision, rename)
+
+
+def _renamed(decision: Decision, rename: Callable[[str], str]) -> Decision:
+    return replace(
+        decision,
+        site=rename(decision.site),
+        landing=decision.landing and rename(decision.landing),
+        train_landing=decision.train_landing and rename(decision.train_landing),
+        statistics=tuple(map(rename, decision.statistics)),
+    )
+
+
 def sizes(values: tuple[int, ...]) -> str:
     """Per-axis integers as people write them: `2` where all are equal, else `1x2`."""
     return str(values[0]) if len(set(values)) == 1 else "x".join(map(str, values))
@@ -74,3 +121,10 @@ def explanation(decision: Decision) -> str:
         return f"after {decision.landing}{crossed}{by_hand}"
     sentence = decision.reason.sentence if decision.reason else ""
     return f"{sentence}: {decision.detail}" if decision.detail else sentence
+
+
+def parts_table(parts: tuple[Part, ...]) -> list[str]:
+    """Return the lines that say which parts of a model were converted, and which were left and why."""
+    converted = [f"{part.path} ({part.kind})" for part in parts if not part.reason]
+    left = [f"left as it is: {part.path} ({part.kind}): {part.reason}" for part in parts if part.reason]
+    return [f"converted in parts: {', '.join(converted)}", *left] if parts else []

@@ -12,7 +12,7 @@ from enum import Enum
 from math import prod
 from typing import Any, NoReturn, TypeVar
 
-from blurify.decision import Decision
+from blurify.decision import Decision, Part
 from blurify.errors import ArgumentError, ArgumentTypeError, PlanError
 from blurify.sites import Action, Kind, Reason
 from blurify.spec import check_pad_type, check_per_axis, check_strength
@@ -32,11 +32,11 @@ KNOWN = [field.name for field in fields(Decision)]
 REQUIRED = ("site", "kind", "action")
 
 
-def decisions_from(text: str) -> tuple[Decision, ...]:
-    """Read the decisions of a plan's text.
+def decisions_and_parts(text: str) -> tuple[tuple[Decision, ...], tuple[Part, ...]]:
+    """Read the decisions of a plan's text, and its parts where the model cannot be traced whole.
 
-    >>> decisions_from('{"version": 1, "decisions": []}')
-    ()
+    >>> decisions_and_parts('{"version": 1, "decisions": []}')
+    ((), ())
 
     Raises:
         PlanError: the text is no plan, or one of another version.
@@ -54,10 +54,24 @@ def decisions_from(text: str) -> tuple[Decision, ...]:
     listed = content.get("decisions")
     if not isinstance(listed, list):
         _refuse(f"its 'decisions' are {_short(listed)}, not a list")
-    _refuse_unknown(content, ("version", "decisions"), "it")
+    _refuse_unknown(content, ("version", "decisions", "parts"), "it")
     decisions = tuple(checked_decision(given, index) for index, given in enumerate(listed))
     _check_unique(decisions)
-    return decisions
+    return decisions, _parts(content.get("parts", []))
+
+
+def _parts(given: object) -> tuple[Part, ...]:
+    if not isinstance(given, list) or not all(isinstance(each, dict) for each in given):
+        _refuse(f"its 'parts' are {_short(given)}, not a list of objects")
+    known = [field.name for field in fields(Part)]
+    for index, each in enumerate(given):
+        _refuse_unknown(each, known, f"part {index}")
+        if "path" not in each or "kind" not in each:
+            _refuse(f"part {index} has no 'path' or no 'kind'")
+    try:
+        return tuple(Part(**{key: _text(key, value) for key, value in each.items()}) for each in given)
+    except ArgumentTypeError as error:
+        _refuse(f"in its parts {str(error).rstrip('.')}", error)
 
 
 def checked_decision(given: object, index: int) -> Decision:

@@ -10,12 +10,13 @@ from typing import Any, Literal, TypeVar, overload
 
 from torch import nn
 
-from blurify.decision import Decision, explanation, filter_text, sizes
+from blurify.decision import Decision, Part, explanation, filter_text, of_part, of_whole, parts_table, sizes
 from blurify.errors import ArgumentError, HooksWarning, PlanError
 from blurify.graph_module import TracedModule
 from blurify.keep import keep_class
 from blurify.optimize import optimize_graphs
-from blurify.plan_json import PLAN_VERSION, decisions_from
+from blurify.parts import with_parts
+from blurify.plan_json import PLAN_VERSION, decisions_and_parts
 from blurify.rewrite import rewrite
 from blurify.sites import Action
 from blurify.tracing import trace
@@ -36,6 +37,7 @@ class Plan:
     """
 
     decisions: tuple[Decision, ...]
+    parts: tuple[Part, ...] = ()
 
     @property
     def rewritten(self) -> tuple[Decision, ...]:
@@ -88,7 +90,12 @@ class Plan:
             TraceError: the model cannot be traced.
         """
         inputs = as_inputs(example_inputs, example_kwargs)
-        return carried_out(self, model, trace(model, inputs), inputs, form, None if inplace else {}, optimize=optimize)
+        traced = None if self.parts else trace(model, inputs)
+        return carried_out(self, model, traced, inputs, form, None if inplace else {}, optimize=optimize)
+
+    def of_part(self, part: Part, root: str) -> Plan:
+        """Return the plan of one part by itself; `root` is the name that the part has in its own graph, if any."""
+        return Plan(tuple(of_part(d, part.path, root) for d in self.decisions if part.holds(d.site)))
 
     def apply_traced(
         self, traced: TracedModule, inplace: bool = False, copied: Mapping[int, Any] | None = None
@@ -107,12 +114,14 @@ class Plan:
     def followed_by(self, later: Plan) -> Plan:
         """The plan that does at once what this one and then `later`, a plan of its result, do."""
         news = {d.site: d for d in later.rewritten}
-        return Plan(tuple(news.get(d.site, d) for d in self.decisions))
+        return Plan(tuple(news.get(d.site, d) for d in self.decisions), self.parts)
 
     def to_json(self) -> str:
         """The plan as JSON text, which `from_json` reads back to an equal plan."""
         decisions = [_trimmed(asdict(d)) for d in self.decisions]
-        content = {"version": PLAN_VERSION, "decisions": decisions}
+        content: dict[str, Any] = {"version": PLAN_VERSION, "decisions": decisions}
+        if self.parts:
+            content["parts"] = [asdict(part) for part in self.parts]
         return json.dumps(content, indent=1)
 
     @classmethod
@@ -122,7 +131,7 @@ class Plan:
         Raises:
             PlanError: the text is no plan, or one of another version.
         """
-        return cls(decisions_from(text))
+        return cls(*decisions_and_parts(text))
 
     def __str__(self) -> str:
         """A table, one line a site."""
@@ -132,13 +141,14 @@ class Plan:
         lines = ["  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]]) for row in rows]
         padding = "".join(f", padding {pad}" for pad in sorted({d.pad_type for d in self.rewritten}))
         lines.append(f"{len(self.rewritten)} rewritten, {len(self.kept)} kept{padding}")
+        lines += parts_table(self.parts)
         return "\n".join(lines)
 
 
 def carried_out(
     plan: Plan,
     model: M,
-    traced: TracedModule,
+    traced: TracedModule | None,
     inputs: Inputs | None,
     form: str,
     copied: Mapping[int, Any] | None,
@@ -149,14 +159,16 @@ def carried_out(
     """Return the model, which `traced` records, with the plan carried out in the given form.
 
     `copied` is a memo of `copy.deepcopy` for parameters; with None the result uses the model's own. A graph in the
-    place of the class says why in `meta["blurify_why"]`.
+    place of the class says why in `meta["blurify_why"]`. A model that cannot be traced whole is converted in parts.
 
     Raises:
         PlanError: modules cannot express all sites, and the form is "class" without `partial`.
     """
+    tensors = own_tensors(model) if copied is None else copied
+    if traced is None:
+        return in_parts(plan, model, inputs, form, tensors, optimize)
     why = ""
     if form != "graph":
-        tensors = own_tensors(model) if copied is None else copied
         try:
             return kept_class(plan, model, traced, inputs, tensors, optimize, partial and form == "class")
         except (PlanError, ArgumentError) as error:
@@ -188,6 +200,26 @@ def kept_class(
     if traced.meta.get("input_shapes") is not None:
         meta["input_shapes"] = traced.meta["input_shapes"]
     return kept.model
+
+
+def in_parts(plan: Plan, model: M, inputs: Inputs | None, form: str, copied: Mapping[int, Any], optimize: bool) -> M:
+    """Return a copy of the model in which each part that the plan converts is converted by itself, in its place."""
+
+    def convert(part: Part, module: nn.Module, root: str, call: Inputs) -> nn.Module:
+        traced = trace(module, call, symbolic=True)
+        own = "graph" if root else form
+        return carried_out(plan.of_part(part, root), module, traced, call, own, None, optimize=optimize, partial=True)
+
+    converted = [part for part in plan.parts if not part.reason]
+    twin, made = with_parts(model, converted, inputs, copied, convert)
+    done = [of_whole(d, path, root) for (path, root), each in made.items() for d in (plan_of(each) or plan).decisions]
+    by_site = {d.site: d for d in done}
+    set_plan(twin, Plan(tuple(by_site.get(d.site, d) for d in plan.decisions), plan.parts), "class")
+    meta = vars(twin)["meta"]
+    meta["optimized"] = tuple(line for each in made.values() for line in vars(each)["meta"]["optimized"])
+    if inputs is not None and inputs.shapes() is not None:
+        meta["input_shapes"] = inputs.shapes()
+    return twin
 
 
 def own_tensors(model: nn.Module) -> dict[int, Any]:

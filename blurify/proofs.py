@@ -20,11 +20,13 @@ from torch.utils._pytree import tree_leaves
 from blurify.errors import ArgumentError, ArgumentTypeError
 from blurify.graph_module import TracedModule
 from blurify.layers import Blur
+from blurify.parts import as_root
 from blurify.planning import Plan, plan_of
 from blurify.rewrite import insert_after
 from blurify.rules import set_module
 from blurify.sites import Kind
 from blurify.tracing import trace
+from blurify.tracing.fed import Fed
 from blurify.tracing.inputs import Inputs, as_inputs, example_for
 from blurify.tracing.modes import evaluating
 from blurify.tracing.paths import function_name, node_paths
@@ -56,6 +58,8 @@ def verify(
         ArgumentError: the original does not run on the input.
     """
     kept = None if isinstance(converted, fx.GraphModule) else plan_of(converted)
+    if kept is not None and kept.parts:
+        return verify_parts(original, converted, kept, as_inputs(example_inputs, example_kwargs))
     if kept is not None:
         return verify_kept(original, converted, kept, as_inputs(example_inputs, example_kwargs))
     converted, plan = with_plan(converted)
@@ -86,6 +90,35 @@ def with_plan(converted: nn.Module) -> tuple[TracedModule, Plan]:
             f"converted must be what blurify.antialias returned, with its plan; got a {type(converted).__name__}."
         )
     return converted, plan
+
+
+def verify_parts(original: nn.Module, converted: nn.Module, plan: Plan, given: Inputs | None) -> Verdict:
+    """Prove of each converted part by itself what it is, on what the original feeds it."""
+    inputs = example_for(original) if given is None else given
+    fed = Fed(original, inputs)
+    paths = [part.path for part in plan.parts if not part.reason]
+    if not fed.calls.keys() >= set(paths):
+        fact = f": {str(fed.error).splitlines()[0]}" if fed.error else ""
+        raise ArgumentError(
+            f"{type(original).__name__} does not reach all converted parts on an input of size {inputs.sizes()}{fact}; "
+            "pass example_inputs (--input-size on the command line) that do."
+        )
+    verdicts = {path: _verify_part(original, converted, path, fed.calls[path]) for path in paths}
+    worst = max(verdicts.values(), key=lambda verdict: verdict.identity_error / verdict.tolerance)
+    return replace(
+        worst,
+        shapes=tuple(
+            replace(shape, site=f"{path}.{shape.site}") for path, each in verdicts.items() for shape in each.shapes
+        ),
+        weights=compare_weights(original, converted),
+        statistics=tuple(name for decision in plan.rewritten for name in decision.statistics),
+        modes=tuple(mode for mode in worst.modes if all(mode in each.modes for each in verdicts.values())),
+    )
+
+
+def _verify_part(original: nn.Module, converted: nn.Module, path: str, call: Inputs) -> Verdict:
+    own = call.copied()
+    return verify(as_root(original.get_submodule(path))[0], converted.get_submodule(path), own.args, own.kwargs)
 
 
 def verify_kept(original: nn.Module, converted: nn.Module, plan: Plan, given: Inputs | None) -> Verdict:

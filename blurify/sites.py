@@ -51,6 +51,7 @@ class Reason(str, Enum):
     ALL_PHASES = "all_phases"
     NOT_SPATIAL = "not_spatial"
     UPSAMPLING = "upsampling"
+    PART_END = "part_end"
     UNEVEN = "uneven"
     RANDOM_WINDOWS = "random_windows"
     OFFSETS = "offsets"
@@ -88,6 +89,7 @@ SENTENCES = {
     Reason.OFFSETS: "its offsets are one per output position, so it cannot be computed at stride 1",
     Reason.GAPS: "its windows leave out positions of the map, and no value is computed that could be blurred",
     Reason.NO_MODULE: "no module can be changed for it, so a model that keeps its class keeps it",
+    Reason.PART_END: "ends the part that can be traced, so the activation it should be blurred after is not seen",
     Reason.NO_BLUR: "a strength of 0 asks for no blur here",
     Reason.UNKNOWN_OP: "reduces resolution, unknown op",
     Reason.UPSAMPLING: "raises the resolution (ask for a blur after it with upsample=True)",

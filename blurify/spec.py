@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
@@ -117,6 +117,9 @@ class Spec:
     upsample: bool = False
     include: tuple[str, ...] = field(default=())
     exclude: tuple[str, ...] = field(default=())
+    # Of a part of a model: the names that the whole has for its sites, and whether other modules are before it.
+    rename: Callable[[str], str] | None = None
+    inner: bool = False
 
     @classmethod
     def of(
@@ -143,28 +146,42 @@ class Spec:
             check_patterns("exclude", exclude),
         )
 
+    def of_part(self, rename: Callable[[str], str], inner: bool) -> Spec:
+        """Return the same for a part of the model, whose sites the whole names otherwise."""
+        return replace(self, rename=rename, inner=inner)
+
+    def name(self, site: str) -> str:
+        """Return the name by which the user knows the site."""
+        return site if self.rename is None else self.rename(site)
+
     def filt_size_at(self, site: str) -> int:
         """The size of the first pattern that matches, else the default."""
-        return first_match(site, self.filt_sizes, DEFAULT_FILT_SIZE)
+        return first_match(self.name(site), self.filt_sizes, DEFAULT_FILT_SIZE)
 
     def strength_at(self, site: str) -> float:
         """The strength of the first pattern that matches, else the default."""
-        return first_match(site, self.strengths, DEFAULT_STRENGTH)
+        return first_match(self.name(site), self.strengths, DEFAULT_STRENGTH)
 
     def includes(self, site: str) -> bool:
         """Whether `include` lets the site through (no pattern lets all through)."""
-        return not self.include or matches(site, self.include)
+        return not self.include or matches(self.name(site), self.include)
 
     def excludes(self, site: str) -> bool:
         """Whether `exclude` names the site."""
-        return matches(site, self.exclude)
+        return matches(self.name(site), self.exclude)
 
     def wants_stem(self, site: str) -> bool:
         """A stem is asked for by `stem=True`, or by its exact name among `include`."""
-        return self.stem or site in self.include
+        return self.stem or self.name(site) in self.include
+
+    def wants_patch_embed(self, site: str) -> bool:
+        """A patch embedding is asked for by `patch_embed=True`, or by its exact name among `include`."""
+        return self.patch_embed or self.name(site) in self.include
 
     def check_patterns_match(self, sites: Sequence[str]) -> None:
         """Raise for a pattern that names no site: it is a typing error, and silence would hide it."""
+        if self.rename is not None:
+            return  # the whole has other sites too
         named = [("include", p) for p in self.include] + [("exclude", p) for p in self.exclude]
         named += [("filt_size", p) for p, _ in self.filt_sizes if p != "*"]
         named += [("strength", p) for p, _ in self.strengths if p != "*"]

@@ -36,7 +36,11 @@ if TYPE_CHECKING:
 )
 @format_option
 @form_option
-@click.option("--partial", is_flag=True, help="With --form class, keep sites that no module can be changed for.")
+@click.option(
+    "--partial",
+    is_flag=True,
+    help="Convert what can be: parts that can be traced, sites that the class can express.",
+)
 @click.option("--dynamic-size", is_flag=True, help="Let a program (pt2, onnx, torchscript) take pictures of any size.")
 @click.option("--no-verify", is_flag=True, help="Skip the proofs.")
 @click.option("--force", is_flag=True, help="Overwrite the output.")
@@ -74,7 +78,7 @@ def convert(
     source = Path(request.model)
     if source.exists() or files.looks_like_architecture(request.model):
         files.check_output(target, source=source, force=force)
-    opened = session.open_model(request)
+    opened = session.open_model(request, partial)
     if dynamic_size and opened.loaded.signature is not None:
         raise click.UsageError(f"{request.model} is a program, whose open sizes stay open; leave --dynamic-size out.")
     remarks = session.remarks(opened)

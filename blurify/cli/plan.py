@@ -11,14 +11,15 @@ from blurify.cli.options import CONTEXT, Request, let_user_modules_in, model_opt
 
 @click.command(context_settings=CONTEXT)
 @model_options
+@click.option("--partial", is_flag=True, help="Plan the parts that can be traced, where the whole cannot.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON and nothing else.")
-def plan(as_json: bool, **options: Any) -> None:
+def plan(partial: bool, as_json: bool, **options: Any) -> None:
     """Show what converting MODEL would do, site by site; write nothing."""
     request = Request(**options)
     let_user_modules_in(request.arch, request.allow)
     from blurify.cli import report, session
 
-    opened = session.open_model(request)
+    opened = session.open_model(request, partial)
     report.print_remarks(session.remarks(opened))
     if as_json:
         click.echo(opened.plan.to_json())

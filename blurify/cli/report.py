@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from blurify.decision import Decision, explanation, filter_text, sizes
+from blurify.decision import Decision, explanation, filter_text, parts_table, sizes
 from blurify.planning import Plan
 from blurify.sites import Action
 
@@ -103,6 +103,8 @@ def print_plan(plan: Plan) -> None:
         console.print(table)
     for line in captured.get().splitlines():
         click.echo(line.rstrip())
+    for line in parts_table(plan.parts):
+        click.echo(line)
 
 
 def _row(decision: Decision) -> list[Text]:

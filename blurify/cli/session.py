@@ -34,12 +34,12 @@ class Session:
     loaded: files.LoadedModel
     examples: tuple[Tensor, ...]
     cost: Cost
-    traced: TracedModule
+    traced: TracedModule | None
     plan: Plan
 
 
-def open_model(request: Request) -> Session:
-    """Read the model that a command line names, try its input size, and plan its conversion.
+def open_model(request: Request, partial: bool = False) -> Session:
+    """Read the model that a command line names, try its input size, and plan its conversion, in parts if need be.
 
     >>> open_model(request).plan.rewritten
     (...)
@@ -66,7 +66,7 @@ def open_model(request: Request) -> Session:
         exclude=request.exclude,
     )
     with report.stage("tracing"):
-        traced, plan = api.trace_and_plan(loaded.model, spec, Inputs(examples))
+        traced, plan = api.trace_and_plan(loaded.model, spec, Inputs(examples), partial)
     if not plan.decisions and loaded.form != "native":
         raise ArgumentError(nothing_to_shrink(request))
     return Session(request, loaded, examples, price, traced, plan)
@@ -96,13 +96,14 @@ def remarks(session: Session) -> list[str]:
     >>> remarks(session)
     []
     """
-    unhooked = session.traced.meta["unhooked"]
+    meta = session.traced.meta if session.traced else {}
+    unhooked = meta.get("unhooked")
     said = [lost_hooks(type(session.loaded.model).__name__, unhooked)] if unhooked else []
     if session.loaded.is_program:
         said.append("a program is of the mode that it was exported in, so there is no .train() of it.")
     if session.loaded.taken:
         said.append(f"{session.loaded.taken}.")
-    if session.traced.meta.get("eval_only"):
+    if meta.get("eval_only"):
         said.append("torch.export records this model after .eval() only, so .train() switches its layers alone.")
     return said
 

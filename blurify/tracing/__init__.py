@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from textwrap import shorten
 from typing import Any
 
 from torch import Tensor, fx, nn
 
 from blurify.errors import TraceError
 from blurify.graph_module import Modes, TracedModule
-from blurify.tracing.export import export_once
+from blurify.tracing.export import export_once, looks_at_values
 from blurify.tracing.inputs import Inputs, example_for
 from blurify.tracing.modes import as_found, check_weights_stay, flags_against
 from blurify.tracing.paths import align_paths, assign_paths, exported_scopes
@@ -26,7 +27,7 @@ __all__ = ["trace"]
 Front = Callable[[nn.Module], Recorded]
 
 
-def trace(model: nn.Module, inputs: Inputs | None = None) -> TracedModule:
+def trace(model: nn.Module, inputs: Inputs | None = None, *, symbolic: bool = False) -> TracedModule:
     """Record the graphs of `model` after `.eval()` and after `.train()`, over its own modules and parameters.
 
     >>> import torchvision
@@ -37,6 +38,8 @@ def trace(model: nn.Module, inputs: Inputs | None = None) -> TracedModule:
     `inputs` does not give take their defaults. `meta["front_end"]` names what recorded the graphs, `meta["refusals"]`
     what the front-ends before it said, `meta["input_shapes"]` the shapes of positional inputs, and `meta["unhooked"]`
     the modules whose forward and backward hooks are lost.
+
+    With `symbolic` only the symbolic tracer is asked: a part of a model is none the better for a graph of one example.
 
     Raises:
         TraceError: no front-end can record `forward`; the message says where and why.
@@ -55,12 +58,16 @@ def trace(model: nn.Module, inputs: Inputs | None = None) -> TracedModule:
         "torch.export, strict": partial(_export, inputs=inputs, strict=True),
     }
     refusals: list[str] = []
-    for name, front in fronts.items():
+    for name, front in list(fronts.items())[: 1 if symbolic else None]:
         try:
             meta = {"front_end": name, "refusals": tuple(refusals), "input_shapes": shapes}
             return _both_modes(model, front, meta)
         except Exception as error:
-            refusals.append(str(error) if isinstance(error, TraceError) else f"{name} says: {first_line(error)}")
+            refusals.append(
+                str(error) if isinstance(error, TraceError) else f"{name} says: {shorten(first_line(error), 240)}"
+            )
+            if looks_at_values(error):
+                break  # strict mode meets the same, after minutes
     hint = "" if inputs else " If forward takes something else than one picture, pass example_inputs."
     raise TraceError(
         f"{'; '.join(refusals)}. Move that decision out of forward, or convert the part of the model without it "

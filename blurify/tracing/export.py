@@ -23,6 +23,7 @@ from torch._subclasses.fake_tensor import (
     UnsupportedOperatorException,
 )
 from torch.func import functional_call
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from blurify.tracing.inputs import Inputs
@@ -66,6 +67,11 @@ def accepts(program: fx.GraphModule, inputs: Inputs) -> bool:
         except Exception:
             return False
         return True
+
+
+def looks_at_values(error: Exception) -> bool:
+    """Say whether an export failed for a decision by values, which no mode can record."""
+    return isinstance(error, (GuardOnDataDependentSymNode, *READS_VALUES)) or "data-dependent" in str(error).lower()
 
 
 def _runs(program: fx.GraphModule, call: Any) -> bool:
