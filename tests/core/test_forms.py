@@ -301,7 +301,8 @@ def test_no_front_end() -> None:
     message = str(caught.value)
     assert "Values cannot be traced" in message
     assert "torch.export says: " in message
-    assert "torch.export, strict says: " in message
+    # Strict mode meets the same decision, after minutes on a large network.
+    assert "strict" not in message
 
 
 class TakesMuch(nn.Module):
