@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 
 from blurify.graph_module import TracedModule
 from blurify.positionwise import crosses
-from blurify.rules.low_pass import fixed_taps, smoothed_axes
+from blurify.rules.low_pass import smoothed_axes
 from blurify.tracing.constants import constant_tensor, operator_name
 
 # What reads the size of a map takes nothing else from it.
@@ -50,18 +50,20 @@ def is_product(node: fx.Node) -> bool:
 
 
 def is_learnt(node: fx.Node, traced: TracedModule) -> bool:
-    """Return whether a node computes by weights: parameters, or any conv's kernel that is no fixed low-pass."""
+    """Return whether a node computes by weights, which are parameters and no fixed low-pass."""
+    # A frozen program holds its weights as buffers.
+    frozen = next(traced.parameters(), None) is None
     if node.op == "call_module":
-        weights = list(traced.get_submodule(str(node.target)).parameters())
-        return not all(map(is_low_pass, weights))
-    if is_product(node):
-        return not any(is_low_pass(fixed_taps(source, traced)) for source in node.all_input_nodes[1:])
-    return any(isinstance(constant_tensor(source, traced), nn.Parameter) for source in node.all_input_nodes)
+        module = traced.get_submodule(str(node.target))
+        return not all(map(is_low_pass, module.buffers() if frozen else module.parameters()))
+    tensors = [constant_tensor(source, traced) for source in node.all_input_nodes]
+    weights = [each for each in tensors if isinstance(each, nn.Parameter) or (frozen and is_product(node))]
+    return not all(each is None or is_low_pass(each) for each in weights)
 
 
-def is_low_pass(weight: Tensor | None) -> bool:
+def is_low_pass(weight: Tensor) -> bool:
     """Return whether a conv's weight is a fixed filter that blurs."""
-    return weight is not None and bool(smoothed_axes(weight, weight.dim() - 2))
+    return weight.dim() > 2 and bool(smoothed_axes(weight, weight.dim() - 2))
 
 
 def is_fed_by_tokens(site: fx.Node, traced: TracedModule, axes: int) -> bool:
