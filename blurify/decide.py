@@ -201,6 +201,7 @@ def rewritten(found: Found, in_training: Found, traced: TracedModule, spec: Spec
         strength=spec.strength_at(found.path),
         statistics=place.statistics,
         detail=site.source,
+        before=place.before,
     )
 
 

@@ -24,7 +24,7 @@ class Decision:
     `landing` is the node after which the blur goes (empty for a kept site), `train_landing` the one in the graph of
     `.train()` where it is another. `strength` is how much of the filter there is, from 0 to 1. `statistics` names the
     norms on the way whose statistics the move changes. `detail` says more of a kept site, where there is more to say,
-    and names what a pool written by hand reads.
+    and names what a pool written by hand reads. `before` is the squeeze-excite that follows the landing.
     """
 
     site: str
@@ -40,6 +40,7 @@ class Decision:
     strength: float = 1.0
     statistics: tuple[str, ...] = ()
     detail: str = ""
+    before: str = ""
 
     @property
     def blurring(self) -> Blurring:
@@ -118,7 +119,8 @@ def explanation(decision: Decision) -> str:
     if decision.action is Action.REWRITE:
         crossed = f" (across the statistics of {', '.join(decision.statistics)})" if decision.statistics else ""
         by_hand = f" (a pool of {decision.detail}, written by hand)" if decision.detail else ""
-        return f"after {decision.landing}{crossed}{by_hand}"
+        gate = f" (before the squeeze-excite {decision.before}, which reads all positions)" if decision.before else ""
+        return f"after {decision.landing}{crossed}{gate}{by_hand}"
     sentence = decision.reason.sentence if decision.reason else ""
     return f"{sentence}: {decision.detail}" if decision.detail else sentence
 

@@ -6,6 +6,7 @@ A decision made elsewhere is checked against the same: whatever a plan's text sa
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -14,12 +15,14 @@ from torch import Tensor, fx, nn
 from blurify.decision import Decision
 from blurify.errors import PlanError
 from blurify.graph_module import TracedModule
+from blurify.positions import name_of
 from blurify.positionwise import (
     Map,
     Value,
     canonical,
     is_canonical,
     is_free,
+    operator_name,
     position_wise,
     takes_statistics,
 )
@@ -30,12 +33,14 @@ from blurify.sites import Kind, Reason, Site
 class Landing:
     """The node after which the blur goes, the paths of the statistics-taking norms on the way, and the way there.
 
-    After any node of `way` the blur would be right, too: each is reached as the last one is.
+    After any node of `way` the blur would be right, too: each is reached as the last one is. `before` is the path of
+    the squeeze-excite that follows, if one does.
     """
 
     node: fx.Node
     statistics: tuple[str, ...] = ()
     way: tuple[fx.Node, ...] = ()
+    before: str = ""
 
 
 def land(node: fx.Node, site: Site, traced: TracedModule) -> Landing:
@@ -77,7 +82,7 @@ def landing(site: fx.Node, traced: TracedModule, axes: int) -> Landing:
     way = [node for node in exits(values) if may_blur(values[node], axes)]
     passed = list(values)[: list(values).index(way[-1]) + 1]
     statistics = [node.meta["path"] for node in passed if takes_statistics(node, traced)]
-    return Landing(way[-1], tuple(statistics), tuple(way))
+    return Landing(way[-1], tuple(statistics), tuple(way), squeeze_excite(way[-1], traced))
 
 
 def region(site: fx.Node, traced: TracedModule, axes: int) -> dict[fx.Node, Value]:
@@ -122,6 +127,33 @@ def exits(values: Mapping[fx.Node, Value]) -> Iterator[fx.Node]:
 def may_blur(value: Value, axes: int) -> bool:
     """Return whether a blur layer takes the value."""
     return isinstance(value, Map) and value.floating and is_canonical(value.layout, axes)
+
+
+# Means and maxima over the whole map, and the modules that take them.
+POOLS = re.compile("^mean$|^amax$|adaptive.*pool|global.*pool", re.IGNORECASE)
+
+
+def squeeze_excite(node: fx.Node, traced: TracedModule) -> str:
+    """Return the path of the product of a node's map and what is computed of a pool of it; empty if there is none."""
+    products = [user for user in node.users if operator_name(user).rstrip("_") in ("mul", "multiply")]
+    gated = (user for user in products if any(_is_pooled(gate, node, traced) for gate in user.all_input_nodes))
+    return next((str(user.meta["path"]) for user in gated), "")
+
+
+def _is_pooled(gate: fx.Node, node: fx.Node, traced: TracedModule) -> bool:
+    """Whether all that the gate reads is a pool of the node."""
+    pooled, waiting, seen = False, [gate], {node}
+    while waiting:
+        current = waiting.pop()
+        if current in seen or current.op == "get_attr":
+            continue
+        seen.add(current)
+        if current.op == "placeholder":
+            return False
+        called = traced.get_submodule(str(current.target)) if current.op == "call_module" else None
+        pooled = pooled or bool(POOLS.search(type(called).__name__ if called else name_of(current)))
+        waiting.extend(current.all_input_nodes)
+    return pooled
 
 
 # What has no parameters.

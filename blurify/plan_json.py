@@ -207,6 +207,7 @@ CHECKS: dict[str, Callable[[str, object], Any]] = {
     "strength": _strength,
     "statistics": _texts,
     "detail": _text,
+    "before": _text,
 }
 
 

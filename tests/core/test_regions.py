@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from blurify import antialias, plan, verify
 from blurify.layers import BlurPool2d
+from blurify.planning import Plan
 from blurify.tracing.export import export_once
 from blurify.tracing.inputs import Inputs
 from tests.conftest import randomize_statistics
@@ -256,6 +257,27 @@ def test_what_mixes_positions_is_blurred_before(name: str) -> None:
     assert decision.landing == "blocks.a.norm"
     verdict = verify(model, antialias(model, example_inputs=x, include="blocks.a.conv"), x)
     assert verdict.ok, str(verdict)
+
+
+EXCITED: dict[str, Form] = {
+    "adaptive pool": excited,
+    "mean": OTHERS["squeeze-excite, mean"],
+    "in place": lambda x, m: x.mul_(F.hardsigmoid(x.mean((2, 3), keepdim=True))),
+}
+
+
+@pytest.mark.parametrize("name", EXCITED)
+def test_the_plan_names_the_squeeze_excite_that_it_stops_before(name: str) -> None:
+    made = plan(Network({"a": EXCITED[name]}).eval())
+    (product,) = (d.before for d in made.rewritten)
+    assert product.startswith("blocks.a.mul")
+    assert f"after blocks.a.norm (before the squeeze-excite {product}, which reads all positions)" in str(made)
+    assert Plan.from_json(made.to_json()) == made
+
+
+def test_other_products_are_no_squeeze_excite() -> None:
+    for form in (OTHERS["another map"], OTHERS["size"], FORMS["silu"], lambda x, m: x * F.avg_pool2d(x, 3, 1, 1)):
+        assert [d.before for d in plan(Network({"a": form}).eval()).rewritten] == [""]
 
 
 def test_numbers_that_are_no_floats_are_not_blurred() -> None:
