@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.layers import LAYOUTS
 from benchmarks.timing import medians, record, table
 from blurify import antialias
-from blurify.proofs import one_tap
+from blurify.verifying.twins import one_tap
 
 NETWORKS = ("resnet18", "resnet50", "vgg16_bn", "densenet121", "mobilenet_v2", "alexnet")
 

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from blurify.errors import BlurifyError, HooksWarning, NoEffectWarning
     from blurify.files import load, save
     from blurify.planning import Plan
-    from blurify.proofs import verify
     from blurify.recovery.recovering import recover
-    from blurify.verdict import Verdict
+    from blurify.verifying.proving import verify
+    from blurify.verifying.verdict import Verdict
 
 __all__ = [
     "BlurifyError",
@@ -35,13 +35,13 @@ _HOMES = {
     "HooksWarning": "errors",
     "NoEffectWarning": "errors",
     "Plan": "planning",
-    "Verdict": "verdict",
+    "Verdict": "verifying.verdict",
     "antialias": "api",
     "load": "files",
     "plan": "api",
     "recover": "recovery.recovering",
     "save": "files",
-    "verify": "proofs",
+    "verify": "verifying.proving",
 }
 
 

@@ -21,12 +21,15 @@ from blurify.decision import Decision
 from blurify.errors import NoEffectWarning
 from blurify.graph_module import TracedModule
 from blurify.planning import Plan
-from blurify.proofs import compare_weights, one_tap, relative_error, subsampling_paths
 from blurify.spec import Spec
 from blurify.tracing import trace
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.paths import node_paths
 from blurify.tracing.shapes import output_shapes
+from blurify.verifying.outputs import relative_error
+from blurify.verifying.shapes import subsampling_paths
+from blurify.verifying.twins import one_tap
+from blurify.verifying.weights import compare_weights
 from blurify.zoo.architectures import Shape, inputs_of, parameter_count
 from blurify.zoo.telling import randomize
 

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
 
-from blurify import api, files, proofs
+from blurify import api, files
 from blurify.cli import report
 from blurify.cli.options import Request
 from blurify.cost import Cost, cost
@@ -20,7 +20,8 @@ from blurify.graph_module import TracedModule
 from blurify.planning import Plan, carried_out, lost_hooks
 from blurify.spec import Spec
 from blurify.tracing.inputs import Inputs, input_size, random_batch
-from blurify.verdict import Verdict
+from blurify.verifying import proving
+from blurify.verifying.verdict import Verdict
 
 # Of a model without any of these, a wrong size of input is not what is wrong.
 SHRINKING = (_ConvNd, _MaxPoolNd, _AvgPoolNd, fx.GraphModule)
@@ -151,7 +152,7 @@ def verify(session: Session, converted: nn.Module) -> Verdict:
     >>> verify(session, converted).ok
     True
     """
-    return proofs.verify(session.loaded.model, converted, example_inputs=session.examples)
+    return proving.verify(session.loaded.model, converted, example_inputs=session.examples)
 
 
 def _first_cost(model: nn.Module, examples: tuple[Tensor, ...], request: Request) -> Cost:

@@ -22,7 +22,7 @@ from blurify.measure.estimate import estimate
 from blurify.measure.folder import Folder, Pictures, Preprocessing
 from blurify.measure.probes import middle
 from blurify.planning import Plan
-from blurify.proofs import one_tap
+from blurify.verifying.twins import one_tap
 
 if TYPE_CHECKING:
     from blurify.report.page import Table

@@ -21,8 +21,8 @@ from blurify.files.atomic import check_output
 from blurify.measure.consistency import accuracy, agreement, correctness, diagonal_sweep, shifted_answers, variation
 from blurify.measure.estimate import Estimate, estimate
 from blurify.planning import Plan
-from blurify.proofs import verify
-from blurify.verdict import Verdict
+from blurify.verifying.proving import verify
+from blurify.verifying.verdict import Verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

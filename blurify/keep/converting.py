@@ -30,11 +30,15 @@ AS_GRAPH = "convert it with form='graph' (--form graph)"
 
 @dataclass(frozen=True)
 class Kept(Generic[M]):
-    """A converted copy of a model, the decisions that modules could not express, and what was optimized, in lines."""
+    """A converted copy of a model, the decisions that modules could not express, and what was optimized, in lines.
+
+    `gives` names, for each site, the module whose output has the site's size.
+    """
 
     model: M
     left: dict[str, Decision]
     optimized: tuple[str, ...]
+    gives: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,18 @@ def keep_class(
         make_host(twin.get_submodule(place.path), place.blurs, copy.deepcopy(blur))
     for path, channels in changes.in_parts.items():
         take_in_parts(twin.get_submodule(path), channels)
-    return Kept(twin, changes.left, tuple(said(changes)))
+    return Kept(twin, changes.left, tuple(said(changes)), dict(gives(changes)))
+
+
+def gives(changes: Changes) -> Iterator[tuple[str, str]]:
+    """Give each site with the path of the module whose output has the site's size."""
+    for site, parts in changes.parts.items():
+        places = changes.places.get(site, ())
+        if parts.blur is None and site in changes.holders:
+            yield site, changes.holders[site]
+        elif places:
+            place = places[0]
+            yield site, place.path if place.hoisted else f"{place.path}.{place.blurs}"
 
 
 def said(changes: Changes) -> Iterator[str]:

@@ -18,10 +18,10 @@ from blurify.errors import ArgumentError
 from blurify.filters import binomial_taps, mixed_taps
 from blurify.graph_module import TracedModule
 from blurify.layers import AVG_BLUR_POOLS, BLUR_POOLS, MAX_BLUR_POOLS, SAME_BLUR_POOLS, Blur
-from blurify.proofs import one_tap, with_plan
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.modes import evaluating
 from blurify.tracing.shapes import placeholder_values
+from blurify.verifying.twins import one_tap, with_plan
 
 AVERAGES = tuple(AVG_BLUR_POOLS.values())
 WITH_MAXIMA = tuple(MAX_BLUR_POOLS.values())

@@ -25,10 +25,12 @@ from torch import Tensor, fx, nn
 from blurify.errors import ArgumentError
 from blurify.graph_module import TracedModule
 from blurify.measure.strides import Pair, cumulative_strides
-from blurify.proofs import one_tap, subsampling_paths, tensors_in, with_plan
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.modes import evaluating
 from blurify.tracing.shapes import output_shapes, placeholder_values
+from blurify.verifying.outputs import tensors_in
+from blurify.verifying.shapes import subsampling_paths
+from blurify.verifying.twins import one_tap, with_plan
 
 OUTPUT = "output"
 SHIFTS = 8

@@ -12,12 +12,13 @@ from torch import Tensor, fx, nn
 
 from blurify.errors import ArgumentError, ArgumentTypeError
 from blurify.graph_module import TracedModule
-from blurify.proofs import tensors_in, with_plan
 from blurify.recovery.calls import Skip
 from blurify.recovery.fits import LayerFit, Settings
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.modes import evaluating
 from blurify.tracing.shapes import placeholder_values
+from blurify.verifying.outputs import tensors_in
+from blurify.verifying.twins import with_plan
 
 TRAINED = ("distill", "all")
 METHODS = ("lstsq", "bn", *TRAINED)

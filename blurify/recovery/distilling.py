@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 from blurify.graph_module import TracedModule
 from blurify.measure.shifts import stacked
-from blurify.proofs import blurring, tensors_in
 from blurify.recovery.judging import Score
 from blurify.recovery.progress import Progress
 from blurify.recovery.team import Team
+from blurify.verifying.outputs import tensors_in
+from blurify.verifying.twins import blurring
 
 # A few steps cannot make up for what large ones disturb.
 RATE_A_STEP, HIGHEST_RATE = 5e-7, 1e-3

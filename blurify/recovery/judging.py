@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from blurify.proofs import tensors_in
+from blurify.verifying.outputs import tensors_in
 
 
 class Score(NamedTuple):

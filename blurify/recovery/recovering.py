@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from blurify.errors import ArgumentError, HooksWarning, PlanError
 from blurify.graph_module import TracedModule
 from blurify.optimize import optimize_graphs
-from blurify.proofs import one_tap, with_plan
 from blurify.recovery.calls import Skip
 from blurify.recovery.checking import (
     TRAINED,
@@ -45,6 +44,7 @@ from blurify.recovery.statistics import reestimate
 from blurify.recovery.steps import Steps
 from blurify.recovery.team import Team
 from blurify.tracing.modes import evaluating
+from blurify.verifying.twins import one_tap, with_plan
 
 
 @dataclass(frozen=True)

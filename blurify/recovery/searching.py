@@ -20,12 +20,12 @@ from blurify.measure.consistency import agreement, shifted_answers
 from blurify.measure.estimate import estimate
 from blurify.measure.shifts import room
 from blurify.planning import Plan
-from blurify.proofs import with_plan
 from blurify.recovery.layout import layout
 from blurify.recovery.recovering import Recovered, recover
 from blurify.recovery.sensitivity import Effects, Step, applied, with_strengths
 from blurify.recovery.trials import Strongest, Trial
 from blurify.recovery.ways import Way
+from blurify.verifying.twins import with_plan
 
 # Of the pictures, those that choose among the trials and are not fitted to.
 CHOOSING = 0.5

@@ -47,6 +47,10 @@ class ShapeRecorder(fx.Interpreter):
             return torch.empty_like(args[0])
         return super().call_module(target, args, kwargs)
 
+    def placeholder(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return the next value; a starred parameter has one, too: all that it takes."""
+        return next(self.args_iter) if target.startswith("*") else super().placeholder(target, args, kwargs)
+
     def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[Any, Any]:
         """The node's arguments, lists as the generated code would make them: some functions edit theirs."""
         args, kwargs = super().fetch_args_kwargs_from_env(n)
@@ -67,8 +71,17 @@ def placeholder_values(graph: fx.Graph, inputs: Inputs) -> list[Any]:
     """One value for each placeholder, in order; those that the inputs do not give keep their default."""
     names = [node for node in graph.nodes if node.op == "placeholder"]
     if not isinstance(graph._codegen, _PyTreeCodeGen):
-        given = dict(zip((str(n.target) for n in names), inputs.args, strict=False)) | inputs.kwargs
-        return [given.get(str(n.target), n.args[0] if n.args else None) for n in names]
+        targets = [str(node.target) for node in names]
+        plain = [target for target in targets if not target.startswith("*")]
+        given = dict(zip(plain, inputs.args, strict=False)) | inputs.kwargs
+        rest = {key: value for key, value in inputs.kwargs.items() if key not in plain}
+        starred = {1: inputs.args[len(plain) :], 2: rest}
+        return [
+            starred[target.count("*")]
+            if target.startswith("*")
+            else given.get(target, node.args[0] if node.args else None)
+            for node, target in zip(names, targets, strict=True)
+        ]
     info = graph._codegen.pytree_info
     return list(tree_flatten((inputs.args, reorder_kwargs(inputs.kwargs, info.in_spec)))[0])
 

@@ -7,9 +7,9 @@ from torch import nn
 
 from blurify.cost import cost
 from blurify.graph_module import TracedModule
-from blurify.proofs import verify
 from blurify.tracing.inputs import Inputs
-from blurify.verdict import Verdict
+from blurify.verifying.proving import verify
+from blurify.verifying.verdict import Verdict
 from blurify.zoo import architectures
 from blurify.zoo.settings import Record
 from blurify.zoo.telling import randomize

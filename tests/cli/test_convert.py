@@ -17,12 +17,12 @@ import torchvision
 from torch import nn
 
 import blurify
-from blurify import proofs
 from blurify.cli import session
 from blurify.cost import cost
 from blurify.errors import FileError
 from blurify.files import save_onnx, save_program
-from blurify.verdict import Verdict, Weights
+from blurify.verifying import proving
+from blurify.verifying.verdict import Verdict, Weights
 
 ARCH = "timm:test_resnet"
 
@@ -153,7 +153,7 @@ def test_failed_proofs_write_nothing(run, tmp_path: Path, monkeypatch: pytest.Mo
     def verify(*_: object, **__: object) -> Verdict:
         return Verdict(1.0, 1e-4, (), Weights(3, ()))
 
-    monkeypatch.setattr(proofs, "verify", verify)
+    monkeypatch.setattr(proving, "verify", verify)
     result = run(ARCH)
     assert result.exit_code == 1
     assert "identity  FAILED" in result.stdout

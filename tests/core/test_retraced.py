@@ -112,9 +112,10 @@ def older_onnx(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 ONE_SIZE = (exported,)
+COMPILED = pytest.param(compiled, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("tool", [symbolically_traced, features, scripted, traced, exported, compiled, older_onnx])
+@pytest.mark.parametrize("tool", [symbolically_traced, features, scripted, traced, exported, COMPILED, older_onnx])
 def test_tools_take_it(converted: Any, tool: Any) -> None:
     modules = dict(converted.named_modules())
     with torch.no_grad():

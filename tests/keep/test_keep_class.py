@@ -22,8 +22,8 @@ from blurify import Plan, antialias, load, plan, save, verify
 from blurify.errors import ArgumentTypeError, NoEffectWarning, PlanError
 from blurify.hosts import AFTER, BEFORE, Host, can_host, make_host, rebuild
 from blurify.layers import BlurPool2d
-from blurify.proofs import tensors_in
 from blurify.sites import Reason
+from blurify.verifying.outputs import tensors_in
 from tests.conftest import randomize_statistics
 from tests.models.families import FAMILIES
 

@@ -8,8 +8,8 @@ import torchvision
 
 from blurify import antialias, verify
 from blurify.layers import Blur
-from blurify.proofs import subsampling_paths
 from blurify.tracing.paths import node_paths
+from blurify.verifying.shapes import subsampling_paths
 from tests.conftest import relative_error, run
 from tests.models.nets import ALL, EVERYDAY, size
 from tests.networks import network

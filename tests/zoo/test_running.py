@@ -130,7 +130,7 @@ def test_a_model_that_hangs_ends_at_the_time_limit(convert: Convert, subject: st
 
 
 def test_failing_proofs_write_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from blurify.verdict import Verdict, Weights
+    from blurify.verifying.verdict import Verdict, Weights
     from blurify.zoo import job, proving
 
     wrong = Verdict(0.5, 1e-4, (), Weights(3, ("fc.bias differs in value",)))

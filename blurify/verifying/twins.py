@@ -1,0 +1,122 @@
+"""The converted model with filters of one tap: over its own parameters, or as a copy that may be trained."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import fx, nn
+
+from blurify.errors import ArgumentTypeError
+from blurify.graph_module import TracedModule
+from blurify.hosts import AFTER, BEFORE
+from blurify.layers import Blur
+from blurify.planning import Plan, plan_of
+from blurify.rewrite import insert_after
+from blurify.rules import set_module
+from blurify.tracing.paths import node_paths
+from blurify.tree import computed_copies, own_copy
+
+
+def with_plan(converted: nn.Module) -> tuple[TracedModule, Plan]:
+    """Return the graph that `blurify.antialias` returned, and its plan; anything else is refused."""
+    plan = plan_of(converted)
+    if not isinstance(converted, TracedModule) or plan is None:
+        raise ArgumentTypeError(
+            f"converted must be what blurify.antialias returned, with its plan; got a {type(converted).__name__}."
+        )
+    return converted, plan
+
+
+def own_model(model: nn.Module) -> nn.Module:
+    """Return a copy with parameters, buffers and modules of its own."""
+    if isinstance(model, TracedModule):
+        twin = model.shallow_copy()
+        twin.own_tree()
+        return twin
+    copied: nn.Module = own_copy(model, dict(computed_copies(model)))
+    return copied
+
+
+def one_tap(converted: TracedModule, plan: Plan) -> TracedModule:
+    """Return the converted graph with one-tap filters, over the same parameters.
+
+    Where the plan crossed a norm's statistics, the subsampling goes back to the site: there it is exact.
+    """
+    twin = converted.shallow_copy()
+    statistics = {decision.site for decision in plan.rewritten if decision.statistics}
+    with twin.edited():
+        for graph in twin.graphs:
+            for node in blurring(graph):
+                layer = twin.get_submodule(str(node.target))
+                if isinstance(layer, Blur):
+                    set_module(twin, str(node.target), layer.with_filt_size(1))
+            # A blur that several sites share stands where none of them crossed a norm.
+            move_to_sites(graph, statistics)
+    return twin
+
+
+def subsample_at_sites(twin: TracedModule) -> None:
+    """Move every subsampling of a one-tap twin back to its site: batch-norms in training are exact only so."""
+    with twin.edited():
+        for graph in twin.graphs:
+            move_to_sites(graph, {site for node in blurring(graph) for site in node.meta["blurs"]})
+
+
+def blurring(graph: fx.Graph) -> list[fx.Node]:
+    """Return the nodes that blur in the place of sites, which `meta["blurs"]` names."""
+    return [node for node in graph.nodes if "blurs" in node.meta]
+
+
+def move_to_sites(graph: fx.Graph, sites: set[str]) -> None:
+    """Put the blurs of the sites right after their dense ops, where they stand somewhere behind."""
+    paths = node_paths(graph)
+    for node in blurring(graph):
+        site, *others = node.meta["blurs"]
+        dense = paths.get(site)
+        if site in sites and not others and dense is not None and is_behind(node, dense):
+            node.replace_all_uses_with(node.all_input_nodes[0])
+            graph.erase_node(node)
+            insert_after(dense, str(node.target)).meta.update(node.meta)
+
+
+def is_behind(node: fx.Node, other: fx.Node) -> bool:
+    """Return whether the node reads what the other one gives, and there is something between them."""
+    waiting, seen = list(node.all_input_nodes), set[fx.Node]()
+    if other in waiting:
+        return False
+    while waiting:
+        current = waiting.pop()
+        if current is other:
+            return True
+        if current not in seen:
+            seen.add(current)
+            waiting += current.all_input_nodes
+    return False
+
+
+def with_one_tap_layers(twin: nn.Module) -> nn.Module:
+    """Give a copy of a model of its own class one-tap filters, in place."""
+    for module in list(twin.modules()):
+        for name, child in module._modules.items():
+            if isinstance(child, Blur):
+                module._modules[name] = child.with_filt_size(1)
+    return twin
+
+
+def with_original_strides(twin: nn.Module, original: nn.Module) -> None:
+    """Let a one-tap twin subsample at its sites: its modules get the original's strides, and blurs beside them go."""
+    for module in list(twin.modules()):
+        for name in (BEFORE, AFTER):
+            if isinstance(module._modules.get(name), Blur):
+                module._modules[name] = nn.Identity()
+    theirs = dict(original.named_modules())
+    for path, module in list(twin.named_modules()):
+        known: Any = theirs.get(path)
+        if known is None or not hasattr(known, "stride") or known.stride == getattr(module, "stride", None):
+            continue
+        if isinstance(module, type(known)):
+            module.stride = known.stride
+        else:
+            parent, _, name = path.rpartition(".")
+            twin.get_submodule(parent)._modules[name] = copy.deepcopy(known).train(module.training)
