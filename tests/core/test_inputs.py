@@ -6,9 +6,10 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -16,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from blurify import antialias, plan, verify
 from blurify.errors import ArgumentError, ArgumentTypeError
 from blurify.graph_module import TracedModule
+from blurify.tracing.inputs import input_size
 from tests.conftest import relative_error
 
 
@@ -275,3 +277,15 @@ def test_verify_says_what_does_not_run() -> None:
         verify(model, converted)
     with pytest.raises(ArgumentError, match=r"TwoPictures does not run on the given input of size 2x3x16x16: .*"):
         verify(model, converted, picture())
+
+
+class Configured(nn.Identity):
+    default_cfg: ClassVar = {"input_size": (5, 8, 9)}
+
+
+def test_the_size_of_an_image_is_what_the_model_says() -> None:
+    assert input_size(timm.create_model("test_resnet", in_chans=1)) == (1, 160, 160)
+    assert input_size(Configured()) == (5, 8, 9)
+    assert input_size(nn.Conv2d(2, 4, 3)) == (2, 224, 224)
+    # A body without its stem says nothing of images.
+    assert input_size(nn.Conv2d(512, 4, 3)) == input_size(nn.Identity()) == (3, 224, 224)
