@@ -20,8 +20,8 @@ from torch import fx, nn
 from torch.fx.graph import PythonCode
 
 from blurify.graph_codec import decode_graph, encode_graph
-from blurify.lowering import lower
-from blurify.tree import HOOKS, REGISTRIES, KeepsExtraState, bare_copy, computed_copies, copy_containers, own_copy
+from blurify.lowering import lower, quoted_keywords
+from blurify.tree import HOOKS, REGISTRIES, KeepsExtraState, bare_copy, computed_copies, copy_containers, home, own_copy
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ class TracedModule(fx.GraphModule):
             setattr(type(self), name, method)
         self._graph = lowered
         try:
-            return super().recompile()
+            with quoted_keywords():
+                return super().recompile()
         finally:
             self._graph = graph
 
@@ -125,7 +126,7 @@ class TracedModule(fx.GraphModule):
         for registry in HOOKS:
             hooks = getattr(self, registry)
             if isinstance(hooks, dict):
-                kept = [(key, hook) for key, hook in hooks.items() if not _home(hook).startswith(of)]
+                kept = [(key, hook) for key, hook in hooks.items() if not home(hook).startswith(of)]
                 self.__dict__[registry] = OrderedDict(kept)
 
     def attributes(self) -> dict[str, Any]:
@@ -178,10 +179,6 @@ class TracedModule(fx.GraphModule):
         twin = rebuild(copy.deepcopy(self._state(), memo))
         memo[id(self)] = twin
         return twin
-
-
-def _home(function: object) -> str:
-    return str(getattr(function, "__module__", ""))
 
 
 def rebuild(state: dict[str, Any]) -> TracedModule:

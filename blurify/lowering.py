@@ -6,8 +6,10 @@ another one, in which every marked chain is a single call.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
+from keyword import iskeyword
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -105,8 +107,29 @@ def is_watched(module: nn.Module) -> bool:
 
 def compiled(graph: fx.Graph) -> Method:
     """The graph as a method of the model that holds its modules."""
-    code = graph.python_code("self")
+    with quoted_keywords():
+        code = graph.python_code("self")
     names: dict[str, Any] = dict(code.globals)
     exec(compile(code.src, "<blurify: a chain>", "exec"), names)
     run: Method = names["forward"]
     return run
+
+
+@contextmanager
+def quoted_keywords() -> Iterator[None]:
+    """Let generated code reach modules called `class` or `global`, which no dotted path of Python may name."""
+    dotted = fx.graph._format_target
+    fx.graph._format_target = quoted_target
+    try:
+        yield
+    finally:
+        fx.graph._format_target = dotted
+
+
+def quoted_target(base: str, target: str) -> str:
+    """Return the code of a dotted path that starts at `base`."""
+    code = base
+    for name in target.split("."):
+        plain = name.isidentifier() and not iskeyword(name)
+        code = f"{code}.{name}" if plain else f"getattr({code}, {name!r})"
+    return code

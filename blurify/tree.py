@@ -37,6 +37,11 @@ def has_hooks(module: nn.Module) -> bool:
     return any(isinstance(registry, dict) and registry for registry in registries)
 
 
+def home(hook: object) -> str:
+    """Return the name of the module of Python that a hook is defined in."""
+    return str(getattr(hook, "__module__", ""))
+
+
 class KeepsExtraState(nn.Module):
     """A container whose original had a `get_extra_state` of its own: what that gave stays in the state_dict."""
 

@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 
 from blurify.errors import TraceError
 from blurify.graph_module import Modes, TracedModule
+from blurify.tracing.compare import difference
 from blurify.tracing.export import export_once, looks_at_values
 from blurify.tracing.inputs import Inputs, example_for
 from blurify.tracing.modes import as_found, check_weights_stay, flags_against
@@ -36,8 +37,8 @@ def trace(model: nn.Module, inputs: Inputs | None = None, *, symbolic: bool = Fa
 
     Nothing is copied but the containers: leaf modules and parameters are the caller's. The arguments of `forward` that
     `inputs` does not give take their defaults. `meta["front_end"]` names what recorded the graphs, `meta["refusals"]`
-    what the front-ends before it said, `meta["input_shapes"]` the shapes of positional inputs, and `meta["unhooked"]`
-    the modules whose forward and backward hooks are lost.
+    what the front-ends before it said, `meta["input_shapes"]` the shapes of positional inputs, `meta["unhooked"]`
+    the modules whose forward and backward hooks are lost, and `meta["omitted"]` what else the graphs leave out.
 
     With `symbolic` only the symbolic tracer is asked: a part of a model is none the better for a graph of one example.
 
@@ -61,7 +62,11 @@ def trace(model: nn.Module, inputs: Inputs | None = None, *, symbolic: bool = Fa
     for name, front in list(fronts.items())[: 1 if symbolic else None]:
         try:
             meta = {"front_end": name, "refusals": tuple(refusals), "input_shapes": shapes}
-            return _both_modes(model, front, meta)
+            traced = _both_modes(model, front, meta)
+            unlike = difference(model, traced, inputs)
+            if unlike is None:
+                return traced
+            refusals.append(f"{name} records something else than {type(model).__name__} computes: {unlike}")
         except Exception as error:
             refusals.append(
                 str(error) if isinstance(error, TraceError) else f"{name} says: {shorten(first_line(error), 240)}"
@@ -98,6 +103,7 @@ def _both_modes(model: nn.Module, front: Front, meta: dict[str, Any]) -> TracedM
                 raise
             # Some models can be exported for inference only; then `.train()` switches their layers alone.
             meta["eval_only"] = True
+    with as_found(model):
         model.eval()
         eval_flags = flags_against(model, False)
         evaluated = front(model)
@@ -136,6 +142,7 @@ def _assemble(
     # An exported graph holds what the model's hooks did; what exported it adds checks of the original's inputs.
     traced.forget_hooks(of="" if str(meta["front_end"]).startswith("torch.export") else "torch.export")
     traced.meta.update(meta | {"unhooked": tuple(sorted(evaluated.unhooked | in_training.unhooked))})
+    traced.meta["omitted"] = tuple(dict.fromkeys((*evaluated.omitted, *in_training.omitted)))
     if "pretrained_cfg" in model.__dict__:
         # timm's own word on the size of the input, which a graph does not tell.
         traced.pretrained_cfg = model.pretrained_cfg

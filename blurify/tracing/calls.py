@@ -25,8 +25,8 @@ class Call:
     @classmethod
     def of(cls, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """The call as it begins."""
-        first = args[0].node if args and isinstance(args[0], fx.Proxy) else None
-        beside = (value.node for value in tree_leaves((args[1:], kwargs)) if isinstance(value, fx.Proxy))
+        first = args[0].node if args and issubclass(type(args[0]), fx.Proxy) else None
+        beside = (value.node for value in tree_leaves((args[1:], kwargs)) if issubclass(type(value), fx.Proxy))
         return cls(path, first, frozenset(beside))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import sys
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -87,7 +89,7 @@ def as_found(model: nn.Module) -> Iterator[None]:
     values = switched_values(model)
     devices = list({p.device.index or 0 for p in model.parameters() if p.is_cuda})
     try:
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=devices), same_chance():
             yield
     finally:
         for attributes in found:
@@ -96,6 +98,19 @@ def as_found(model: nn.Module) -> Iterator[None]:
             for tensor, value in values.values():
                 if not torch.equal(tensor, value):
                     tensor.data.copy_(value)
+
+
+@contextmanager
+def same_chance() -> Iterator[None]:
+    """Restore the random state of Python and of NumPy, where that is loaded."""
+    numpy: Any = sys.modules.get("numpy")
+    state, numpys = random.getstate(), numpy and numpy.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(state)
+        if numpy:
+            numpy.random.set_state(numpys)
 
 
 @contextmanager

@@ -6,52 +6,97 @@ import dataclasses
 import inspect
 import operator
 import traceback
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.fx.immutable_collections import immutable_dict
 from torch.fx.node import Node
 
 from blurify.errors import TraceError
+from blurify.tracing.answers import Answers
+from blurify.tracing.arguments import arguments
 from blurify.tracing.calls import Call
+from blurify.tracing.classes import answered_classes
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.leaves import is_foreign_blur, leaf_classes, leaf_functions, strided_leaves
+from blurify.tracing.omissions import Attributes, chance, contexts, entered, tensors_of, written_path
 from blurify.tracing.paths import IN_PLACE, assign_paths
-from blurify.tracing.wrappers import root_forward, seen_through, wrapped
+from blurify.tracing.proxies import TensorProxy, TruthfulProxy
+from blurify.tracing.questions import Questions, gives_one_tensor, is_ours
+from blurify.tracing.recording import Recording, is_proxy
+from blurify.tracing.wrappers import seen_through, wrapped
 from blurify.tree import has_hooks
 
 
-class InPlaceProxy(fx.Proxy):
-    """A `torch.fx.Proxy` that records `x += y` as what it is: else another name of `x` would not see it."""
-
-
-def _in_place(operation: Callable[[Any, Any], Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:
-    return lambda self, other: self.tracer.create_proxy("call_function", operation, (self, other), {})
-
-
-for _operation in IN_PLACE:
-    setattr(InPlaceProxy, f"__{_operation.__name__}__", _in_place(_operation))
-
-
 class LeafAwareTracer(fx.Tracer):
-    """`torch.fx.Tracer` that keeps known leaves whole and remembers every node's module."""
+    """`torch.fx.Tracer` that keeps known leaves whole, remembers every node's module, and records the model's tensors.
 
-    def __init__(self, opened: Container[type[nn.Module]] = ()) -> None:
-        super().__init__(autowrap_functions=leaf_functions(), param_shapes_constant=True)
+    What the graph leaves out of `forward` is in `omitted`.
+    """
+
+    def __init__(self, inputs: Inputs | None = None, opened: Container[type[nn.Module]] = ()) -> None:
+        super().__init__(autowrap_functions=leaf_functions())
         self.leaves = leaf_classes()
+        self.inputs = inputs
         self.opened = opened
         self.scopes: dict[Node, tuple[str, bool]] = {}
         self.running: list[Call] = []
         self.failed_in = ""
         self.unhooked: set[str] = set()
+        self.omitted: dict[str, None] = {}
+        self.tensors: set[Node] = set()
+        self.recording = False
+        self._made: dict[int, tuple[Tensor, Node]] = {}
+        self._read: dict[str, Node] = {}
+
+    def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
+        """Record `root.forward`; its attributes, its mode and random generators are for the caller to restore."""
+        self.questions = Questions(self, Answers(root, self.inputs))
+        self.owned = tensors_of(root)
+        self._paths = {id(tensor): path for path, tensor in self.owned.items()}
+        self._contexts, self._chance, self._attributes = contexts(), chance(), Attributes(root)
+        with Recording(self), answered_classes(self.questions.class_of):
+            self.recording = True
+            try:
+                graph = super().trace(root)
+            finally:
+                self.recording = False
+        self.questions.forget(graph)
+        return graph
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        """Make a placeholder of each argument; those that `inputs` does not give keep their default."""
+        root: Any = self.root
+        positional, keyword = arguments(self, root, self.inputs)
+
+        def call() -> Any:
+            result = root.forward(*positional, **keyword)
+            self._look_back()
+            return result
+
+        call.__annotations__ = dict(getattr(inspect.unwrap(root_fn), "__annotations__", {}))
+        return call, []
+
+    def _look_back(self) -> None:
+        """Record what `forward` put in the place of the model's tensors, and note what else it left behind."""
+        for path, old, new in list(self._attributes.set_since()):
+            if not (is_proxy(new) and id(old) in self._paths):
+                self.omit(f"the attribute {path!r} that forward sets")
+            elif written_path(new.node, IN_PLACE) != path:
+                self.create_proxy("call_method", "copy_", (self.proxy(self.reading(path)), new), {})
+        if chance() != self._chance:
+            self.omit("random numbers that forward draws in Python or NumPy")
 
     def proxy(self, node: Node) -> fx.Proxy:
         """What stands for the node while `forward` runs."""
-        return InPlaceProxy(node, self)
+        return TruthfulProxy(node, self)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Give a proxy of a parameter or buffer: a method of the tensor itself takes no proxies for sizes."""
+        path = self._paths.get(id(attr_val)) if self.recording else None
+        return attr_val if path is None else TensorProxy(path, attr_val, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether the call of `m` stays one node."""
@@ -59,20 +104,47 @@ class LeafAwareTracer(fx.Tracer):
             return False
         return isinstance(m, self.leaves) or is_foreign_blur(m) or super().is_leaf_module(m, module_qualified_name)
 
-    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
-        """Record the arguments; those of a wrapper are those of the module that it holds."""
-        function = root_forward(self.root) if wrapped(self.root) is not None else root_fn
-        return super().create_args_for_root(function, is_module, concrete_args)
-
     def create_arg(self, a: Any) -> Any:
         """Record that a mapping of a class of its own is made of its items; a plain graph would return a dict."""
         kind: Any = type(a)
+        if issubclass(kind, fx.Proxy):
+            return a.node
+        if issubclass(kind, Tensor):
+            return self._tensor_arg(a)
         if issubclass(kind, dict) and kind not in (dict, immutable_dict):
             items: Any = super().create_arg(dict(a))
             if dataclasses.is_dataclass(a):
                 return self.create_node("call_function", kind, (), {str(key): value for key, value in items.items()})
             return self.create_node("call_function", kind, (items,), {})
         return super().create_arg(a)
+
+    def _tensor_arg(self, tensor: Tensor) -> Any:
+        if id(tensor) in self._made:
+            return self._made[id(tensor)][1]
+        path = self._paths.get(id(tensor))
+        return super().create_arg(tensor) if path is None else self.reading(path)
+
+    def reading(self, path: str) -> Node:
+        """The node that reads a tensor of the model's."""
+        if path not in self._read:
+            self._read[path] = self.create_node("get_attr", path, (), {})
+        return self._read[path]
+
+    def concerns(self, value: object) -> bool:
+        """Whether what is done to the value must be recorded."""
+        return is_proxy(value) or id(value) in self._paths or id(value) in self._made
+
+    def path_of_tensor(self, tensor: object) -> str | None:
+        """The path of a tensor of the model's."""
+        return self._paths.get(id(tensor))
+
+    def promote(self, tensor: Tensor) -> None:
+        """Let a constant that `forward` writes to be a node, made again in each run."""
+        self._made[id(tensor)] = (tensor, self.create_proxy("call_method", "clone", (tensor,), {}).node)
+
+    def omit(self, fact: str) -> None:
+        """Note what the graph leaves out."""
+        self.omitted[fact] = None
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """Record the module in which a failure arises, the innermost first, and the modules whose hooks are lost."""
@@ -89,7 +161,7 @@ class LeafAwareTracer(fx.Tracer):
             raise
         finally:
             call = self.running.pop()
-        call.gives = result.node if isinstance(result, fx.Proxy) else None
+        call.gives = result.node if is_proxy(result) else None
         return result
 
     def create_node(self, *args: Any, **kwargs: Any) -> Node:
@@ -97,40 +169,49 @@ class LeafAwareTracer(fx.Tracer):
         node = super().create_node(*args, **kwargs)
         node.meta["within"] = tuple(self.running)
         self.scopes[node] = (self.scope.module_path, False)
+        module = self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if gives_one_tensor(node, module, self.tensors):
+            self.tensors.add(node)
+        context = entered(self._contexts)
+        if context is not None and node.op.startswith("call"):
+            self.omit(f"{context} around a part of {self.scope.module_path or 'the model'}")
         return node
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """One graph, the values of the tensors that it reads by path, and the containers whose hooks it leaves out."""
+    """One graph, the values of what it reads by path, the modules whose hooks it leaves out, and what else."""
 
     graph: fx.Graph
     values: Mapping[str, Any]
     unhooked: frozenset[str] = frozenset()
+    omitted: tuple[str, ...] = ()
 
 
 def trace_once(model: nn.Module, inputs: Inputs | None = None) -> Recorded:
     """Trace the model as it stands (mode included). Arguments that `inputs` does not give take their defaults."""
     opened = strided_leaves(model)
     while True:
-        tracer = LeafAwareTracer(opened)
+        tracer = LeafAwareTracer(inputs, opened)
         try:
             with seen_through(model):
-                graph = tracer.trace(model, concrete_args=_defaults(model, inputs))
+                graph = tracer.trace(model)
+            break
         except Exception as error:
             culprit = _opened_around(model, tracer.failed_in, opened)
             if culprit is None:
                 raise TraceError(describe_failure(model, tracer.failed_in, error)) from error
             # It is whole for a reason, then.
             opened = opened - {culprit}
-            continue
-        if tracer.unhooked and not graph.output_node().all_input_nodes:
-            raise TraceError(
-                f"{type(model).__name__} gives what hooks collected, on {min(tracer.unhooked)!r} for one, and a graph "
-                "does not run these; let it return the maps themselves (timm's feature_cls='getter', say)"
-            )
-        assign_paths(graph, tracer.scopes, {name for name, _ in model.named_modules()})
-        return Recorded(graph, read_values(graph, model), frozenset(tracer.unhooked))
+    if tracer.unhooked and not graph.output_node().all_input_nodes:
+        raise TraceError(
+            f"{type(model).__name__} gives what hooks collected, on {min(tracer.unhooked)!r} for one, and a graph "
+            "does not run these; let it return the maps themselves (timm's feature_cls='getter', say)"
+        )
+    assign_paths(graph, tracer.scopes, {name for name, _ in model.named_modules()})
+    # Some of the model's own tensors have proxies in their place by now.
+    values = {path: tracer.owned.get(path, value) for path, value in read_values(graph, model).items()}
+    return Recorded(graph, values, frozenset(tracer.unhooked), tuple(tracer.omitted))
 
 
 def read_values(graph: fx.Graph, owner: nn.Module) -> dict[str, Any]:
@@ -148,36 +229,12 @@ def _opened_around(model: nn.Module, path: str, opened: set[type[nn.Module]]) ->
     return None
 
 
-def _defaults(model: nn.Module, inputs: Inputs | None) -> dict[str, Any]:
-    # A defaulted argument left symbolic would be traced as given: `if mask is None` would choose the wrong branch.
-    parameters = list(inspect.signature(model.forward).parameters.values())
-    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return {
-        p.name: p.default
-        for index, p in enumerate(parameters)
-        if p.default is not p.empty
-        and p.kind not in kinds
-        and not isinstance(p.default, torch.Tensor)
-        and (inputs is None or (index >= len(inputs.args) and p.name not in inputs.kwargs))
-    }
-
-
 def describe_failure(model: nn.Module, path: str, error: Exception) -> str:
     """Which module, which line, and why."""
     theirs = [f for f in traceback.extract_tb(error.__traceback__) if not is_ours(f.filename)]
     at = f", at {theirs[-1].filename}:{theirs[-1].lineno} `{theirs[-1].line}`" if theirs else ""
     inside = f" in {path!r}" if path else ""
     return f"{type(model).__name__} cannot be traced{inside}{at}: {first_line(error)}"
-
-
-# A user's own folder may have these names too, so paths are compared with those of the packages.
-TRACERS = (Path(torch.__file__).resolve().parent, Path(__file__).resolve().parents[1])
-
-
-def is_ours(filename: str) -> bool:
-    """Return whether a frame's file belongs to what traces instead of what is traced."""
-    path = Path(filename).resolve()
-    return any(folder in path.parents for folder in TRACERS)
 
 
 def first_line(error: Exception) -> str:

@@ -63,18 +63,6 @@ def _passing_on(module: nn.Module) -> Callable[..., Any]:
     return forward
 
 
-def root_forward(root: nn.Module) -> Callable[..., Any]:
-    """Return a function of the root and its arguments that calls what a wrapper holds, for `torch.fx` to read."""
-    held: Any = type(innermost(root))
-
-    @functools.wraps(held.forward)
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        inner: Any = wrapped(self)
-        return inner(*args, **kwargs)
-
-    return forward
-
-
 # The operators of TorchScript that may have a stride above 1, by the argument that is their window.
 STRIDED = {
     f"aten::{name}{axes}d": window

@@ -381,7 +381,7 @@ def test_opaque_leaves_are_listed() -> None:
             self.pool = nn.MaxPool2d(2)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.pool(x) if x.shape[-1] > 3 else x
+            return self.pool(x) if x.sum() > 3 else x
 
     timm.layers.register_notrace_module(Whole)
     try:
