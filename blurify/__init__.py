@@ -8,7 +8,7 @@ from blurify._version import __version__
 
 if TYPE_CHECKING:
     from blurify.api import antialias, plan
-    from blurify.errors import BlurifyError, HooksWarning, NoEffectWarning
+    from blurify.errors import BlurifyError, HooksWarning, NoEffectWarning, OmissionWarning
     from blurify.files import load, save
     from blurify.planning import Plan
     from blurify.recovery.recovering import recover
@@ -19,6 +19,7 @@ __all__ = [
     "BlurifyError",
     "HooksWarning",
     "NoEffectWarning",
+    "OmissionWarning",
     "Plan",
     "Verdict",
     "__version__",
@@ -34,6 +35,7 @@ _HOMES = {
     "BlurifyError": "errors",
     "HooksWarning": "errors",
     "NoEffectWarning": "errors",
+    "OmissionWarning": "errors",
     "Plan": "planning",
     "Verdict": "verifying.verdict",
     "antialias": "api",

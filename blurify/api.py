@@ -216,7 +216,8 @@ def antialias(
 
     Warns:
         NoEffectWarning: there was nothing to rewrite.
-        HooksWarning: hooks of modules that are no nodes of the graph are lost.
+        HooksWarning: the result is a graph, and hooks of modules that it does not call are lost.
+        OmissionWarning: the result is a graph, which leaves out something that `forward` does.
     """
     spec = Spec.of(
         filt_size,

@@ -39,5 +39,9 @@ class NoEffectWarning(UserWarning):
     """Nothing in the model was rewritten."""
 
 
-class HooksWarning(UserWarning):
+class OmissionWarning(UserWarning):
+    """The model does something in `forward` that its graph leaves out."""
+
+
+class HooksWarning(OmissionWarning):
     """The model has hooks that its converted form does not run."""

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, overload
 from torch import nn
 
 from blurify.decision import Decision, Part, explanation, filter_text, of_part, of_whole, parts_table, sizes
-from blurify.errors import ArgumentError, HooksWarning, PlanError
+from blurify.errors import ArgumentError, HooksWarning, OmissionWarning, PlanError
 from blurify.graph_module import TracedModule
 from blurify.keep import keep_class
 from blurify.optimize import optimize_graphs
@@ -21,6 +21,7 @@ from blurify.rewrite import rewrite
 from blurify.sites import Action
 from blurify.tracing import trace
 from blurify.tracing.inputs import Inputs, as_inputs
+from blurify.tree import has_hooks
 
 M = TypeVar("M", bound=nn.Module)
 FORMS = ("auto", "class", "graph")
@@ -101,13 +102,17 @@ class Plan:
         self, traced: TracedModule, inplace: bool = False, copied: Mapping[int, Any] | None = None
     ) -> TracedModule:
         """Rewrite a traced model, itself, over parameters of its own unless `inplace`; see `own_tree` for `copied`."""
-        unhooked = traced.meta.get("unhooked")
-        if unhooked:
-            warnings.warn(lost_hooks(type(traced).__name__, unhooked), HooksWarning, stacklevel=3)
-            traced.meta["unhooked"] = ()
+        name, unhooked, omitted = type(traced).__name__, traced.meta.get("unhooked"), traced.meta.get("omitted")
+        if omitted:
+            warnings.warn(left_out(name, omitted), OmissionWarning, stacklevel=3)
         if not inplace:
             traced.own_tree(copied)
+        hooked = [path for path in traced.leaf_paths() if has_hooks(traced.get_submodule(path))]
         rewrite(traced, self.rewritten)
+        lost = (*(unhooked or ()), *(path for path in hooked if not has_hooks(traced.get_submodule(path))))
+        if lost:
+            warnings.warn(lost_hooks(name, lost), HooksWarning, stacklevel=3)
+        traced.meta["unhooked"] = traced.meta["omitted"] = ()
         set_plan(traced, self, "graph")
         return traced
 
@@ -250,6 +255,14 @@ def lost_hooks(name: str, paths: tuple[str, ...]) -> str:
     return (
         f"hooks of {', '.join(map(repr, paths))} in {name} are not carried over, since a graph does not call these "
         "modules; put them on layers, or on the converted model."
+    )
+
+
+def left_out(name: str, omitted: tuple[str, ...]) -> str:
+    """Say what the graph of a model leaves out of its `forward`."""
+    return (
+        f"The graph of {name} leaves out {'; '.join(omitted)}. Convert it with form='class' (--form class), which runs "
+        "the model's own forward."
     )
 
 

@@ -17,7 +17,7 @@ from blurify.cli.options import Request
 from blurify.cost import Cost, cost
 from blurify.errors import ArgumentError, HooksWarning
 from blurify.graph_module import TracedModule
-from blurify.planning import Plan, carried_out, lost_hooks
+from blurify.planning import Plan, carried_out, left_out, lost_hooks
 from blurify.spec import Spec
 from blurify.tracing.inputs import Inputs, input_size, random_batch
 from blurify.verifying import proving
@@ -100,6 +100,9 @@ def remarks(session: Session) -> list[str]:
     meta = session.traced.meta if session.traced else {}
     unhooked = meta.get("unhooked")
     said = [lost_hooks(type(session.loaded.model).__name__, unhooked)] if unhooked else []
+    omitted = session.traced.meta.get("omitted")
+    if omitted:
+        said.append(left_out(type(session.loaded.model).__name__, omitted))
     if session.loaded.is_program:
         said.append("a program is of the mode that it was exported in, so there is no .train() of it.")
     if session.loaded.taken:

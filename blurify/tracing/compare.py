@@ -20,7 +20,7 @@ from torch.func import functional_call
 from blurify.graph_module import TracedModule
 from blurify.tracing.export import doubled, quietly
 from blurify.tracing.inputs import Inputs, example_for, input_size, random_batch
-from blurify.tracing.modes import evaluating
+from blurify.tracing.modes import evaluating, same_chance
 from blurify.tracing.omissions import written_path
 from blurify.tracing.paths import IN_PLACE
 from blurify.tracing.questions import OTHER_SIZES
@@ -128,10 +128,10 @@ def examples(model: nn.Module, inputs: Inputs | None, small: bool) -> Iterator[I
 def outputs(model: nn.Module, inputs: Inputs, written: Container[str] = ()) -> Any:
     """What the model gives, or the exception that it raises. What `forward` writes to is written to copies."""
     own = inputs.copied()
-    torch.manual_seed(0)
     copies = {name: parameter.detach().clone() for name, parameter in model.named_parameters() if name in written}
     copies |= {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with copied_attributes(model):
+    # Both draw the numbers that were drawn while the model was recorded.
+    with copied_attributes(model), torch.random.fork_rng(devices=[]), same_chance():
         try:
             return functional_call(model, copies, own.args, own.kwargs)
         except Exception as error:

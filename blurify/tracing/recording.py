@@ -6,6 +6,7 @@ would happen once, while the model is recorded, on the caller's own tensors, and
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -65,12 +66,39 @@ SWAPPED: dict[str, Callable[..., Any]] = {
 }
 
 
+# What makes tensors: given a proxy for a size, torch refuses it before it asks whether to record.
+FACTORIES = tuple("arange empty eye full linspace ones rand randint randn randperm tensor as_tensor zeros".split())
+
+
 class Recording(TorchFunctionMode):
     """While active, every call of torch that concerns the model's tensors, or chance, becomes a node."""
 
     def __init__(self, tracer: LeafAwareTracer) -> None:
         super().__init__()
         self.tracer = tracer
+
+    def __enter__(self) -> Recording:
+        """Begin to record, the factories of torch included."""
+        self.factories = {name: getattr(torch, name) for name in FACTORIES}
+        for name, factory in self.factories.items():
+            setattr(torch, name, self._recorded(factory))
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """End to record."""
+        for name, factory in self.factories.items():
+            setattr(torch, name, factory)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+
+    def _recorded(self, factory: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(factory)
+        def recorded(*args: Any, **kwargs: Any) -> Any:
+            if any(map(is_proxy, leaves((args, kwargs)))):
+                return self._record(factory, args, kwargs)
+            return factory(*args, **kwargs)
+
+        return recorded
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Record the call, or make it."""
