@@ -100,7 +100,7 @@ def remarks(session: Session) -> list[str]:
     meta = session.traced.meta if session.traced else {}
     unhooked = meta.get("unhooked")
     said = [lost_hooks(type(session.loaded.model).__name__, unhooked)] if unhooked else []
-    omitted = session.traced.meta.get("omitted")
+    omitted = meta.get("omitted")
     if omitted:
         said.append(left_out(type(session.loaded.model).__name__, omitted))
     if session.loaded.is_program:
