@@ -55,11 +55,15 @@ class Answers:
         known = self.of(node)
         if known is None:
             return None
-        if isinstance(known.value, torch.SymBool):
-            return self._static(known.value) or Known(bool(known.value), always=False)
-        if isinstance(known.value, (torch.SymInt, torch.SymFloat)):
-            return self._static(known.value != 0) or Known(bool(known.value), always=False)
+        if isinstance(known.value, (torch.SymBool, torch.SymInt, torch.SymFloat)):
+            condition = known.value if isinstance(known.value, torch.SymBool) else known.value != 0
+            return self._static(condition) or self._of_example(condition)
         return None if isinstance(known.value, Tensor) else Known(bool(known.value), known.always)
+
+    def _of_example(self, condition: Any) -> Known | None:
+        # What a tensor holds has no value here.
+        hint = condition.node.hint if condition.node.has_hint() else None
+        return None if hint is None else Known(bool(hint), always=False)
 
     def number(self, node: Node) -> Known | None:
         """Return a node's value as a number."""
@@ -68,7 +72,9 @@ class Answers:
             return None
         if isinstance(known.value, (torch.SymInt, torch.SymFloat)):
             fixed = known.value.node.maybe_as_int() if isinstance(known.value, torch.SymInt) else None
-            return Known(fixed, known.always) if fixed is not None else Known(known.value.node.hint, always=False)
+            if fixed is not None:
+                return Known(fixed, known.always)
+            return Known(known.value.node.hint, always=False) if known.value.node.has_hint() else None
         return known if isinstance(known.value, (int, float)) else None
 
     def length(self, node: Node) -> Known | None:
