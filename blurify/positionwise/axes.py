@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from blurify.positionwise.values import (
+    IN_ONE,
     SPATIAL,
     Call,
     Constant,
@@ -75,22 +76,35 @@ def squeeze(call: Call) -> Value | None:
 
 
 def unflatten(call: Call) -> Value | None:
-    """Return the map with its channels in groups."""
+    """Return the map with its channels in groups, or its positions on their axes again."""
     layout, sizes = call.args[0].layout, call.get(2, "sizes", "unflattened_size")
-    at = channel_dims(layout, call.get(1, "dim"))
+    at = index_of(layout, call.get(1, "dim"))
     if at is None or not isinstance(sizes, (tuple, list)):
         return None
-    return _like(call.args[0], [*layout[: at[0]], *"c" * len(sizes), *layout[at[0] + 1 :]])
+    roles = "c" * len(sizes) if layout[at] in "c1" else _axes_of(sizes)
+    if layout[at] not in "c1" and IN_ONE.get(roles) != layout[at]:
+        return None
+    return _like(call.args[0], [*layout[:at], *roles, *layout[at + 1 :]])
+
+
+def _axes_of(sizes: Any) -> str:
+    return "".join(size.role for size in sizes if isinstance(size, Size)) if _are_sizes(sizes) else ""
+
+
+def _are_sizes(sizes: Any) -> bool:
+    return all(isinstance(size, Size) and size.is_spatial for size in sizes)
 
 
 def flatten(call: Call) -> Value | None:
-    """Return the map with groups of channels put together."""
+    """Return the map with groups of channels put together, or all positions in a row."""
     layout = call.args[0].layout
     start = index_of(layout, call.get(1, "start_dim", default=0))
     end = index_of(layout, call.get(2, "end_dim", default=-1))
-    if start is None or end is None or not set(layout[start : end + 1]) <= set("c1"):
+    if start is None or end is None:
         return None
-    return _like(call.args[0], [*layout[:start], "c", *layout[end + 1 :]])
+    joined = layout[start : end + 1]
+    role = "c" if set(joined) <= set("c1") else IN_ONE.get(joined)
+    return None if role is None else _like(call.args[0], [*layout[:start], role, *layout[end + 1 :]])
 
 
 def pieces(call: Call) -> Value | None:
@@ -231,15 +245,19 @@ def reshape(call: Call) -> Value | None:
         sizes = [Size(role) for role in sizes.layout]
     if not isinstance(sizes, (tuple, list)):
         return None
-    spatial = [Size(role) for role in source.layout if role in SPATIAL]
-    positions, axes = "".join(size.role for size in spatial), len(spatial)
-    if any(isinstance(size, Size) and size.is_spatial for size in [s for s in sizes if s not in spatial]):
+    layout = source.layout
+    positions = "".join(role for role in layout if role in SPATIAL)
+    before, _, behind = layout.partition(positions)
+    named = "".join(size.role for size in sizes if isinstance(size, Size) and size.is_spatial)
+    if list(sizes) == [*map(Size, before), -1] and layout == before + positions and positions in IN_ONE:
+        return _like(source, [*before, IN_ONE[positions]])
+    if positions not in layout or IN_ONE.get(named, named) != IN_ONE.get(positions, positions):
         return None
-    if source.layout.endswith(positions) and list(sizes[-axes:]) == spatial and len(sizes) > axes:
-        return _like(source, ["b", *"c" * (len(sizes) - axes - 1), *positions])
-    first = [Size("b"), *spatial]
-    if source.layout.startswith("b" + positions) and list(sizes[: axes + 1]) == first and len(sizes) > axes + 1:
-        return _like(source, ["b", *positions, *"c" * (len(sizes) - axes - 1)])
+    spatial, axes = [Size(role) for role in named], len(named)
+    if not behind and list(sizes[-axes:]) == spatial and len(sizes) > axes:
+        return _like(source, ["b", *"c" * (len(sizes) - axes - 1), *named])
+    if before == "b" and list(sizes[: axes + 1]) == [Size("b"), *spatial] and len(sizes) > axes + 1:
+        return _like(source, ["b", *named, *"c" * (len(sizes) - axes - 1)])
     return None
 
 

@@ -10,11 +10,13 @@ from blurify.positionwise.values import SPATIAL, Call, Map, Pieces, Sizes, Value
 
 # Where the dimension and `keepdim` are among the arguments.
 REDUCTIONS: dict[str, tuple[int, int]] = {
-    **dict.fromkeys("mean nanmean sum nansum prod amax amin logsumexp all any argmax argmin max min".split(), (1, 2)),
+    **dict.fromkeys(
+        "mean nanmean sum nansum prod amax amin logsumexp all any argmax argmin max min median".split(), (1, 2)
+    ),
     **dict.fromkeys("var std var_mean std_mean".split(), (1, 3)),
     **dict.fromkeys("norm linalg_vector_norm vector_norm".split(), (2, 3)),
 }
-PAIRS = {"max": (True, False), "min": (True, False), "var_mean": (True, True), "std_mean": (True, True)}
+PAIRS = {**dict.fromkeys("max min median".split(), (True, False)), "var_mean": (True, True), "std_mean": (True, True)}
 INTEGERS = frozenset({"argmax", "argmin", "all", "any"})
 # Where the dimension is among the arguments, and what it is where it is not.
 ALONG: dict[str, tuple[int, Any]] = {
@@ -23,7 +25,11 @@ ALONG: dict[str, tuple[int, Any]] = {
     "glu": (1, -1),
     "flip": (1, None),
     "roll": (2, None),
+    "sort": (1, -1),
+    "topk": (2, -1),
 }
+# These give what they take, and where it was.
+RANKED = frozenset({"sort", "topk"})
 NORMS = frozenset("layer_norm native_layer_norm rms_norm _fused_rms_norm".split())
 # Their further arguments are per channel whatever their rank; the first of what some give is the map.
 PER_CHANNEL = frozenset("batch_norm prelu _prelu_kernel local_response_norm channel_shuffle".split())
@@ -57,7 +63,7 @@ def along(call: Call) -> Value | None:
     dims = call.get(at, "dim", "dims", "axis", default=default)
     if not isinstance(source, Map) or writes(call) or channel_dims(source.layout, dims) is None:
         return None
-    return source
+    return (source, Map(source.layout, floating=False)) if call.name in RANKED else source
 
 
 def norm(call: Call) -> Value | None:

@@ -1,7 +1,8 @@
 """What the nodes of a region give: maps whose axes are known, sizes, and constants.
 
 A layout has one letter for each dimension: `b` for samples, `c` for channels, `1` for a dimension of size 1, and `z`,
-`y`, `x` for the spatial axes of the site's map. Every map of a region has each spatial axis once.
+`y`, `x` for the spatial axes of the site's map, or `Z`, `Y` for all three or two of them in one, as tokens have them.
+Every map of a region has each spatial axis once.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Union
 
-SPATIAL = "zyx"
+AXES = "zyx"
+IN_ONE = {"zyx": "Z", "yx": "Y", "x": "x"}
+SPATIAL = AXES + "ZY"
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def canonical(axes: int, batched: bool = True) -> str:
     >>> canonical(2)
     'bcyx'
     """
-    return ("bc" if batched else "c") + SPATIAL[-axes:]
+    return ("bc" if batched else "c") + AXES[-axes:]
 
 
 def is_canonical(layout: str, axes: int) -> bool:

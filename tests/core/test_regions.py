@@ -95,6 +95,26 @@ def masked(x: Tensor) -> Tensor:
     return mask * x + ~mask * x * 0.1
 
 
+def as_tokens(x: Tensor, m: Any) -> Tensor:
+    b, c, h, w = x.shape
+    return F.layer_norm(x.flatten(2).transpose(1, 2), (8,), m.w).transpose(1, 2).reshape(b, c, h, w)
+
+
+def as_rows(x: Tensor, m: Any) -> Tensor:
+    b, c, h, w = x.shape
+    return (x.view(b, c, -1) * m.w.unsqueeze(-1)).softmax(1).unflatten(2, (h, w))
+
+
+def acon(x: Tensor, m: Any) -> Tensor:
+    p = (m.w - m.b).view(1, -1, 1, 1)
+    return p * x * torch.sigmoid(m.one * (p * x)) + m.b.view(1, -1, 1, 1) * x
+
+
+def standardised(x: Tensor) -> Tensor:
+    variance, mean = torch.var_mean(x, dim=1, keepdim=True, unbiased=False)
+    return (x - mean) / (variance + 1e-6) ** 0.5
+
+
 FORMS: dict[str, Form] = {
     "silu": lambda x, m: x * torch.sigmoid(x),
     "silu, methods": lambda x, m: x.sigmoid().mul(x),
@@ -145,6 +165,18 @@ FORMS: dict[str, Form] = {
     "layer norm, transposed": lambda x, m: F.layer_norm(x.transpose(1, 3), (8,)).transpose(3, 1),
     "permuted activation": lambda x, m: (x.permute(0, 2, 3, 1) * m.w + m.b).relu().permute(0, 3, 1, 2),
     "last axis": lambda x, m: x.permute(0, 2, 3, 1).softmax(dim=-1).permute(0, 3, 1, 2),
+    "layer norm, tokens in view": as_tokens,
+    "rows in view": as_rows,
+    "layer norm, both at once": lambda x, m: standardised(x),
+    "acon": acon,
+    "group sort": lambda x, m: x.unflatten(1, (4, 2)).sort(2)[0].flatten(1, 2),
+    "max and min": lambda x, m: torch.cat([torch.maximum(*halves(x)), torch.minimum(*halves(x))], 1),
+    "square plus": lambda x, m: (x + torch.sqrt(x * x + 4)) / 2,
+    "log of a sum": lambda x, m: torch.logaddexp(x, torch.zeros_like(x)),
+    "filled": lambda x, m: x.masked_fill(x < 0, 0.0),
+    "filled by type": lambda x, m: x * (x > 0).type_as(x),
+    "interpolated": lambda x, m: torch.lerp(x, F.relu(x), 0.9),
+    "halved by size": lambda x, m: (lambda a: a[0] * a[1])(torch.split(x, x.shape[1] // 2, dim=1)),
     "rms norm": lambda x, m: x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-6) * m.w.view(-1, 1, 1),
     "normalize": lambda x, m: F.normalize(x, dim=1),
     "normalize, by hand": lambda x, m: x / x.norm(dim=1, keepdim=True).clamp_min(1e-12),
@@ -240,8 +272,13 @@ OTHERS: dict[str, Form] = {
     "sum by size": lambda x, m: x.sum((2, 3), keepdim=True) / x.numel() + x,
     "tokens": lambda x, m: x.flatten(2).softmax(1).unflatten(2, (8, 8)),
     "other groups of rows": lambda x, m: x.reshape(x.shape[0], -1, 4, x.shape[3], 2).amax(-1),
+    "rows and columns as channels": lambda x, m: x.permute(0, 2, 1, 3).reshape(x.shape[0], -1, x.shape[2], x.shape[3]),
+    "columns before rows": lambda x, m: x.permute(0, 1, 3, 2).flatten(2).unflatten(2, (x.shape[2], x.shape[3])),
+    "rows of rows": lambda x, m: (
+        x.flatten(2).unflatten(2, (4, 16)).amax(3, keepdim=True).flatten(2).unflatten(2, (2, 2))
+    ),
     "another map": lambda x, m: x.sigmoid() * F.max_pool2d(x, 3, 1, 1),
-    "written into another": lambda x, m: torch.zeros(2, 8, 8, 8).copy_(x),
+    "written into another": lambda x, m: F.max_pool2d(x, 3, 1, 1).copy_(x),
     "random": lambda x, m: x + torch.rand_like(x) * 0,
     "picked by position": lambda x, m: x[:, :, torch.arange(8)],
     "matches of rows": lambda x, m: torch.where(x == x.amax(-1, keepdim=True), x, 0.0),
