@@ -202,7 +202,7 @@ def kept_class(
     set_plan(kept.model, Plan(tuple(kept.left.get(d.site, d) for d in plan.decisions)), "class")
     meta = vars(kept.model)["meta"]
     meta["optimized"] = tuple(dict.fromkeys((*meta.get("optimized", ()), *kept.optimized)))
-    meta["blurify_gives"] = {**meta.get("blurify_gives", {}), **kept.gives}
+    meta["blurify_where"] = {**meta.get("blurify_where", {}), **kept.where}
     if traced.meta.get("input_shapes") is not None:
         meta["input_shapes"] = traced.meta["input_shapes"]
     return kept.model

@@ -32,13 +32,13 @@ AS_GRAPH = "convert it with form='graph' (--form graph)"
 class Kept(Generic[M]):
     """A converted copy of a model, the decisions that modules could not express, and what was optimized, in lines.
 
-    `gives` names, for each site, the module whose output has the site's size.
+    `where` names, for each site, modules: the one that holds its stride, that whose output has its size, its blurs.
     """
 
     model: M
     left: dict[str, Decision]
     optimized: tuple[str, ...]
-    gives: dict[str, str]
+    where: dict[str, tuple[str, str, tuple[str, ...]]]
 
 
 @dataclass(frozen=True)
@@ -89,18 +89,16 @@ def keep_class(
         make_host(twin.get_submodule(place.path), place.blurs, copy.deepcopy(blur))
     for path, channels in changes.in_parts.items():
         take_in_parts(twin.get_submodule(path), channels)
-    return Kept(twin, changes.left, tuple(said(changes)), dict(gives(changes)))
+    return Kept(twin, changes.left, tuple(said(changes)), dict(where(changes)))
 
 
-def gives(changes: Changes) -> Iterator[tuple[str, str]]:
-    """Give each site with the path of the module whose output has the site's size."""
-    for site, parts in changes.parts.items():
-        places = changes.places.get(site, ())
-        if parts.blur is None and site in changes.holders:
-            yield site, changes.holders[site]
-        elif places:
-            place = places[0]
-            yield site, place.path if place.hoisted else f"{place.path}.{place.blurs}"
+def where(changes: Changes) -> Iterator[tuple[str, tuple[str, str, tuple[str, ...]]]]:
+    """Give each site with the paths of its modules, which the proofs look at."""
+    for site in changes.parts:
+        holder, places = changes.holders.get(site, ""), changes.places.get(site, ())
+        blurs = tuple(f"{place.path}.{place.blurs}" for place in places) if changes.parts[site].blur else ()
+        gives = places[0].path if blurs and places[0].hoisted else next(iter(blurs), holder)
+        yield site, (holder, gives, blurs)
 
 
 def said(changes: Changes) -> Iterator[str]:

@@ -64,13 +64,14 @@ def fact(error: BaseException) -> str:
 @contextmanager
 def keeping_buffers(model: nn.Module) -> Iterator[None]:
     """Undo what is written to the model's buffers in place; those that nothing was written to are not touched."""
-    kept = [(buffer, buffer._version, buffer.detach().clone()) for buffer in model.buffers() if not buffer.is_meta]
+    kept = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if not buffer.is_meta]
     try:
         yield
     finally:
         with torch.no_grad():
-            for buffer, version, value in kept:
-                if buffer._version != version:
+            for buffer, value in kept:
+                # Batch-norms write without counting it in the tensor's version.
+                if not torch.equal(buffer, value):
                     buffer.copy_(value)
 
 

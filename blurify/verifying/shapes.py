@@ -19,7 +19,7 @@ from blurify.sites import Kind
 from blurify.tracing import trace
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.shapes import output_shapes
-from blurify.verifying.twins import blurring
+from blurify.verifying.twins import blurring, where
 from blurify.verifying.verdict import Shape, SiteShape
 
 Seen = dict[str, list[Shape]]
@@ -47,8 +47,7 @@ def gives(converted: nn.Module, plan: Plan) -> dict[str, str]:
     """Return, of every rewritten site, the path of the module that gives an output of the site's size."""
     if isinstance(converted, TracedModule):
         return subsampling_paths(converted.eval_graph, plan)
-    known: dict[str, str] = getattr(converted, "meta", {}).get("blurify_gives", {})
-    return known
+    return {site: path for site, (_, path, _) in where(converted).items()}
 
 
 def seen_shapes(plan: Plan, subsampling: dict[str, str], before: Seen, after: Seen) -> tuple[SiteShape, ...] | None:

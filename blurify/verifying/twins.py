@@ -9,7 +9,7 @@ from torch import fx, nn
 
 from blurify.errors import ArgumentTypeError
 from blurify.graph_module import TracedModule
-from blurify.hosts import AFTER, BEFORE
+from blurify.hosts import AFTER, BEFORE, can_host, make_host
 from blurify.layers import Blur
 from blurify.planning import Plan, plan_of
 from blurify.rewrite import insert_after
@@ -95,13 +95,36 @@ def is_behind(node: fx.Node, other: fx.Node) -> bool:
     return False
 
 
-def with_one_tap_layers(twin: nn.Module) -> nn.Module:
-    """Give a copy of a model of its own class one-tap filters, in place."""
+def where(converted: nn.Module) -> dict[str, tuple[str, str, tuple[str, ...]]]:
+    """Return, for each site of a model of its own class, what holds its stride, what has its size, and its blurs."""
+    known: dict[str, tuple[str, str, tuple[str, ...]]] = getattr(converted, "meta", {}).get("blurify_where", {})
+    return known
+
+
+def with_one_tap_layers(twin: nn.Module, plan: Plan) -> nn.Module:
+    """Give a copy of a model of its own class one-tap filters, in place; see `one_tap` for norms' statistics."""
     for module in list(twin.modules()):
         for name, child in module._modules.items():
             if isinstance(child, Blur):
                 module._modules[name] = child.with_filt_size(1)
+    places = where(twin)
+    statistics = {decision.site for decision in plan.rewritten if decision.statistics}
+    crossing = {places[site][2] for site in statistics if site in places}
+    for holder, _, blurs in places.values():
+        if blurs in crossing and blurs != (f"{holder}.{BEFORE}",):
+            move_to_holder(twin, holder, blurs)
     return twin
+
+
+def move_to_holder(twin: nn.Module, holder: str, blurs: tuple[str, ...]) -> None:
+    """Let the module that holds a site's stride subsample what it gives, instead of the modules behind it."""
+    module = twin.get_submodule(holder)
+    for path in blurs:
+        parent, _, name = path.rpartition(".")
+        blur = twin.get_submodule(path)
+        twin.get_submodule(parent)._modules[name] = nn.Identity()
+        if isinstance(blur, Blur) and can_host(module, AFTER):
+            make_host(module, AFTER, blur)
 
 
 def with_original_strides(twin: nn.Module, original: nn.Module) -> None:
