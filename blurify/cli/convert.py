@@ -102,8 +102,14 @@ def convert(
     _prove(opened, converted, saying, verify=not no_verify)
     wanted = files.Wanted(arch, opened.loaded.signature or opened.examples[0], dynamic_size, force)
     with report.stage("writing"):
-        remark = form.write(converted, target, wanted)
+        if no_verify:
+            remark, row = form.write(converted, target, wanted), None
+        else:
+            remark, row = form.write_proved(converted, target, wanted)
     report.print_remarks([remark] if remark else [])
+    if row is not None:
+        proofs = saying.content["proofs"]
+        saying.line(str(row), proofs=proofs | {"rows": [*proofs["rows"], asdict(row)]})
     saying.line(report.written(target, form), written=str(target))
     saying.end()
 

@@ -113,7 +113,7 @@ def run(
     networks: dict[str, nn.Module] = {"original": original, "carried": converted, "recovered": found.model}
     with report.stage("measuring"):
         figures = _measured(networks, folder, testing, preprocessing, settings, size)
-    remark = form.write(
+    remark, _ = form.write_proved(
         found.model.cpu(),
         target,
         files.Wanted(opened.loaded.arch, opened.loaded.signature or opened.examples[0], force=force),

@@ -37,8 +37,13 @@ def check_output(path: Path, *, source: Path | None = None, force: bool = False)
     _remove(_open_beside(path))
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+Check = Callable[[Path], None]
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], None], check: Check | None = None) -> None:
     """Call `write` on a temporary file in the same folder, then rename it to `path`; on failure leave no trace.
+
+    What `check` raises of the temporary file is a failure, too.
 
     >>> write_atomically(Path("a.txt"), lambda file: file.write(b"hello"))
     """
@@ -48,6 +53,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        if check is not None:
+            check(temporary)
         os.replace(temporary, path)
     except OSError as error:
         raise FileError(f"{path} cannot be written: {error.strerror or error}; the folder is as it was.") from error

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from blurify.errors import ArgumentError, FileError
+from blurify.files import read_back
+from blurify.files.atomic import Check
 from blurify.files.container import identify
 from blurify.files.onnx_graph import require_onnx, save_onnx
 from blurify.files.program import Signature, save_program
 from blurify.files.torchscript_out import require_torchscript, save_torchscript
-from blurify.files.writing import save
+from blurify.files.writing import write
+from blurify.verifying.verdict import Row
 
 
 @dataclass(frozen=True)
@@ -21,19 +24,21 @@ class Wanted:
     """What a writer is told beside the model and the path.
 
     `arch` is the model's architecture where it is known, `example` a picture `(1, C, H, W)` that the model takes, or
-    the signature of the program that it was.
+    the signature of the program that it was. `check` is called on what was written, before it gets its name.
     """
 
     arch: str | None = None
     example: Tensor | Signature | None = None
     dynamic_size: bool = False
     force: bool = False
+    check: Check | None = None
 
 
 @dataclass(frozen=True)
 class Format:
-    """One of them: its suffixes, the usual one first, what writes it, what a user is told of it, whether it runs
-    without blurify, and whether it names the architecture and so needs to be told it.
+    """One of them: its suffixes, the usual one first, what writes and reads it, and what a user is told of it.
+
+    A program runs without blurify; a recipe names the architecture, and so needs to be told it.
 
     What `write` returns is said to the user. `check` refuses, before any slow work, where it could not be written.
     """
@@ -41,6 +46,7 @@ class Format:
     name: str
     suffixes: tuple[str, ...]
     write: Callable[[nn.Module, Path, Wanted], str | None]
+    read: read_back.Reader
     description: str
     is_program: bool = False
     is_recipe: bool = False
@@ -51,22 +57,40 @@ class Format:
         """That of an output which is not named."""
         return self.suffixes[0]
 
+    def write_proved(self, model: nn.Module, path: Path, wanted: Wanted) -> tuple[str | None, Row | None]:
+        """Write a file, read it back and run it; return what `write` says, and the row of that proof.
+
+        Raises:
+            FileError: the file does not compute what the model does, so nothing is written.
+        """
+        rows: list[Row] = []
+
+        def check(temporary: Path) -> None:
+            calls = read_back.calls_for(wanted.example, wanted.dynamic_size)
+            rows.append(read_back.read_back(self.read, model, temporary, wanted.arch, calls))
+            read_back.refuse_wrong(rows[0])
+
+        remark = self.write(model, path, replace(wanted, check=check))
+        return remark, rows[0] if rows else None
+
 
 def _write_recipe(model: nn.Module, path: Path, wanted: Wanted) -> None:
-    save(model, path, arch=wanted.arch, force=wanted.force)
+    write(model, path, wanted.arch, wanted.force, wanted.check)
 
 
 def _write_module(model: nn.Module, path: Path, wanted: Wanted) -> None:
-    save(model, path, force=wanted.force)
+    write(model, path, None, wanted.force, wanted.check)
 
 
 def _write_program(model: nn.Module, path: Path, wanted: Wanted) -> None:
-    save_program(model, path, _example(wanted), dynamic_size=wanted.dynamic_size, force=wanted.force)
+    save_program(
+        model, path, _example(wanted), dynamic_size=wanted.dynamic_size, force=wanted.force, check=wanted.check
+    )
 
 
 def _write_onnx(model: nn.Module, path: Path, wanted: Wanted) -> str | None:
     example = _example(wanted)
-    opset = save_onnx(model, path, example, dynamic_size=wanted.dynamic_size, force=wanted.force)
+    opset = save_onnx(model, path, example, dynamic_size=wanted.dynamic_size, force=wanted.force, check=wanted.check)
     wished = example.opset if isinstance(example, Signature) else None
     if wished in (None, opset):
         return None
@@ -74,7 +98,9 @@ def _write_onnx(model: nn.Module, path: Path, wanted: Wanted) -> str | None:
 
 
 def _write_torchscript(model: nn.Module, path: Path, wanted: Wanted) -> None:
-    save_torchscript(model, path, _example(wanted), dynamic_size=wanted.dynamic_size, force=wanted.force)
+    save_torchscript(
+        model, path, _example(wanted), dynamic_size=wanted.dynamic_size, force=wanted.force, check=wanted.check
+    )
 
 
 def _example(wanted: Wanted) -> Tensor | Signature:
@@ -88,16 +114,28 @@ PICKLE_SUFFIXES = (".pt", ".pth")
 FORMATS: dict[str, Format] = {
     form.name: form
     for form in (
-        Format("native", PICKLE_SUFFIXES, _write_recipe, RECIPE, is_recipe=True),
-        Format("safetensors", (".safetensors",), _write_recipe, RECIPE, is_recipe=True),
+        Format("native", PICKLE_SUFFIXES, _write_recipe, read_back.read_recipe, RECIPE, is_recipe=True),
+        Format("safetensors", (".safetensors",), _write_recipe, read_back.read_recipe, RECIPE, is_recipe=True),
         Format(
-            "module", PICKLE_SUFFIXES, _write_module, "a pickled module; read it with torch.load and weights_only=False"
+            "module",
+            PICKLE_SUFFIXES,
+            _write_module,
+            read_back.read_module,
+            "a pickled module; read it with torch.load and weights_only=False",
         ),
-        Format("pt2", (".pt2",), _write_program, "a program; read it with torch.export.load", is_program=True),
+        Format(
+            "pt2",
+            (".pt2",),
+            _write_program,
+            read_back.read_program,
+            "a program; read it with torch.export.load",
+            is_program=True,
+        ),
         Format(
             "onnx",
             (".onnx",),
             _write_onnx,
+            read_back.read_onnx,
             "an ONNX graph, checked by onnx.checker",
             is_program=True,
             check=require_onnx,
@@ -106,6 +144,7 @@ FORMATS: dict[str, Format] = {
             "torchscript",
             (".torchscript", *PICKLE_SUFFIXES),
             _write_torchscript,
+            read_back.read_torchscript,
             "a TorchScript trace; read it with torch.jit.load",
             is_program=True,
             check=require_torchscript,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from blurify.errors import BlurifyError, FileError
-from blurify.files.atomic import check_output, write_atomically
+from blurify.files.atomic import Check, check_output, write_atomically
 from blurify.files.program import Signature, export
 from blurify.tracing.export import quietly
 
@@ -35,7 +35,13 @@ def require_onnx() -> None:
 
 
 def save_onnx(
-    model: nn.Module, path: Path, example: Tensor | Signature, *, dynamic_size: bool = False, force: bool = False
+    model: nn.Module,
+    path: Path,
+    example: Tensor | Signature,
+    *,
+    dynamic_size: bool = False,
+    force: bool = False,
+    check: Check | None = None,
 ) -> int:
     """Export the model after `.eval()`, for batches of any length, check it, and write it whole or not at all.
 
@@ -56,7 +62,7 @@ def save_onnx(
     def write(opened: BinaryIO) -> None:
         opened.write(content)
 
-    write_atomically(path, write)
+    write_atomically(path, write, check)
     return opset
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_unflatten
 
 from blurify.errors import FileError
-from blurify.files.atomic import check_output, write_atomically
+from blurify.files.atomic import Check, check_output, write_atomically
 from blurify.files.exported import checked_archive
 from blurify.files.graphs import unguarded
 from blurify.tracing.export import quietly
@@ -59,6 +59,7 @@ def save_program(
     *,
     dynamic_size: bool = False,
     force: bool = False,
+    check: Check | None = None,
 ) -> None:
     """Export the model after `.eval()`, for batches of any length, and write the program whole or not at all.
 
@@ -69,7 +70,7 @@ def save_program(
     """
     check_output(path, force=force)
     program = export(model, example, dynamic_size)
-    write_atomically(path, lambda opened: torch.export.save(program, opened))
+    write_atomically(path, lambda opened: torch.export.save(program, opened), check)
 
 
 def export(model: nn.Module, example: Tensor | Signature, dynamic_size: bool) -> torch.export.ExportedProgram:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from blurify.errors import BlurifyError, FileError
-from blurify.files.atomic import check_output, write_atomically
+from blurify.files.atomic import Check, check_output, write_atomically
 from blurify.files.program import Signature
 from blurify.tracing.export import quietly
 from blurify.tracing.inputs import random_batch
@@ -21,7 +21,13 @@ TOLERANCE = 1e-4
 
 
 def save_torchscript(
-    model: nn.Module, path: Path, example: Tensor | Signature, *, dynamic_size: bool = False, force: bool = False
+    model: nn.Module,
+    path: Path,
+    example: Tensor | Signature,
+    *,
+    dynamic_size: bool = False,
+    force: bool = False,
+    check: Check | None = None,
 ) -> None:
     """Trace the model after `.eval()`, compare it on other batches, and write it whole or not at all.
 
@@ -39,7 +45,7 @@ def save_torchscript(
     traced = trace_script(model, example, dynamic_size)
     save: Any = torch.jit.save
     with quietly():
-        write_atomically(path, lambda opened: save(traced, opened))
+        write_atomically(path, lambda opened: save(traced, opened), check)
 
 
 def require_torchscript() -> None:

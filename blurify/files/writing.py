@@ -11,7 +11,7 @@ from torch import nn
 
 from blurify.errors import ArgumentError, FileError
 from blurify.files import native
-from blurify.files.atomic import check_output, write_atomically
+from blurify.files.atomic import Check, check_output, write_atomically
 from blurify.files.safetensors_file import SUFFIX, to_bytes
 from blurify.planning import Plan, plan_of
 
@@ -24,13 +24,17 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, arch: str | None = N
 
     >>> save(blurify.antialias(model), "resnet18.blur4.pt", arch="timm:resnet18")
     """
-    file = Path(path)
+    write(model, Path(path), arch, force)
+
+
+def write(model: nn.Module, file: Path, arch: str | None, force: bool, check: Check | None = None) -> None:
+    """Do what `save` does, where `check` refuses what was written wrongly."""
     check_output(file, force=force)
     content = model if arch is None else native.to_content(model, _plan_of(model), arch)
     if file.suffix.lower() == SUFFIX:
-        write_atomically(file, lambda opened: _write_safetensors(content, opened, file))
+        write_atomically(file, lambda opened: _write_safetensors(content, opened, file), check)
     else:
-        write_atomically(file, lambda opened: _pickle(content, opened, file))
+        write_atomically(file, lambda opened: _pickle(content, opened, file), check)
 
 
 def _write_safetensors(content: Any, opened: BinaryIO, path: Path) -> None:
