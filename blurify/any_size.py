@@ -47,6 +47,10 @@ def same_blur(
     """See `blurify.functional.same_blur_pool`; None where nothing is exported, or a branch cannot be helped."""
     if not is_exporting():
         return None
+    if pad_type == "zero-renorm":
+        ones = torch.ones((1, 1, *x.shape[2:]), dtype=x.dtype, device=x.device)
+        maps = [same_blur(each, filt, stride, kernel_size, dilation, "zero") for each in (x, ones)]
+        return None if maps[0] is None or maps[1] is None else maps[0] / maps[1]
     taps = list(filt.shape[2:])
     axes = range(len(stride))
     reach = [d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True)]

@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from blurify.decide import ShapesOf, decide
-from blurify.errors import ArgumentError, ArgumentTypeError, BlurifyError, NoEffectWarning, TraceError
+from blurify.errors import ArgumentError, ArgumentTypeError, BlurifyError, GridWarning, NoEffectWarning, TraceError
 from blurify.graph_module import TracedModule
 from blurify.partial import Parts
-from blurify.planning import FORMS, Plan, carried_out
+from blurify.planning import FORMS, Plan, carried_out, moved_grid
 from blurify.sites import Reason
 from blurify.spec import DEFAULT_FILT_SIZE, DEFAULT_STRENGTH, Spec
 from blurify.tracing import trace
@@ -42,6 +42,8 @@ def plan(
     upsample: bool = False,
     include: Iterable[str] = (),
     exclude: Iterable[str] = (),
+    grid: str = "published",
+    antialias_resize: bool = True,
     example_inputs: Any = None,
     example_kwargs: Mapping[str, Any] | None = None,
     partial: bool = False,
@@ -65,6 +67,8 @@ def plan(
         upsample=upsample,
         include=include,
         exclude=exclude,
+        grid=grid,
+        antialias_resize=antialias_resize,
     )
     return trace_and_plan(model, spec, as_inputs(example_inputs, example_kwargs), partial)[1]
 
@@ -81,6 +85,8 @@ def antialias(
     upsample: bool = ...,
     include: Iterable[str] = ...,
     exclude: Iterable[str] = ...,
+    grid: str = ...,
+    antialias_resize: bool = ...,
     example_inputs: Any = ...,
     example_kwargs: Mapping[str, Any] | None = ...,
     inplace: bool = ...,
@@ -101,6 +107,8 @@ def antialias(
     upsample: bool = ...,
     include: Iterable[str] = ...,
     exclude: Iterable[str] = ...,
+    grid: str = ...,
+    antialias_resize: bool = ...,
     example_inputs: Any = ...,
     example_kwargs: Mapping[str, Any] | None = ...,
     inplace: bool = ...,
@@ -121,6 +129,8 @@ def antialias(
     upsample: bool = ...,
     include: Iterable[str] = ...,
     exclude: Iterable[str] = ...,
+    grid: str = ...,
+    antialias_resize: bool = ...,
     example_inputs: Any = ...,
     example_kwargs: Mapping[str, Any] | None = ...,
     inplace: bool = ...,
@@ -141,6 +151,8 @@ def antialias(
     upsample: bool = ...,
     include: Iterable[str] = ...,
     exclude: Iterable[str] = ...,
+    grid: str = ...,
+    antialias_resize: bool = ...,
     example_inputs: Any = ...,
     example_kwargs: Mapping[str, Any] | None = ...,
     inplace: bool = ...,
@@ -160,6 +172,8 @@ def antialias(
     upsample: bool = False,
     include: Iterable[str] = (),
     exclude: Iterable[str] = (),
+    grid: str = "published",
+    antialias_resize: bool = True,
     example_inputs: Any = None,
     example_kwargs: Mapping[str, Any] | None = None,
     inplace: bool = False,
@@ -187,12 +201,16 @@ def antialias(
         strength: how much of that filter, from 0 to 1, or a mapping like `filt_size`'s, where no match means 1. Along
             each axis the taps are `(1 - strength) * delta + strength * binomial`; at 0 the site is kept. In the place
             of an average, the average's output is mixed with the blurred one.
-        pad_type: `reflect`, `replicate`, `zero` or `circular`.
+        pad_type: `reflect`, `replicate`, `zero`, `zero-renorm` (zeros, border taps rescaled to sum 1) or `circular`.
         stem: rewrite the convs fed by the model's input as well.
         patch_embed: rewrite the convs that cut their input, or a map of tokens, into patches without overlap as well.
         upsample: blur after transposed convs and nearest upsampling, as Zhang advises for generators.
         include: glob patterns; if any are given, only matching sites are rewritten. A stem named exactly is wanted.
         exclude: glob patterns; matching sites are kept.
+        grid: where even filters have their extra tap: `published` always on the right, so that each site moves the
+            sampling grid half a position; `centered` on the side that keeps the outputs, or the last map, in place.
+        antialias_resize: let bilinear and bicubic resizes that shrink be antialiased by PyTorch; without, they are
+            blurred and resized plainly, which more engines can do.
         example_inputs: a tensor, a dict or a tuple of the model's arguments, for what depends on sizes. By default the
             model's own `default_cfg` tells the size, else it is 3x224x224.
         example_kwargs: keyword arguments of the model, beside `example_inputs`.
@@ -216,6 +234,7 @@ def antialias(
 
     Warns:
         NoEffectWarning: there was nothing to rewrite.
+        GridWarning: the sampling grid of an output that is a map, or made of maps, moves by a pixel or more.
         HooksWarning: the result is a graph, and hooks of modules that it does not call are lost.
         OmissionWarning: the result is a graph, which leaves out something that `forward` does.
     """
@@ -228,6 +247,8 @@ def antialias(
         upsample=upsample,
         include=include,
         exclude=exclude,
+        grid=grid,
+        antialias_resize=antialias_resize,
     )
     wanted = form_of(form, keep_class)
     inputs = as_inputs(example_inputs, example_kwargs)
@@ -237,6 +258,8 @@ def antialias(
         wanted = "auto"  # others read the attributes of a part
     if not made.rewritten:
         warnings.warn(no_effect(type(model).__name__, made), NoEffectWarning, stacklevel=2)
+    if made.moved:
+        warnings.warn(moved_grid(made), GridWarning, stacklevel=2)
     memo = None if copied is None else copied()
     return carried_out(made, model, traced, inputs, wanted, memo, optimize=optimize, partial=partial)
 
@@ -330,7 +353,8 @@ def is_quantized(module: nn.Module) -> bool:
 
 def make_plan(model: nn.Module, traced: TracedModule, spec: Spec, inputs: Inputs | None) -> Plan:
     """Decide for a traced model."""
-    return Plan(decide(traced, spec, lazy_shapes(model, traced, inputs)))
+    decisions, outputs = decide(traced, spec, lazy_shapes(model, traced, inputs))
+    return Plan(decisions, outputs=outputs)
 
 
 def lazy_shapes(model: nn.Module, traced: TracedModule, inputs: Inputs | None) -> ShapesOf:

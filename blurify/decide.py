@@ -11,13 +11,15 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from blurify.decision import Decision
+from blurify.decision import Decision, OutputShift
 from blurify.errors import PlanError
 from blurify.graph_module import TracedModule
+from blurify.grid import Grid, Move, centered, move_of, output_maps, pixels
 from blurify.layers import Blur
 from blurify.placement import land
 from blurify.positions import Layout, follow, has_positions, loses_positions, name_of
 from blurify.rules import Context, Rule, recognise
+from blurify.rules.resize import is_smooth
 from blurify.rules.smoothed import is_smoothed
 from blurify.sites import Action, Kind, Reason, Site
 from blurify.spec import Spec
@@ -47,8 +49,10 @@ class Found:
         return {node.meta["path"] for node in inside if set(node.users) <= inside | {self.node}}
 
 
-def decide(traced: TracedModule, spec: Spec, shapes_of: ShapesOf) -> tuple[Decision, ...]:
-    """One decision for every site of either graph, in order of execution.
+def decide(
+    traced: TracedModule, spec: Spec, shapes_of: ShapesOf
+) -> tuple[tuple[Decision, ...], tuple[OutputShift, ...]]:
+    """One decision for every site of either graph, in order of execution, and how far the outputs' grids move.
 
     `shapes_of` tells the shapes of what the node at a path is fed and of what it gives, None where they are not known.
     """
@@ -76,7 +80,29 @@ def decide(traced: TracedModule, spec: Spec, shapes_of: ShapesOf) -> tuple[Decis
         else:
             decisions.append(rewritten(found, train_sites.get(path, found), traced, spec))
     listed = (*without_split_modules(decisions, sites, traced), *opaque_sites(traced))
-    return (*listed, *unknown_ops(traced, positions, sites, listed))
+    return on_grid((*listed, *unknown_ops(traced, positions, sites, listed)), sites, traced, spec, positions)
+
+
+def on_grid(
+    decisions: tuple[Decision, ...],
+    sites: Mapping[str, Found],
+    traced: TracedModule,
+    spec: Spec,
+    positions: Mapping[str, Layout],
+) -> tuple[tuple[Decision, ...], tuple[OutputShift, ...]]:
+    """The decisions, with the extra taps of even filters on the sides that were asked for, and the outputs' shifts."""
+    grid, named = Grid.of(traced.eval_graph, positions), output_maps(traced.eval_graph, positions)
+
+    def moves() -> dict[str, Move]:
+        rewritten = [d for d in decisions if d.action is Action.REWRITE]
+        smooth = {d.site: is_smooth(sites[d.site].node, called(traced, sites[d.site].node)) for d in rewritten}
+        return {d.site: move_of(d, sites[d.site].site, smooth[d.site], positions) for d in rewritten}
+
+    if spec.grid == "centered":
+        sides = centered(grid, moves(), [path for _, path in named])
+        decisions = tuple(replace(d, side=sides.get(d.site, "")) for d in decisions)
+    shifts = grid.shifts(moves().values())
+    return decisions, tuple(OutputShift(name, pixels(shifts[path], positions[path])) for name, path in named)
 
 
 def positions_of(traced: TracedModule, shapes_of: ShapesOf) -> dict[str, Layout]:
@@ -202,6 +228,7 @@ def rewritten(found: Found, in_training: Found, traced: TracedModule, spec: Spec
         statistics=place.statistics,
         detail=site.source,
         before=place.before,
+        plain_resize=site.kind is Kind.RESIZE and not spec.antialias_resize,
     )
 
 

@@ -24,7 +24,9 @@ class Decision:
     `landing` is the node after which the blur goes (empty for a kept site), `train_landing` the one in the graph of
     `.train()` where it is another. `strength` is how much of the filter there is, from 0 to 1. `statistics` names the
     norms on the way whose statistics the move changes. `detail` says more of a kept site, where there is more to say,
-    and names what a pool written by hand reads. `before` is the squeeze-excite that follows the landing.
+    and names what a pool written by hand reads. `before` is the squeeze-excite that follows the landing. `side` is
+    "left" where an even filter has its extra tap there, "both" where it has half of it on either side. Of a
+    resize, `plain_resize` says that it is blurred before, whatever its mode.
     """
 
     site: str
@@ -41,6 +43,8 @@ class Decision:
     statistics: tuple[str, ...] = ()
     detail: str = ""
     before: str = ""
+    side: str = ""
+    plain_resize: bool = False
 
     @property
     def blurring(self) -> Blurring:
@@ -103,6 +107,19 @@ def _renamed(decision: Decision, rename: Callable[[str], str]) -> Decision:
     )
 
 
+@dataclass(frozen=True)
+class OutputShift:
+    """How far the sampling grid of an output that is made of maps moves: in input pixels, along each axis."""
+
+    output: str
+    pixels: tuple[float, ...]
+
+    @property
+    def most(self) -> float:
+        """The largest move, in either direction."""
+        return max(map(abs, self.pixels), default=0.0)
+
+
 def sizes(values: tuple[int, ...]) -> str:
     """Per-axis integers as people write them: `2` where all are equal, else `1x2`."""
     return str(values[0]) if len(set(values)) == 1 else "x".join(map(str, values))
@@ -111,7 +128,8 @@ def sizes(values: tuple[int, ...]) -> str:
 def filter_text(decision: Decision) -> str:
     """The filter as people write it: `3`, or `3 at 0.5` where its strength is not 1; nothing for a kept site."""
     weak = "" if decision.strength == 1 else f" at {decision.strength:.4g}"
-    return sizes(decision.filt_size) + weak if decision.filt_size else ""
+    side = f" {decision.side}" if decision.side else ""
+    return sizes(decision.filt_size) + side + weak if decision.filt_size else ""
 
 
 def explanation(decision: Decision) -> str:

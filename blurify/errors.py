@@ -45,3 +45,7 @@ class OmissionWarning(UserWarning):
 
 class HooksWarning(OmissionWarning):
     """The model has hooks that its converted form does not run."""
+
+
+class GridWarning(UserWarning):
+    """The sampling grid of an output that is a map, or made of maps, moves by a pixel or more."""

@@ -104,6 +104,8 @@ def by_axis_matrices_last(columns: Tensor, rows: Tensor, case: Case) -> Way:
 
 def by_depthwise(filt: Tensor, case: Case) -> Way:
     """Pad, then convolve: a batch of maps too large for the heap in parts."""
+    if case.pad_type == "zero-renorm":
+        return rescaled(by_depthwise(filt, case._replace(pad_type="zero")), filt, case)
     stride, channels = list(case.stride), case.shape[1]
     # Spread out by strides of 0, the filter is gathered at every call.
     weight = filt.to(case.dtype).expand(channels, *filt.shape[1:]).contiguous()
@@ -119,6 +121,13 @@ def by_depthwise(filt: Tensor, case: Case) -> Way:
         return pad_and_filter(x) if at_a_time is None else in_parts(pad_and_filter, x, at_a_time)
 
     return by_parts if case.shape.numel() * case.dtype.itemsize >= OFF_THE_HEAP else pad_and_filter
+
+
+def rescaled(way: Way, filt: Tensor, case: Case) -> Way:
+    """The same, multiplied at the border by what it lacks there."""
+    scale = plain.border_scale(list(case.shape[2:]), filt, list(case.stride), list(case.left), list(case.right))
+    scale = scale.to(case.dtype)
+    return lambda x: way(x) * scale
 
 
 def padding(case: Case) -> Way:

@@ -18,6 +18,9 @@ from blurify.errors import ArgumentError, ArgumentTypeError
 from blurify.filters import mixed_taps
 from blurify.spec import check_int, check_pad_type, check_per_axis, check_strength
 
+# Where the extra tap of an even filter is.
+SIDES = ("right", "left", "both")
+
 
 def separable_filter(filt_size: Sequence[int], strength: float = 1.0) -> Tensor:
     """The outer product of one filter per axis: `(1, 1, *filt_size)`, float32, sum 1; at a strength of 0 one tap."""
@@ -27,12 +30,33 @@ def separable_filter(filt_size: Sequence[int], strength: float = 1.0) -> Tensor:
     return filt.to(torch.float32)
 
 
+def sided(filt: Tensor, zeros: list[int], side: str) -> Tensor:
+    """Return a filter with its extra tap on the `left`, where `zeros` are behind it, or half of it on `both` sides."""
+    mirrored = F.pad(filt.flip(list(range(2, filt.dim()))), zeros)
+    if side == "left":
+        return mirrored
+    in_front = [zeros[pair ^ 1] for pair in range(len(zeros))]
+    return separable_mean(F.pad(filt, in_front), mirrored)
+
+
+def separable_mean(one: Tensor, other: Tensor) -> Tensor:
+    """Return the product, over the axes, of the means of two filters' taps along each."""
+    result = torch.ones((1, 1), dtype=one.dtype)
+    for axis in range(2, one.dim()):
+        others = [dim for dim in range(2, one.dim()) if dim != axis]
+        taps = [filt.sum(others).flatten() if others else filt.flatten() for filt in (one, other)]
+        result = result.unsqueeze(-1) * (taps[0] + taps[1]) / 2
+    return result
+
+
 class Blur(nn.Module):
     """Abstract body of every layer here that blurs: it owns the filter, and can be asked for its one-tap twin."""
 
     axes: ClassVar[int]
     # Whether strength mixes what the layer gives with what one tap gives, instead of the taps themselves.
     mixes_outputs: ClassVar[bool] = False
+    # Layers that were pickled before there was a choice have it here.
+    side: str = "right"
     filt: Tensor
 
     def __init__(
@@ -51,7 +75,22 @@ class Blur(nn.Module):
 
     def make_filter(self) -> Tensor:
         """The filter that the layer was asked for: `(1, 1, *taps)`, float32, sum 1."""
-        return separable_filter(self.filt_size, float(self.strength > 0) if self.mixes_outputs else self.strength)
+        filt = separable_filter(self.filt_size, float(self.strength > 0) if self.mixes_outputs else self.strength)
+        return filt if self.side == "right" else sided(filt, self.further_taps(filt.shape[2:]), self.side)
+
+    def further_taps(self, taps: Sequence[int]) -> list[int]:
+        """Return the zeros, as `F.pad` takes them, behind the mirrored filter that has its extra tap on the left."""
+        return [zeros for size in reversed(taps) for zeros in (0, int(size % 2 == 0))]
+
+    def put_extra_tap(self, side: str) -> None:
+        """Put the extra tap of an even filter on the `right`, on the `left`, or half of it on `both` sides.
+
+        The filter on the right is the published one; on the left it is mirrored, and their mean keeps the grid.
+        """
+        if side not in SIDES:
+            raise ArgumentError(f"side must be one of {', '.join(map(repr, SIDES))}, got {side!r}.")
+        self.side = side
+        self.filt = self.make_filter().to(self.filt)
 
     def is_one_tap(self) -> bool:
         """Return whether the filter has one tap, and so leaves what it filters as it is."""
@@ -81,6 +120,7 @@ class Blur(nn.Module):
     def extra_repr(self) -> str:
         """What the layer was asked for."""
         asked = f"filt_size={tuple(self.filt_size)}, stride={tuple(self.stride)}, pad_type={self.pad_type!r}"
+        asked = asked if self.side == "right" else f"{asked}, side={self.side!r}"
         return asked if self.strength == 1 else f"{asked}, strength={self.strength}"
 
 
@@ -166,8 +206,8 @@ class BlurPool2d(_BlurPool):
 
     Args:
         channels: number of channels, checked at every call; `None` takes any number.
-        pad_type: `reflect` (or `refl`), `replicate` (or `repl`), `zero` or `circular`. An axis too small to be
-            reflected is replicated.
+        pad_type: `reflect` (or `refl`), `replicate` (or `repl`), `zero`, `zero-renorm` or `circular`. An axis too small
+            to be reflected is replicated. With `zero-renorm` the taps inside the map are rescaled to sum 1.
         filt_size: taps of the binomial filter, one integer or one per axis; 1 means plain subsampling.
         stride: keep every `stride`-th position, one integer or one per axis; 1 blurs only.
         pad_off: padding added on every side, on top of `(f - 1) // 2` on the left and `f // 2` on the right.
@@ -308,6 +348,12 @@ class _AvgBlurPool(_MixingBlur):
         self.ceil_mode = bool(ceil_mode)
         self.count_include_pad = bool(count_include_pad)
         self.divisor_override = 0 if divisor_override is None else check_int("divisor_override", divisor_override, 1)
+
+    def further_taps(self, taps: Sequence[int]) -> list[int]:
+        """Return the zeros in front of a filter of another parity than the window, which was centred on its left."""
+        pairs = list(zip(self.kernel_size, taps, strict=True))
+        stands_in = all(k <= size for k, size in pairs) and self.divisor_override == 0
+        return [zeros for k, size in reversed(pairs) for zeros in (int(stands_in and (size - k) % 2 == 1), 0)]
 
     def pooled(self, x: Tensor, filt: Tensor) -> Tensor:
         """Blur and subsample `x` to the size that the average pooling gives."""
@@ -521,11 +567,13 @@ class AntialiasedResize(Blur):
     >>> AntialiasedResize(4)(torch.zeros(1, 8, 28, 28), scale_factor=0.5, mode="bilinear").shape
     torch.Size([1, 8, 14, 14])
 
-    With one tap it is `F.interpolate` itself, which `strength` mixes its output with.
+    With one tap it is `F.interpolate` itself, which `strength` mixes its output with. Where `antialias` is set to False
+    every mode is blurred before.
     """
 
     axes = 2
     mixes_outputs = True
+    antialias: bool = True
 
     def __init__(self, filt_size: int | Sequence[int] = 4, pad_type: str = "reflect", *, strength: float = 1.0) -> None:
         super().__init__(filt_size, 1, pad_type, strength)
@@ -541,7 +589,7 @@ class AntialiasedResize(Blur):
     ) -> Tensor:
         """Resize `x`; the arguments are those of `F.interpolate`."""
         one_tap = self.is_one_tap()
-        smooth = not one_tap and mode in ("bilinear", "bicubic")
+        smooth = not one_tap and self.antialias and mode in ("bilinear", "bicubic")
         blurred = x if one_tap or smooth else functional.blur_if_map(x, self.filt, self.pad_type)
         resized = F.interpolate(
             blurred, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias=smooth

@@ -74,7 +74,7 @@ def pad_axes(x: Tensor, left: list[int], right: list[int], pad_type: str) -> Ten
     if max(fallback) > 0:
         x = F.pad(x, fallback, mode="replicate")
     if max(main) > 0:
-        x = F.pad(x, main) if pad_type == "zero" else F.pad(x, main, mode=pad_type)
+        x = F.pad(x, main) if pad_type in ("zero", "zero-renorm") else F.pad(x, main, mode=pad_type)
     return x
 
 
@@ -114,7 +114,7 @@ def depthwise(x: Tensor, filt: Tensor, stride: list[int], padding: list[int]) ->
 
 def pads_as_convs_do(left: list[int], right: list[int], pad_type: str) -> bool:
     """Whether a conv itself can pad so: by zeros, as many on one side as on the other."""
-    return pad_type == "zero" and left == right and min(left) >= 0
+    return pad_type in ("zero", "zero-renorm") and left == right and min(left) >= 0
 
 
 def blur(x: Tensor, filt: Tensor, stride: list[int], left: list[int], right: list[int], pad_type: str) -> Tensor:
@@ -125,8 +125,33 @@ def blur(x: Tensor, filt: Tensor, stride: list[int], left: list[int], right: lis
     if one_tap:
         return subsample(pad_axes(x, left, right, pad_type), stride)
     if pads_as_convs_do(left, right, pad_type):
-        return depthwise(x, filt.to(x.dtype), stride, left)
-    return depthwise(pad_axes(x, left, right, pad_type), filt.to(x.dtype), stride, [0] * len(stride))
+        out = depthwise(x, filt.to(x.dtype), stride, left)
+    else:
+        out = depthwise(pad_axes(x, left, right, pad_type), filt.to(x.dtype), stride, [0] * len(stride))
+    if pad_type != "zero-renorm":
+        return out
+    scale = border_scale([x.shape[2 + axis] for axis in range(len(stride))], filt, stride, left, right)
+    return out * scale.to(x.dtype)
+
+
+def border_scale(sizes: list[int], filt: Tensor, stride: list[int], left: list[int], right: list[int]) -> Tensor:
+    """Return what each output of a blur padded by zeros lacks: 1 over the sum of the taps that lie inside the map.
+
+    The filter is a product of one for each axis, and so is the sum of the taps inside a rectangle.
+    """
+    inside = torch.ones([1, 1] + [1] * len(stride), dtype=filt.dtype, device=filt.device)
+    for axis in range(len(stride)):
+        taps = filt
+        shape = [1] * filt.dim()
+        for other in range(len(stride)):
+            if other != axis:
+                taps = taps.sum(2 + other, keepdim=True)
+        shape[2 + axis] = -1
+        ones = torch.ones([1, 1, sizes[axis]], dtype=filt.dtype, device=filt.device)
+        line = F.conv1d(F.pad(ones, [left[axis], right[axis]]), taps.reshape(1, 1, -1), None, [stride[axis]])
+        inside = inside * line.reshape(shape)
+    # Positions that lie in the padding alone are cut off later, and must not make gradients that are no numbers.
+    return 1.0 / (inside + (inside == 0).to(inside.dtype))
 
 
 def dense_max(x: Tensor, kernel_size: list[int], padding: list[int], dilation: list[int]) -> Tensor:

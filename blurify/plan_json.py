@@ -12,7 +12,7 @@ from enum import Enum
 from math import prod
 from typing import Any, NoReturn, TypeVar
 
-from blurify.decision import Decision, Part
+from blurify.decision import Decision, OutputShift, Part
 from blurify.errors import ArgumentError, ArgumentTypeError, PlanError
 from blurify.sites import Action, Kind, Reason
 from blurify.spec import check_pad_type, check_per_axis, check_strength
@@ -32,11 +32,11 @@ KNOWN = [field.name for field in fields(Decision)]
 REQUIRED = ("site", "kind", "action")
 
 
-def decisions_and_parts(text: str) -> tuple[tuple[Decision, ...], tuple[Part, ...]]:
-    """Read the decisions of a plan's text, and its parts where the model cannot be traced whole.
+def read_plan(text: str) -> tuple[tuple[Decision, ...], tuple[Part, ...], tuple[OutputShift, ...]]:
+    """Read the decisions of a plan's text, the parts of a model not traced whole, and how far outputs' grids move.
 
-    >>> decisions_and_parts('{"version": 1, "decisions": []}')
-    ((), ())
+    >>> read_plan('{"version": 1, "decisions": []}')
+    ((), (), ())
 
     Raises:
         PlanError: the text is no plan, or one of another version.
@@ -54,10 +54,10 @@ def decisions_and_parts(text: str) -> tuple[tuple[Decision, ...], tuple[Part, ..
     listed = content.get("decisions")
     if not isinstance(listed, list):
         _refuse(f"its 'decisions' are {_short(listed)}, not a list")
-    _refuse_unknown(content, ("version", "decisions", "parts"), "it")
+    _refuse_unknown(content, ("version", "decisions", "parts", "outputs"), "it")
     decisions = tuple(checked_decision(given, index) for index, given in enumerate(listed))
     _check_unique(decisions)
-    return decisions, _parts(content.get("parts", []))
+    return decisions, _parts(content.get("parts", [])), _outputs(content.get("outputs", []))
 
 
 def _parts(given: object) -> tuple[Part, ...]:
@@ -72,6 +72,20 @@ def _parts(given: object) -> tuple[Part, ...]:
         return tuple(Part(**{key: _text(key, value) for key, value in each.items()}) for each in given)
     except ArgumentTypeError as error:
         _refuse(f"in its parts {str(error).rstrip('.')}", error)
+
+
+def _outputs(given: object) -> tuple[OutputShift, ...]:
+    if not isinstance(given, list):
+        _refuse(f"its 'outputs' are {_short(given)}, not a list")
+    return tuple(_output(each) for each in given)
+
+
+def _output(given: object) -> OutputShift:
+    name, pixels = (given.get("output"), given.get("pixels")) if isinstance(given, dict) else (None, None)
+    known = isinstance(pixels, list) and len(pixels) <= MOST_AXES and all(type(by) in (int, float) for by in pixels)
+    if not isinstance(name, str) or not isinstance(pixels, list) or not known:
+        _refuse(f"one of its 'outputs' is {_short(given)}, not the name of an output and how far its grid moves")
+    return OutputShift(name, tuple(map(float, pixels)))
 
 
 def checked_decision(given: object, index: int) -> Decision:
@@ -193,6 +207,18 @@ def _strength(key: str, value: object) -> float:
     return check_strength(key, value)
 
 
+def _bool(key: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ArgumentTypeError(f"{key} must be true or false, got {_short(value)}.")
+    return value
+
+
+def _side(key: str, value: object) -> str:
+    if value not in ("left", "both"):
+        raise ArgumentError(f"{key} {_short(value)} is unknown; it is one of left, both, or not there.")
+    return str(value)
+
+
 CHECKS: dict[str, Callable[[str, object], Any]] = {
     "site": _name,
     "kind": _word(Kind),
@@ -208,6 +234,8 @@ CHECKS: dict[str, Callable[[str, object], Any]] = {
     "statistics": _texts,
     "detail": _text,
     "before": _text,
+    "side": _side,
+    "plain_resize": _bool,
 }
 
 

@@ -5,18 +5,28 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeVar, overload
 
 from torch import nn
 
-from blurify.decision import Decision, Part, explanation, filter_text, of_part, of_whole, parts_table, sizes
+from blurify.decision import (
+    Decision,
+    OutputShift,
+    Part,
+    explanation,
+    filter_text,
+    of_part,
+    of_whole,
+    parts_table,
+    sizes,
+)
 from blurify.errors import ArgumentError, HooksWarning, OmissionWarning, PlanError
 from blurify.graph_module import TracedModule
 from blurify.keep import keep_class
 from blurify.optimize import optimize_graphs
 from blurify.parts import with_parts
-from blurify.plan_json import PLAN_VERSION, decisions_and_parts
+from blurify.plan_json import PLAN_VERSION, read_plan
 from blurify.rewrite import rewrite
 from blurify.sites import Action
 from blurify.tracing import trace
@@ -39,6 +49,12 @@ class Plan:
 
     decisions: tuple[Decision, ...]
     parts: tuple[Part, ...] = ()
+    outputs: tuple[OutputShift, ...] = ()
+
+    @property
+    def moved(self) -> tuple[OutputShift, ...]:
+        """The outputs whose sampling grid moves by a pixel or more."""
+        return tuple(shift for shift in self.outputs if shift.most >= 1)
 
     @property
     def rewritten(self) -> tuple[Decision, ...]:
@@ -119,7 +135,7 @@ class Plan:
     def followed_by(self, later: Plan) -> Plan:
         """The plan that does at once what this one and then `later`, a plan of its result, do."""
         news = {d.site: d for d in later.rewritten}
-        return Plan(tuple(news.get(d.site, d) for d in self.decisions), self.parts)
+        return replace(self, decisions=tuple(news.get(d.site, d) for d in self.decisions))
 
     def to_json(self) -> str:
         """The plan as JSON text, which `from_json` reads back to an equal plan."""
@@ -127,6 +143,8 @@ class Plan:
         content: dict[str, Any] = {"version": PLAN_VERSION, "decisions": decisions}
         if self.parts:
             content["parts"] = [asdict(part) for part in self.parts]
+        if self.outputs:
+            content["outputs"] = [asdict(shift) for shift in self.outputs]
         return json.dumps(content, indent=1)
 
     @classmethod
@@ -136,7 +154,7 @@ class Plan:
         Raises:
             PlanError: the text is no plan, or one of another version.
         """
-        return cls(*decisions_and_parts(text))
+        return cls(*read_plan(text))
 
     def __str__(self) -> str:
         """A table, one line a site."""
@@ -147,7 +165,24 @@ class Plan:
         padding = "".join(f", padding {pad}" for pad in sorted({d.pad_type for d in self.rewritten}))
         lines.append(f"{len(self.rewritten)} rewritten, {len(self.kept)} kept{padding}")
         lines += parts_table(self.parts)
-        return "\n".join(lines)
+        return "\n".join([*lines, *grid_lines(self)])
+
+
+def grid_lines(plan: Plan) -> list[str]:
+    """Return a line for each output whose sampling grid moves."""
+    return [
+        f"grid of {shift.output}: moved {' and '.join(f'{by:+.4g}' for by in shift.pixels)} input pixels"
+        for shift in plan.outputs
+        if shift.most
+    ]
+
+
+def moved_grid(plan: Plan) -> str:
+    """Say which outputs move, and what to do about it."""
+    moves = ", ".join(f"{shift.output} by {shift.most:.4g} input pixels" for shift in plan.moved)
+    return (
+        f"the sampling grid moves, of {moves}; use an odd filter (filt_size=3), or grid='centered' (--grid centered)."
+    )
 
 
 def carried_out(
@@ -199,7 +234,7 @@ def kept_class(
 ) -> M:
     """Return a copy of the model, of its own class, with the plan carried out; see `blurify.keep`."""
     kept = keep_class(model, traced, plan.rewritten, inputs, copied=copied, optimize=optimize, partial=partial)
-    set_plan(kept.model, Plan(tuple(kept.left.get(d.site, d) for d in plan.decisions)), "class")
+    set_plan(kept.model, replace(plan, decisions=tuple(kept.left.get(d.site, d) for d in plan.decisions)), "class")
     meta = vars(kept.model)["meta"]
     meta["optimized"] = tuple(dict.fromkeys((*meta.get("optimized", ()), *kept.optimized)))
     meta["blurify_where"] = {**meta.get("blurify_where", {}), **kept.where}
@@ -268,7 +303,7 @@ def left_out(name: str, omitted: tuple[str, ...]) -> str:
 
 def _trimmed(decision: dict[str, Any]) -> dict[str, Any]:
     # Strength is newer than the format, which says nothing of the whole of it.
-    usual = {"strength": 1.0}
+    usual = {"strength": 1.0, "plain_resize": False}
     return {k: value for k, value in decision.items() if value not in ((), "", None) and usual.get(k) != value}
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from blurify.decision import Decision
 from blurify.errors import PlanError
 from blurify.graph_module import TracedModule
-from blurify.layers import Blur
+from blurify.layers import AntialiasedResize, Blur
 from blurify.placement import check_fits
 from blurify.rules import Context, Parts, Rule, recognise, set_module
 from blurify.sites import Kind, Site
@@ -153,7 +153,7 @@ def apply_edit(traced: TracedModule, edit: Edit, free: bool, names: Names) -> No
     """Rewrite one site in one graph."""
     decision, node = edit.decision, edit.node
     parts = edit.rule.replace(node, edit.module, edit.site, decision.blurring)
-    settle(parts, node, traced)
+    settle(parts, node, traced, decision)
     if parts.dense is not None and (free or not parts.has_parameters):
         call_instead(traced, node, parts, dense_path(decision, node, free, names))
     elif parts.dense is not None and edit.module is not None and edit.rule.as_function is not None:
@@ -163,7 +163,9 @@ def apply_edit(traced: TracedModule, edit: Edit, free: bool, names: Names) -> No
         return
     path = names.new(f"{decision.site}_blur")
     set_module(traced, path, parts.blur)
-    blur = insert_after(edit.landing, path, only=node if parts.before else None)
+    # What the node reads may be the blur of another site by now.
+    landing = node.all_input_nodes[0] if parts.before else edit.landing
+    blur = insert_after(landing, path, only=node if parts.before else None)
     blur.meta["blurs"] = (decision.site,)
     if "gives" in node.meta:
         blur.meta["gives"] = node.meta.pop("gives")
@@ -179,10 +181,17 @@ def call_instead(traced: TracedModule, node: fx.Node, parts: Parts, path: str) -
     node.op, node.target = "call_module", path
 
 
-def settle(parts: Parts, node: fx.Node, traced: TracedModule) -> None:
-    """Put the new layers, whose only tensors are filters, on the device of the weights nearest before the site."""
+def settle(parts: Parts, node: fx.Node, traced: TracedModule, decision: Decision) -> None:
+    """Put the new layers, whose only tensors are filters, on the device of the weights nearest before the site.
+
+    What else the decision says of how they blur is told to them.
+    """
     known = nearest_tensor(node, traced)
     for layer in (parts.dense, parts.blur):
+        if isinstance(layer, Blur) and decision.side:
+            layer.put_extra_tap(decision.side)
+        if isinstance(layer, AntialiasedResize):
+            layer.antialias = not decision.plain_resize
         if isinstance(layer, Blur) and known is not None:
             layer.to(known.device)
 

@@ -16,8 +16,10 @@ PAD_TYPES = {
     "repl": "replicate",
     "replicate": "replicate",
     "zero": "zero",
+    "zero-renorm": "zero-renorm",
     "circular": "circular",
 }
+GRIDS = ("published", "centered")
 DEFAULT_FILT_SIZE = 4
 DEFAULT_STRENGTH = 1.0
 V = TypeVar("V")
@@ -64,6 +66,13 @@ def check_pad_type(value: object) -> str:
     if value not in PAD_TYPES:
         raise ArgumentError(f"pad_type {value!r} is unknown; use one of {', '.join(PAD_TYPES)}.")
     return PAD_TYPES[value]
+
+
+def check_grid(value: object) -> str:
+    """Return `value` if it names a way to place the extra tap of even filters."""
+    if value not in GRIDS:
+        raise ArgumentError(f"grid must be one of {', '.join(map(repr, GRIDS))}, got {value!r}.")
+    return str(value)
 
 
 def check_patterns(name: str, value: object) -> tuple[str, ...]:
@@ -117,6 +126,8 @@ class Spec:
     upsample: bool = False
     include: tuple[str, ...] = field(default=())
     exclude: tuple[str, ...] = field(default=())
+    grid: str = "published"
+    antialias_resize: bool = True
     # Of a part of a model: the names that the whole has for its sites, and whether other modules are before it.
     rename: Callable[[str], str] | None = None
     inner: bool = False
@@ -133,6 +144,8 @@ class Spec:
         upsample: bool = False,
         include: Iterable[str] = (),
         exclude: Iterable[str] = (),
+        grid: str = "published",
+        antialias_resize: bool = True,
     ) -> Spec:
         """Validate the arguments of `antialias` and freeze them."""
         return cls(
@@ -144,6 +157,8 @@ class Spec:
             check_bool("upsample", upsample),
             check_patterns("include", include),
             check_patterns("exclude", exclude),
+            check_grid(grid),
+            check_bool("antialias_resize", antialias_resize),
         )
 
     def of_part(self, rename: Callable[[str], str], inner: bool) -> Spec:

@@ -16,6 +16,7 @@ from blurify.cli.options import (
     json_option,
     let_user_modules_in,
     model_options,
+    request_of,
 )
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def convert(
     *.safetensors holds weights and a recipe. One named *.pt2 is a program of torch.export and one named *.onnx an ONNX
     graph; both run without blurify.
     """
-    request = Request(**options)
+    request = request_of(options)
     let_user_modules_in(request.arch, request.allow)
     from blurify import files
     from blurify.cli import report, session
@@ -79,6 +80,9 @@ def convert(
     if source.exists() or files.looks_like_architecture(request.model):
         files.check_output(target, source=source, force=force)
     opened = session.open_model(request, partial)
+    if output is None and opened.request != request:
+        target = default_output(opened.request, form.suffix if form else ".pt")
+        files.check_output(target, source=source, force=force)
     if dynamic_size and opened.loaded.signature is not None:
         raise click.UsageError(f"{request.model} is a program, whose open sizes stay open; leave --dynamic-size out.")
     remarks = session.remarks(opened)

@@ -37,6 +37,15 @@ class Request:
     pretrained: bool
     ema: bool
     max_size: int | None
+    grid: str = "published"
+    antialias_resize: bool = True
+    chose_filt_size: bool = True  # or took the default
+
+
+def request_of(options: dict[str, Any]) -> Request:
+    """Return the shared options of the command that runs."""
+    source = click.get_current_context().get_parameter_source("filt_size")
+    return Request(**options, chose_filt_size=source is not click.core.ParameterSource.DEFAULT)
 
 
 def model_options(command: Command) -> Command:
@@ -172,7 +181,8 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
         default=("4",),
         metavar="N|PATTERN=N",
         callback=_filt_sizes,
-        help="Taps of the blur; with a pattern, of the sites it matches. Repeatable.  [default: 4]",
+        help="Taps of the blur; with a pattern, of the sites it matches. Repeatable.  "
+        "[default: 4; 3 where the grid of an output would move by a pixel or more]",
     ),
     click.option(
         "--strength",
@@ -184,10 +194,23 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
     ),
     click.option(
         "--pad-type",
-        type=click.Choice(["reflect", "replicate", "zero", "circular"]),
+        type=click.Choice(["reflect", "replicate", "zero", "zero-renorm", "circular"]),
         default="reflect",
         show_default=True,
         help="What the blur sees beyond the edge.",
+    ),
+    click.option(
+        "--grid",
+        type=click.Choice(["published", "centered"]),
+        default="published",
+        show_default=True,
+        help="Where even filters have their extra tap: on the right, or where the outputs' positions stay in place.",
+    ),
+    click.option(
+        "--antialias-resize/--no-antialias-resize",
+        default=True,
+        show_default=True,
+        help="Shrink by PyTorch's antialiased resize where the mode has one, or blur and resize plainly.",
     ),
     click.option("--stem", is_flag=True, help="Blur the first convolution too (the published networks do not)."),
     click.option("--patch-embed", is_flag=True, help="Blur patch embeddings too (convs that cut without overlap)."),

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from blurify.cli.options import CONTEXT, Request, let_user_modules_in, model_options
+from blurify.cli.options import CONTEXT, let_user_modules_in, model_options, request_of
 
 
 @click.command(context_settings=CONTEXT)
@@ -15,7 +15,7 @@ from blurify.cli.options import CONTEXT, Request, let_user_modules_in, model_opt
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON and nothing else.")
 def plan(partial: bool, as_json: bool, **options: Any) -> None:
     """Show what converting MODEL would do, site by site; write nothing."""
-    request = Request(**options)
+    request = request_of(options)
     let_user_modules_in(request.arch, request.allow)
     from blurify.cli import report, session
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from blurify.decision import Decision, explanation, filter_text, parts_table, sizes
-from blurify.planning import Plan
+from blurify.planning import Plan, grid_lines
 from blurify.sites import Action
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def print_plan(plan: Plan) -> None:
         table.add_row(*_row(decision), style="" if decision.action is Action.REWRITE else "dim")
     with console.capture() as captured:
         console.print(table)
-    for line in captured.get().splitlines():
+    for line in (*captured.get().splitlines(), *grid_lines(plan)):
         click.echo(line.rstrip())
     for line in parts_table(plan.parts):
         click.echo(line)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,14 +17,17 @@ from blurify.cli.options import Request
 from blurify.cost import Cost, cost
 from blurify.errors import ArgumentError, HooksWarning
 from blurify.graph_module import TracedModule
-from blurify.planning import Plan, carried_out, left_out, lost_hooks
-from blurify.spec import Spec
+from blurify.planning import Plan, carried_out, left_out, lost_hooks, moved_grid
+from blurify.spec import DEFAULT_FILT_SIZE, Spec
 from blurify.tracing.inputs import Inputs, input_size, random_batch
 from blurify.verifying import proving
 from blurify.verifying.verdict import Verdict
 
 # Of a model without any of these, a wrong size of input is not what is wrong.
 SHRINKING = (_ConvNd, _MaxPoolNd, _AvgPoolNd, fx.GraphModule)
+
+# The taps where nobody chose and the grid would move.
+ODD = 3
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Session:
     cost: Cost
     traced: TracedModule | None
     plan: Plan
+    remark: str = ""
 
 
 def open_model(request: Request, partial: bool = False) -> Session:
@@ -56,7 +60,23 @@ def open_model(request: Request, partial: bool = False) -> Session:
         )
         examples = _examples(loaded, request)
         price = _first_cost(loaded.model, examples, request)
-    spec = Spec.of(
+    with report.stage("tracing"):
+        traced, plan = api.trace_and_plan(loaded.model, spec_of(request), Inputs(examples), partial)
+    if not plan.decisions and loaded.form != "native":
+        raise ArgumentError(nothing_to_shrink(request))
+    opened = Session(request, loaded, examples, price, traced, plan)
+    if request.chose_filt_size or traced is None or not plan.moved:
+        return opened
+    return with_odd_filters(opened, traced)
+
+
+def spec_of(request: Request) -> Spec:
+    """Return what is asked of a conversion.
+
+    >>> spec_of(request).grid
+    'published'
+    """
+    return Spec.of(
         request.filt_size,
         strength=request.strength,
         pad_type=request.pad_type,
@@ -65,12 +85,29 @@ def open_model(request: Request, partial: bool = False) -> Session:
         upsample=request.upsample,
         include=request.include,
         exclude=request.exclude,
+        grid=request.grid,
+        antialias_resize=request.antialias_resize,
     )
-    with report.stage("tracing"):
-        traced, plan = api.trace_and_plan(loaded.model, spec, Inputs(examples), partial)
-    if not plan.decisions and loaded.form != "native":
-        raise ArgumentError(nothing_to_shrink(request))
-    return Session(request, loaded, examples, price, traced, plan)
+
+
+def with_odd_filters(session: Session, traced: TracedModule) -> Session:
+    """Plan anew with filters of 3 taps, and on a centered grid where these alone are not enough.
+
+    >>> with_odd_filters(session, session.traced).request.filt_size
+    3
+    """
+    for grid in dict.fromkeys((session.request.grid, "centered")):
+        request = replace(session.request, filt_size=ODD, grid=grid)
+        plan = api.make_plan(session.loaded.model, traced, spec_of(request), Inputs(session.examples))
+        if not plan.moved:
+            centered = " on a centered grid" if grid != session.request.grid else ""
+            most = max(shift.most for shift in session.plan.outputs)
+            remark = (
+                f"filters have {ODD} taps{centered}, since with {DEFAULT_FILT_SIZE} the sampling grid of an output "
+                f"would move by {most:.4g} input pixels; --filt-size {DEFAULT_FILT_SIZE} is obeyed all the same."
+            )
+            return replace(session, request=request, plan=plan, remark=remark)
+    return session
 
 
 def nothing_to_shrink(request: Request) -> str:
@@ -103,6 +140,8 @@ def remarks(session: Session) -> list[str]:
     omitted = meta.get("omitted")
     if omitted:
         said.append(left_out(type(session.loaded.model).__name__, omitted))
+    said += [session.remark] if session.remark else []
+    said += [moved_grid(session.plan)] if session.plan.moved else []
     if session.loaded.is_program:
         said.append("a program is of the mode that it was exported in, so there is no .train() of it.")
     if session.loaded.taken:

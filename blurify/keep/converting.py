@@ -181,7 +181,7 @@ def parts_of(traced: TracedModule, decisions: tuple[Decision, ...]) -> dict[str,
     for edit in locate(fresh, decisions):
         if edit.decision.site not in parts:
             made = edit.rule.replace(edit.node, edit.module, edit.site, edit.decision.blurring)
-            settle(made, edit.node, fresh)
+            settle(made, edit.node, fresh, edit.decision)
             parts[edit.decision.site] = made
     return parts
 

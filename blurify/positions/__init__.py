@@ -1,7 +1,7 @@
 """Follow the positions of maps through a graph: which dimensions run over them, and at what step of input pixels."""
 
 from blurify.positions.atoms import MIXED, Atom, Layout, finest, has_positions, sizes
-from blurify.positions.follow import follow, loses_positions
+from blurify.positions.follow import elements, follow, loses_positions
 from blurify.positions.moves import (
     MAXIMA,
     MEANS,
@@ -24,6 +24,7 @@ __all__ = [
     "Atom",
     "Layout",
     "argument",
+    "elements",
     "finest",
     "follow",
     "has_positions",

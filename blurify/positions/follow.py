@@ -6,6 +6,7 @@ it was, and one that is smaller by a whole factor is sampled as much more coarse
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Mapping
 from fractions import Fraction
@@ -51,7 +52,7 @@ def layout_of(node: fx.Node, shape: Shape, known: Mapping[fx.Node, Layout], modu
     """Return the layout of one node's output, from those of its inputs."""
     if node.op == "placeholder":
         return of_input(shape)
-    sources = [known[source] for source in node.all_input_nodes if source in known]
+    sources = [known[source] for source in elements(node) if source in known]
     axes = spatial_axes(node, module, len(shape))
     # A convolution of one axis runs over channels where the input is an image whose positions were pooled.
     if 0 < axes < len(shape) and sources and (axes > 1 or has_positions(sources[0]) or not _are_images(known)):
@@ -61,6 +62,17 @@ def layout_of(node: fx.Node, shape: Shape, known: Mapping[fx.Node, Layout], modu
         return plain(shape)
     found = by_name(node, sources[0], shape) if has_positions(sources[0]) else None
     return found if found is not None and sizes(found) == shape else by_size(node, module, maps, shape)
+
+
+def elements(node: fx.Node) -> list[fx.Node]:
+    """Return the nodes that a node reads; of a mapping made in the graph, what it was made of."""
+    found: list[fx.Node] = []
+    for source in node.all_input_nodes:
+        made: Any = source.args[0] if isinstance(source.target, type) and source.args else None
+        key = node.args[1] if node.target is operator.getitem else None
+        picked = made.get(key) if isinstance(made, Mapping) and isinstance(key, str) else None
+        found += [picked] if isinstance(picked, fx.Node) else elements(source) if made is not None else [source]
+    return found
 
 
 def _are_images(known: Mapping[fx.Node, Layout]) -> bool:

@@ -16,7 +16,7 @@ from blurify.decision import Blurring
 from blurify.layers import BLUR_POOLS, SAME_BLUR_POOLS
 from blurify.rules.arguments import Signature, are_known, bind, set_argument
 from blurify.rules.base import Context, Parts, Rule, with_stride
-from blurify.rules.low_pass import fixed_taps, smoothed_axes
+from blurify.rules.low_pass import averaged_axes, fixed_taps, smoothed_axes
 from blurify.rules.same import SAME_CONVS
 from blurify.sites import Kind, Reason, Site, per_axis
 
@@ -103,7 +103,7 @@ def refusal(module: Any) -> Reason | None:
 def is_blur(weight: Tensor | None, stride: tuple[int, ...]) -> bool:
     """Whether a conv's weight is that of a blur along all axes that it steps over."""
     stepped = {axis for axis, step in enumerate(stride) if step > 1}
-    return stepped <= smoothed_axes(weight, len(stride))
+    return stepped <= smoothed_axes(weight, len(stride)) | averaged_axes(weight, len(stride))
 
 
 def replace(node: fx.Node, module: nn.Module | None, site: Site, blurring: Blurring) -> Parts:

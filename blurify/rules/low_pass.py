@@ -23,15 +23,30 @@ COMPUTES = frozenset(
 
 def smoothed_axes(weight: Tensor | None, axes: int) -> frozenset[int]:
     """Return the spatial axes along which a fixed weight, the taps of which are its last dimensions, is a low-pass."""
+    taps = fixed_filter(weight, axes)
+    if taps is None:
+        return frozenset()
+    return frozenset(axis for axis in range(axes) if abs(at_nyquist(taps, axis)) < MOST_AT_NYQUIST)
+
+
+def averaged_axes(weight: Tensor | None, axes: int) -> frozenset[int]:
+    """Return the spatial axes along which a fixed weight is an average of several positions, a box of three say."""
+    taps = fixed_filter(weight, axes)
+    positive = taps is not None and bool((taps >= 0).all())
+    return frozenset(axis for axis in range(axes) if taps is not None and positive and taps.shape[axis] > 1)
+
+
+def fixed_filter(weight: Tensor | None, axes: int) -> Tensor | None:
+    """Return the taps of a weight that is fixed, depthwise, the same for all channels and of sum 1; None for others."""
     if weight is None or weight.requires_grad or weight.is_meta or weight.dim() < axes:
-        return frozenset()
+        return None
     if weight.dim() >= axes + 2 and weight.shape[1] != 1:
-        return frozenset()
+        return None
     filters = weight.detach().double().reshape(-1, *weight.shape[weight.dim() - axes :])
     taps = filters[0]
     if bool((filters != taps).any()) or abs(float(taps.sum()) - 1) > 1e-3:
-        return frozenset()
-    return frozenset(axis for axis in range(axes) if abs(at_nyquist(taps, axis)) < MOST_AT_NYQUIST)
+        return None
+    return taps
 
 
 def at_nyquist(taps: Tensor, axis: int) -> float:

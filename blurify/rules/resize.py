@@ -129,6 +129,12 @@ def shrink_factors(
     return tuple(1 / float(s) for s in scale) if isinstance(scale, (tuple, list)) else (1 / float(scale),) * axes
 
 
+def is_smooth(node: fx.Node, module: Any) -> bool:
+    """Return whether a node is a resize whose mode has an antialiased form, which keeps the grid."""
+    given = arguments(node, module)
+    return given is not None and given.get("mode") in ("bilinear", "bicubic")
+
+
 def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Parts:
     """The antialiased resize in the place of a shrinking one; a blur after a growing one."""
     if site.kind is Kind.UPSAMPLE:
