@@ -275,6 +275,10 @@ def test_a_class_that_cannot_be_kept_is_refused_whole(run, tmp_path: Path) -> No
         "Error: LevitDistilled cannot keep its class, since modules cannot express 2 of its 5 sites: "
     )
     assert _listing(tmp_path) == []
+
+
+def test_where_a_class_cannot_be_kept_a_graph_takes_its_place_or_what_can_be_is_done(run, tmp_path: Path) -> None:
+    architecture = "timm:levit_128s"
     result = run(architecture, "--form", "auto", "--no-verify", "-o", "auto.pt")
     assert result.exit_code == 0, result.output
     assert "the result is a graph: LevitDistilled cannot keep its class, since modules cannot express" in result.stderr

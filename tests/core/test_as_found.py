@@ -177,6 +177,11 @@ def test_maps_that_hooks_collect_are_given_and_their_collector_is_left_as_found(
     assert list(map(list, model.hooks._feature_outputs.values())) == [[]]
     assert all(isinstance(device, torch.device) for device in model.hooks._feature_outputs)
     torch.testing.assert_close(converted(x), maps)
+
+
+def test_maps_that_hooks_collect_are_proved() -> None:
+    model = timm.create_model("test_resnet", features_only=True, feature_cls="hook").eval()
+    x = torch.rand(1, 3, 64, 64)
     assert verify(model, antialias(model, example_inputs=(x,)), example_inputs=(x,)).ok
 
 
