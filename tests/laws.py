@@ -39,7 +39,8 @@ LAWS: dict[str, tuple[str, ...]] = {
         "core/test_antialias.py::test_blurs_of_others_are_left_alone",
         "core/test_refusals.py::test_blurs_of_all_origins_are_kept",
     ),
-    "no silence": (
+    "no silence, no unproved trace": (
+        "core/test_recording.py::test_a_graph_that_differs_is_not_returned_and_the_place_is_named",
         "core/test_antialias.py::test_opaque_leaves_are_listed",
         "core/test_kept.py::test_kept_with_a_reason",
         "models/test_families.py::test_the_everyday_families_show_every_decision",
@@ -48,5 +49,13 @@ LAWS: dict[str, tuple[str, ...]] = {
         "core/test_filters.py::test_published_sizes",
         "core/test_layers.py::test_per_axis_filter_and_stride",
         "core/test_layers.py::test_a_tiny_map_falls_back_to_replicate_on_its_small_axis",
+    ),
+    "form": (
+        "keep/test_keep_class.py::test_a_family_gives_what_its_graph_form_gives",
+        "keep/test_keep_class.py::test_forms_that_modules_cannot_express",
+    ),
+    "grid": (
+        "core/test_grid.py::test_shift_is_what_is_measured",
+        "core/test_grid.py::test_a_pixel_or_more_is_a_warning",
     ),
 }
