@@ -46,36 +46,23 @@ def priced(name: str, model: nn.Module, converted: nn.Module) -> Record:
 
 
 def prove(name: str, model: nn.Module, converted: TracedModule, pretrained: bool) -> Verdict:
-    """The proofs, with weights that they can see through, and in float64 where float32 rounds too much.
+    """Run the proofs, with weights that they can see through.
 
     >>> prove("timm:resnet18", model, antialias(model), pretrained=False).ok
     True
 
     Untrained weights are as they were afterwards.
     """
+    inputs = own_inputs(name, model).args
     if pretrained:
-        return _proved(name, model, converted)
+        return verify(model, converted, inputs)
     state = {key: value.clone() for key, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
     randomize(model, own_inputs(name, model, batch=4))
     converted.load_state_dict(model.state_dict())
-    verdict = _proved(name, model, converted)
+    verdict = verify(model, converted, inputs)
     for each in (model, converted):
         each.load_state_dict(state, strict=False)
     return verdict
-
-
-def _proved(name: str, model: nn.Module, converted: TracedModule) -> Verdict:
-    verdict = verify(model, converted, example_inputs=own_inputs(name, model).args)
-    if verdict.ok or next(model.parameters()).dtype is not torch.float32:
-        return verdict
-    for each in (model, converted):
-        each.double()
-    try:
-        return verify(model, converted, example_inputs=own_inputs(name, model).args)
-    finally:
-        # Exact: every value was a float32.
-        for each in (model, converted):
-            each.float()
 
 
 def of_verdict(verdict: Verdict) -> Record:
@@ -92,5 +79,6 @@ def of_verdict(verdict: Verdict) -> Record:
             "shapes": len(verdict.shapes),
             "weights": verdict.weights.count,
             "modes": list(verdict.modes),
+            "rows": {row.name: row.state for row in verdict.rows},
         }
     }

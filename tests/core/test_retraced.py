@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torchvision.models import get_model
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from blurify import antialias
@@ -126,6 +127,16 @@ def test_tools_take_it(converted: Any, tool: Any) -> None:
     assert {name: id(module) for name, module in modules.items()} == {
         name: id(module) for name, module in converted.named_modules()
     }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["graph", "class"])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "densenet121"])
+def test_real_networks_in_the_older_onnx(name: str, form: str) -> None:
+    converted = antialias(get_model(name).eval(), form=form)
+    in_onnx_runtime = older_onnx(converted)
+    for x in (X, OTHER, torch.randn(1, 3, 96, 101)):
+        assert relative_error(run(converted, x), in_onnx_runtime(x)) < 1e-5
 
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], int]] = {
