@@ -26,7 +26,7 @@ from blurify.verifying.dtypes import dtypes
 from blurify.verifying.outputs import Difference, Named, compare, fact, run
 from blurify.verifying.reload import reload
 from blurify.verifying.shapes import gives, seen_shapes, site_shapes, watching
-from blurify.verifying.training import train
+from blurify.verifying.training import evaluate_only, train
 from blurify.verifying.twins import (
     one_tap,
     own_model,
@@ -180,7 +180,13 @@ def examined_once(original: nn.Module, converted: nn.Module, plan: Plan, inputs:
     identity = compare(expected, run(twin, inputs))
     rows = [reload(mine, twin, original, inputs)]
     subsample_as(twin, mine)
-    return Examined(identity, (*rows, *train(mine, twin, inputs), same), shapes)
+    trained = evaluate_only(mine, twin, inputs) if eval_only(converted) else train(mine, twin, inputs)
+    return Examined(identity, (*rows, *trained, same), shapes)
+
+
+def eval_only(converted: nn.Module) -> bool:
+    """Return whether the model could be recorded after `.eval()` alone, which its user was told."""
+    return isinstance(converted, TracedModule) and bool(converted.meta.get("eval_only"))
 
 
 def identity_of(

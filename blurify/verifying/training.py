@@ -58,6 +58,12 @@ def train(original: nn.Module, twin: nn.Module, inputs: Inputs) -> list[Row]:
     return [trained_alike(mine, theirs, again), gradients(mine, theirs, "in training")]
 
 
+def evaluate_only(original: nn.Module, twin: nn.Module, inputs: Inputs) -> list[Row]:
+    """Return the rows for a model that was recorded after `.eval()` alone."""
+    why = "the model was recorded after .eval() only, so .train() switches its layers alone"
+    return [Row("train", "skipped", why), in_evaluation(original, twin, inputs)]
+
+
 def in_evaluation(original: nn.Module, twin: nn.Module, inputs: Inputs) -> Row:
     """Return the row of the gradients after `.eval()`."""
     try:
@@ -75,10 +81,10 @@ def first_pass(original: nn.Module, inputs: Inputs) -> tuple[Trained, Inputs]:
     try:
         return one_pass(original, inputs, SEEDS[0]), inputs
     except Exception:
-        twice = tree_map_only(Tensor, lambda t: torch.cat([t, t.flip(-1)]), (inputs.args, inputs.kwargs))
         tensors = [leaf for leaf in tree_leaves((inputs.args, inputs.kwargs)) if isinstance(leaf, Tensor)]
         if not tensors or any(tensor.dim() == 0 or tensor.shape[0] != 1 for tensor in tensors):
             raise
+        twice = tree_map_only(Tensor, lambda t: torch.cat([t, t.flip(-1)]), (inputs.args, inputs.kwargs))
         return one_pass(original, Inputs(*twice), SEEDS[0]), Inputs(*twice)
 
 

@@ -182,13 +182,32 @@ class EvalOnly(Net):
         return super().forward(x)
 
 
-def test_what_cannot_be_trained_is_skipped_and_its_gradients_are_those_after_eval() -> None:
-    model = EvalOnly().eval()
-    verdict = verify(model, antialias(model, example_inputs=X), X)
+class Scaled(nn.Module):
+    """A norm of one value, which training refuses, and an argument without a batch to be doubled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3, 1, 1), nn.MaxPool2d(2), *pooled)
+
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        return self.body(x) * scale  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "why"),
+    [
+        (EvalOnly(), (X,), "the model was recorded after .eval() only, so .train() switches its layers alone"),
+        (Scaled(), (X[:1], torch.tensor(2.0)), "the original does not run on this input after .train(): Expected more"),
+    ],
+)
+def test_what_cannot_be_trained_is_skipped_and_its_gradients_are_those_after_eval(
+    model: nn.Module, inputs: tuple[Tensor, ...], why: str
+) -> None:
+    verdict = verify(model.eval(), antialias(model, example_inputs=inputs, form="graph"), inputs)
     assert verdict.ok, str(verdict)
-    assert rows(verdict)["train"] == Row(
-        "train", "skipped", "the original does not run on this input after .train(): needs targets"
-    )
+    assert rows(verdict)["train"].state == "skipped"
+    assert rows(verdict)["train"].text.startswith(why)
     assert "get one after .eval()" in rows(verdict)["gradients"].text
     assert "train     skip  " in str(verdict)
 
