@@ -206,7 +206,9 @@ def covers(site: Site, spatial: Shape) -> bool:
 
 def kept(path: str, site: Site, reason: Reason) -> Decision:
     """The decision to keep a site."""
-    return Decision(path, site.kind, Action.KEEP, reason, kernel_size=site.kernel_size, stride=site.stride)
+    told = "" if site.by_hand else site.source
+    window, stride = site.kernel_size, site.stride
+    return Decision(path, site.kind, Action.KEEP, reason, kernel_size=window, stride=stride, detail=told)
 
 
 def rewritten(found: Found, in_training: Found, traced: TracedModule, spec: Spec) -> Decision:

@@ -42,6 +42,7 @@ class Reason(str, Enum):
     ALREADY_ANTIALIASED = "already_antialiased"
     GLOBAL_POOL = "global_pool"
     RETURNS_INDICES = "returns_indices"
+    UNPOOLED = "unpooled"
     SHARED_MODULE = "shared_module"
     UNKNOWN_SUBCLASS = "unknown_subclass"
     OPAQUE = "opaque"
@@ -76,6 +77,7 @@ SENTENCES = {
     Reason.ALREADY_ANTIALIASED: "already antialiased",
     Reason.GLOBAL_POOL: "pools the whole map into one position, so nothing is subsampled",
     Reason.RETURNS_INDICES: "returns the indices of its maxima, which a dense pool would change",
+    Reason.UNPOOLED: "its maxima are put back by their indices in an unpooling, which a blurred map would not fit",
     Reason.SHARED_MODULE: "its module is also called where it is kept, and cannot have two strides",
     Reason.UNKNOWN_SUBCLASS: "a subclass whose forward may not honour its stride",
     Reason.OPAQUE: "inside a module that the tracer does not look into",

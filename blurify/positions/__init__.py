@@ -5,6 +5,7 @@ from blurify.positions.follow import elements, follow, loses_positions
 from blurify.positions.moves import (
     MAXIMA,
     MEANS,
+    REGROUPS,
     SUMS,
     argument,
     is_column_unfold,
@@ -20,6 +21,7 @@ __all__ = [
     "MAXIMA",
     "MEANS",
     "MIXED",
+    "REGROUPS",
     "SUMS",
     "Atom",
     "Layout",

@@ -10,6 +10,7 @@ from blurify.rules import (
     blur,
     conv,
     deform_conv,
+    depth_to_space,
     exported_slice,
     fractional_max_pool,
     hand_pool,
@@ -43,6 +44,7 @@ RULES: tuple[Rule, ...] = (
     unfold.RULE,
     resize.RULE,
     upsample.RULE,
+    depth_to_space.RULE,
 )
 
 

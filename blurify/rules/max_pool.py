@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from dataclasses import replace as replaced
 from typing import Any
 
 import torch
@@ -15,6 +17,11 @@ from blurify.rules.base import Context, Parts, Rule, axes_of, refused_unless_exa
 from blurify.rules.same import SAME_MAX_POOLS
 from blurify.sites import Kind, Reason, Site, per_axis
 
+UNPOOLINGS = (nn.MaxUnpool1d, nn.MaxUnpool2d, nn.MaxUnpool3d)
+UNPOOLING_FUNCTIONS: frozenset[Any] = frozenset(
+    {F.max_unpool1d, F.max_unpool2d, F.max_unpool3d}
+    | {torch.ops.aten.max_unpool2d.default, torch.ops.aten.max_unpool3d.default}
+)
 MODULES: dict[type[nn.Module], int] = {nn.MaxPool1d: 1, nn.MaxPool2d: 2, nn.MaxPool3d: 3}
 NAMES = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
 aten = torch.ops.aten
@@ -36,9 +43,27 @@ def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
     axes = 2 if same else axes_of(module, MODULES)
     if axes:
         site = _site(node, axes, {name: getattr(module, name, None) for name in NAMES[1:]}, same)
+        site = told_of_unpooling(site, node, context)
         return site if same else refused_unless_exact(site, module, MODULES)
     signature = (FUNCTIONS | FUNCTIONS_WITH_INDICES).get(node.target) if node.op == "call_function" else None
-    return None if signature is None else _site(node, signature.axes, bind(node, signature), False)
+    site = None if signature is None else _site(node, signature.axes, bind(node, signature), False)
+    return told_of_unpooling(site, node, context)
+
+
+def told_of_unpooling(site: Site | None, node: fx.Node, context: Context) -> Site | None:
+    """Return the site, which names the unpooling that reads its indices if there is one."""
+    if site is None or site.refusal is not Reason.RETURNS_INDICES:
+        return site
+    readers = [reader for pick in node.users for reader in pick.users if pick.target is operator.getitem]
+    unpooling = next((reader for reader in readers if is_unpooling(reader, context.root)), None)
+    return site if unpooling is None else replaced(site, refusal=Reason.UNPOOLED, source=unpooling.meta["path"])
+
+
+def is_unpooling(node: fx.Node, root: nn.Module) -> bool:
+    """Return whether a node puts maxima back by their indices."""
+    if node.op == "call_module":
+        return isinstance(root.get_submodule(str(node.target)), UNPOOLINGS)
+    return node.op == "call_function" and node.target in UNPOOLING_FUNCTIONS
 
 
 def _site(node: fx.Node, axes: int, given: dict[str, Any], same: bool) -> Site | None:

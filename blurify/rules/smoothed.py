@@ -21,6 +21,7 @@ BETWEEN = frozenset(
     "contiguous clone detach to float half type_as _to_copy view reshape squeeze unsqueeze identity".split()
 )
 AXES = frozenset(range(3))
+AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 
 
 def is_smoothed(node: fx.Node, stride: tuple[int, ...], context: Context) -> bool:
@@ -29,7 +30,7 @@ def is_smoothed(node: fx.Node, stride: tuple[int, ...], context: Context) -> boo
     source, found = _source(node), set[int]()
     while source is not None and not wanted <= found:
         axes = filtered_axes(source, context.root, len(stride))
-        if not axes and not _is_between(source, context.root):
+        if not axes and not is_between(source, context.root):
             return False
         found |= axes
         source = _source(source)
@@ -51,6 +52,10 @@ def _of_module(module: nn.Module, axes: int) -> frozenset[int]:
         return frozenset(axis for axis, taps in enumerate(module.filt_size) if taps > 1)
     if is_foreign_blur(module):
         return AXES
+    if isinstance(module, AVERAGES):
+        # A box of two, at stride 1: an odd one lets too much through.
+        windows, steps = (per_axis(value, axes) for value in (module.kernel_size, module.stride))
+        return frozenset(axis for axis in range(axes) if windows[axis] % 2 == 0 and max(steps) == 1)
     if not isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) or len(module.kernel_size) != axes:
         return frozenset()
     plain = max(module.stride) == 1 and module.bias is None and module.groups == module.weight.shape[0]
@@ -70,7 +75,8 @@ def _source(node: fx.Node) -> fx.Node | None:
     return first if isinstance(first, fx.Node) else None
 
 
-def _is_between(node: fx.Node, root: nn.Module) -> bool:
+def is_between(node: fx.Node, root: nn.Module) -> bool:
+    """Return whether a node may stand between a low-pass and what it serves."""
     if node.op == "call_module":
         module = root.get_submodule(str(node.target))
         return isinstance(module, nn.Identity) or type(module).__module__ == padding.__name__

@@ -7,38 +7,59 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import fx, nn
 
 from blurify.decision import Blurring
 from blurify.layers import BLUR_POOLS
+from blurify.rules.arguments import Signature, are_known, bind
 from blurify.rules.base import Context, Parts, Rule, axes_of, refused_unless_exact
-from blurify.rules.smoothed import filtered_axes
+from blurify.rules.smoothed import filtered_axes, is_between
 from blurify.sites import Kind, Reason, Site, per_axis
 
 MODULES: dict[type[nn.Module], int] = {nn.ConvTranspose1d: 1, nn.ConvTranspose2d: 2, nn.ConvTranspose3d: 3}
+NAMES = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
+aten = torch.ops.aten
+FUNCTIONS: dict[Any, int] = {
+    **dict.fromkeys((F.conv_transpose1d, aten.conv_transpose1d.default), 1),
+    **dict.fromkeys((F.conv_transpose2d, aten.conv_transpose2d.input), 2),
+    **dict.fromkeys((F.conv_transpose3d, aten.conv_transpose3d.input), 3),
+}
 
 
 def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
     """Normalise a strided transposed conv."""
     axes = axes_of(module, MODULES)
-    if not axes or max(per_axis(module.stride, axes)) == 1:
+    if axes:
+        kernel_size, stride = per_axis(module.kernel_size, axes), per_axis(module.stride, axes)
+        return refused_unless_exact(_site(node, kernel_size, stride, context), module, MODULES)
+    axes = FUNCTIONS.get(node.target, 0) if node.op == "call_function" else 0
+    if not axes:
         return None
-    site = Site(
-        Kind.UPSAMPLE,
-        per_axis(module.kernel_size, axes),
-        per_axis(module.stride, axes),
-        per_axis(module.padding, axes),
-        per_axis(module.dilation, axes),
-        refusal=Reason.ALREADY_ANTIALIASED if is_smoothed_after(node, per_axis(module.stride, axes), context) else None,
-    )
-    return refused_unless_exact(site, module, MODULES)
+    stride = bind(node, Signature(axes, NAMES)).get("stride", 1)
+    if not are_known(stride):
+        return Site(Kind.UPSAMPLE, (), (1,) * axes, (), (), refusal=Reason.DYNAMIC)
+    return _site(node, (), per_axis(stride, axes), context)
+
+
+def _site(node: fx.Node, kernel_size: tuple[int, ...], stride: tuple[int, ...], context: Context) -> Site | None:
+    if max(stride) == 1:
+        return None
+    smoothed = Reason.ALREADY_ANTIALIASED if is_smoothed_after(node, stride, context) else None
+    nothing, ones = (0,) * len(stride), (1,) * len(stride)
+    return Site(Kind.UPSAMPLE, kernel_size, stride, nothing, ones, refusal=smoothed)
 
 
 def is_smoothed_after(node: fx.Node, stride: tuple[int, ...], context: Context) -> bool:
-    """Whether the only reader of an upsampling is a blur, along all axes that grow."""
-    readers = list(node.users)
+    """Whether the only reader of an upsampling, but for padding, is a blur along all axes that grow."""
     grows = {axis for axis, step in enumerate(stride) if step > 1}
-    return len(readers) == 1 and grows <= filtered_axes(readers[0], context.root, len(stride))
+    while len(node.users) == 1:
+        (node,) = node.users
+        axes = filtered_axes(node, context.root, len(stride))
+        if axes or not is_between(node, context.root):
+            return grows <= axes
+    return False
 
 
 def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Parts:
