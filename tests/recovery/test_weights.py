@@ -167,3 +167,25 @@ def test_a_weight_of_nothing_keeps_its_direction() -> None:
     with torch.no_grad():
         normed.express(wanted)
     torch.testing.assert_close(layer.weight.detach().double(), wanted, rtol=1e-6, atol=0)
+
+
+class CallsLinear(nn.Module):
+    """A pool, and a linear layer that is called as a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.weight, self.bias = nn.Parameter(torch.randn(5, 4)), nn.Parameter(torch.randn(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(self.body(x), self.weight, self.bias)
+
+
+@pytest.mark.parametrize("exported", [False, True])
+def test_a_linear_layer_that_is_called_as_a_function_is_fitted(exported: bool) -> None:
+    model: nn.Module = CallsLinear().eval()
+    if exported:
+        model = torch.export.export(model, (torch.randn(2, 3, 16, 16),)).module()
+    calls, skipped = find_calls(blurify.antialias(model, form="graph"))
+    assert [tuple(call.weight.shape) for call in calls] == [(5, 4)]
+    assert skipped == {}
