@@ -5,7 +5,6 @@ A decision made elsewhere is checked against the same: whatever a plan's text sa
 
 from __future__ import annotations
 
-import operator
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from blurify.positionwise import (
     canonical,
     is_canonical,
     is_free,
+    is_unread,
     operator_name,
     position_wise,
     takes_statistics,
@@ -97,7 +97,7 @@ def region(site: fx.Node, traced: TracedModule, axes: int) -> dict[fx.Node, Valu
         value = position_wise(node, values, traced) if read else None
         if value is not None:
             values[node] = value
-        elif not all(map(is_free, read)):
+        elif not all(map(is_free, read)) and not is_unread(node):
             break
         node = node.next
     return values
@@ -171,6 +171,6 @@ def readers(node: fx.Node) -> list[fx.Node]:
 def _only_checks(user: fx.Node) -> bool:
     if user.op == "call_module":
         return False
-    if user.target is operator.getitem and not user.users:
+    if is_unread(user):
         return True
     return is_free(position_wise(user, {source: Map("bcyx") for source in user.all_input_nodes}, NOTHING))

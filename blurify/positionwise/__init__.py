@@ -38,6 +38,7 @@ __all__ = [
     "crosses",
     "is_canonical",
     "is_free",
+    "is_unread",
     "operator_name",
     "position_wise",
     "takes_statistics",
@@ -52,6 +53,7 @@ HANDLERS: dict[str, Callable[[Call], Value | None]] = {
 }
 OWNERS = (torch, F, torch.special, torch.linalg, operator)
 OWN_NAMES = {operator.and_: "and_", operator.or_: "or_", getattr: "getattr"}
+WRITES = {*IN_PLACE, operator.setitem, operator.delitem}
 Values = Mapping[fx.Node, Value]
 
 
@@ -81,8 +83,8 @@ def position_wise(node: fx.Node, values: Values, root: nn.Module) -> Value | Non
         call = call_of(node, values, root)
     except LookupError:
         return None
-    if all(is_free(values[source]) for source in node.all_input_nodes if source in values):
-        return arithmetic(node)
+    if all(isinstance(values[source], Size) for source in node.all_input_nodes if source in values):
+        return arithmetic(call, node)
     handler = HANDLERS.get(call.name)
     moved = call.name in axes.MOVES and not (call.args and isinstance(call.args[0], Map))
     return handler(call) if handler and call.args and not moved else None
@@ -125,6 +127,12 @@ def _resolved(arg: Any, values: Values, root: nn.Module) -> Any:
     if isinstance(arg.meta.get("val"), (int, torch.SymInt)):
         return Size()
     raise LookupError(arg)
+
+
+def is_unread(node: fx.Node) -> bool:
+    """Return whether a number, or an item of a sequence, is computed for nothing."""
+    computes = node.op == "call_function" and getattr(node.target, "__module__", "") == "_operator"
+    return computes and node.target not in WRITES and all(map(is_unread, node.users))
 
 
 def takes_statistics(node: fx.Node, root: nn.Module) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import SymInt, fx
 
-from blurify.positionwise.values import Call, Map, Size, Sizes, Value, index_of
+from blurify.positionwise.values import IN_ONE, SPATIAL, Call, Map, Size, Sizes, Value, index_of
 
 # What is the same for a map of any size.
 FACTS = frozenset("dim ndim ndimension dtype device is_cuda layout requires_grad is_floating_point is_complex".split())
+EACH = {in_one: axes for axes, in_one in IN_ONE.items()}
 # What `max` and its like give.
 PAIR = ("values", "indices")
 READERS = frozenset({"getattr", "size", "sym_size", "_assert_tensor_metadata", *FACTS})
@@ -33,7 +34,27 @@ def read_size(call: Call) -> Value | None:
     return None if at is None else Size(source.layout[at])
 
 
-def arithmetic(node: fx.Node) -> Value | None:
-    """Return the number computed from sizes that stay as they are; None for what may be a tensor."""
+def arithmetic(call: Call, node: fx.Node) -> Value | None:
+    """Return the number computed from sizes; None for what may be a tensor, and for other numbers of spatial sizes."""
+    if call.name.rstrip("_") == "mul" and 1 in call.args:
+        return next((arg for arg in call.args if isinstance(arg, Size)), None)
+    if not all((isinstance(arg, Size) and not arg.is_spatial) or type(arg) in (int, float) for arg in call.args):
+        return _of_spatial(call)
     number = getattr(node.target, "__module__", "") in ("_operator", "math")
     return Size() if number or isinstance(node.meta.get("val"), (int, SymInt)) else None
+
+
+def _of_spatial(call: Call) -> Size | None:
+    """How many positions several axes have, or one of the axes if that is divided by the others."""
+    if len(call.args) != 2 or not all(isinstance(arg, Size) for arg in call.args):
+        return None
+    one, other = (EACH.get(arg.role, arg.role) for arg in call.args)
+    if call.name.rstrip("_") == "mul":
+        return _of_axes(one + other)
+    if call.name == "floordiv" and (one.startswith(other) or one.endswith(other)):
+        return _of_axes(one.removeprefix(other) if one.startswith(other) else one.removesuffix(other))
+    return None
+
+
+def _of_axes(axes: str) -> Size | None:
+    return Size(IN_ONE.get(axes, axes)) if axes in IN_ONE or (len(axes) == 1 and axes in SPATIAL) else None

@@ -242,8 +242,28 @@ def test_a_form_is_its_module(name: str) -> None:
         torch.testing.assert_close(antialias(written)(x)["a"], antialias(module)(x)["a"])
 
 
+def test_rearranging_is_followed() -> None:
+    rearrange = pytest.importorskip("einops").rearrange
+
+    def norm(x: Tensor, m: Any) -> Tensor:
+        tokens = F.layer_norm(rearrange(x, "b c h w -> b (h w) c"), (8,))
+        return rearrange(tokens, "b (h w) c -> b c h w", h=x.shape[2])
+
+    forms: dict[str, Form] = {
+        "norm": norm,
+        "last axis": lambda x, m: rearrange(rearrange(x, "b c h w -> b h w c") * m.w, "b h w c -> b c h w"),
+        "glu": lambda x, m: rearrange(x, "b (g c) h w -> g b c h w", g=2).prod(0),
+    }
+    check(model := Network(forms).eval(), model, torch.randn(2, 3, 16, 20))
+
+
 def excited(x: Tensor, m: Any) -> Tensor:
     return x * torch.sigmoid(F.adaptive_avg_pool2d(x, 1) * m.w[:, None, None])
+
+
+def written(x: Tensor, y: Tensor) -> Tensor:
+    y[:, :4] = x[:, 4:]
+    return y + 0 * x
 
 
 OTHERS: dict[str, Form] = {
@@ -277,6 +297,7 @@ OTHERS: dict[str, Form] = {
     "rows of rows": lambda x, m: (
         x.flatten(2).unflatten(2, (4, 16)).amax(3, keepdim=True).flatten(2).unflatten(2, (2, 2))
     ),
+    "items written elsewhere": lambda x, m: written(x, F.max_pool2d(x, 3, 1, 1)),
     "another map": lambda x, m: x.sigmoid() * F.max_pool2d(x, 3, 1, 1),
     "written into another": lambda x, m: F.max_pool2d(x, 3, 1, 1).copy_(x),
     "random": lambda x, m: x + torch.rand_like(x) * 0,
