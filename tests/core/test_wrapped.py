@@ -55,6 +55,8 @@ WRAPPERS: dict[str, Wrapper] = {
 }
 
 
+# The compiler looks whether tensors have gradients.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("keep_class", [False, True])
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_sites_in_wrapped_parts_are_rewritten(name: str, keep_class: bool, process_group: None) -> None:
