@@ -9,7 +9,6 @@ between devices, shows it to whoever looks at the model, and lets every tracer, 
 
 from __future__ import annotations
 
-import copy
 import inspect
 from functools import cache
 from types import FunctionType
@@ -21,7 +20,6 @@ from torch import Tensor, nn
 from blurify import eager
 from blurify.errors import ArgumentTypeError
 from blurify.lowering import is_watched
-from blurify.tree import state_of
 
 BEFORE, AFTER = "blur_before", "blur_after"
 # Takes a large batch a few samples at a time.
@@ -31,7 +29,10 @@ LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 class Host(nn.Module):
-    """Mixed into a host's class: how it is copied and pickled, though nobody can import its class."""
+    """Mixed into a host's class: how it is copied and pickled, though nobody can import its class.
+
+    A `__deepcopy__` would be found by what `torch.compile` wraps around a host too, whose copy then lost its wrapper.
+    """
 
     original: ClassVar[Any]
     blurs: ClassVar[tuple[str, ...]]
@@ -43,11 +44,6 @@ class Host(nn.Module):
         # `object` has `__getstate__` from Python 3.11 on.
         state = self.__getstate__() if hasattr(self, "__getstate__") else dict(self.__dict__)  # type: ignore[no-untyped-call]
         return rebuild, (kind.original, kind.blurs, state)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Host:
-        twin = memo[id(self)] = type(self).__new__(type(self))
-        twin.__dict__.update(copy.deepcopy(state_of(self), memo))
-        return twin
 
 
 class BlursInput(Host):

@@ -131,7 +131,7 @@ def with_original_strides(twin: nn.Module, original: nn.Module) -> None:
     """Let a one-tap twin subsample at its sites: its modules get the original's strides, and blurs beside them go."""
     for module in list(twin.modules()):
         for name in (BEFORE, AFTER):
-            if isinstance(module._modules.get(name), Blur):
+            if isinstance(getattr(module, name, None), Blur):
                 module._modules[name] = nn.Identity()
     theirs = dict(original.named_modules())
     for path, module in list(twin.named_modules()):
