@@ -26,7 +26,7 @@ from blurify.tracing import trace
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.paths import node_paths
 from blurify.tracing.shapes import output_shapes
-from blurify.verifying.outputs import relative_error
+from blurify.verifying.outputs import difference
 from blurify.verifying.shapes import subsampling_paths
 from blurify.verifying.twins import one_tap
 from blurify.verifying.weights import compare_weights
@@ -219,6 +219,11 @@ def outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     """Every tensor that the model returns."""
     own = inputs.copied()
     return [leaf for leaf in tree_leaves(model(*own.args, **own.kwargs)) if isinstance(leaf, Tensor)]
+
+
+def relative_error(expected: list[Tensor], actual: list[Tensor]) -> float:
+    """The largest difference of any pair, relative to its first's largest value."""
+    return max(difference(e, a) for e, a in zip(expected, actual, strict=True))
 
 
 def _is_telling(tensor: Tensor) -> bool:
