@@ -132,6 +132,8 @@ class Questions:
         return Known(kind(value), always=True)
 
     def _check(self, condition: fx.Proxy) -> None:
+        if self.tracer.is_inside_opened():
+            raise NoAnswer("a leaf that decides by sizes stays whole, for it takes all of them")
         message = (
             f"{asking_line()} {OTHER_SIZES} the one that the graph was recorded with; "
             "convert with example_inputs like this one."

@@ -130,6 +130,10 @@ class LeafAwareTracer(fx.Tracer):
             self._read[path] = self.create_node("get_attr", path, (), {})
         return self._read[path]
 
+    def is_inside_opened(self) -> bool:
+        """Whether a leaf is being looked into that its library keeps whole."""
+        return any(type(self.root.get_submodule(call.path)) in self.opened for call in self.running)
+
     def concerns(self, value: object) -> bool:
         """Whether what is done to the value must be recorded."""
         return is_proxy(value) or id(value) in self._paths or id(value) in self._made
