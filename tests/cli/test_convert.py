@@ -225,7 +225,7 @@ def test_a_pipe_gets_whole_lines_without_colour(tmp_path: Path) -> None:
         text=True,
         check=True,
         cwd=tmp_path,
-        env={"COLUMNS": "40", "TERM": "xterm-256color"},
+        env={"COLUMNS": "40", "TERM": "xterm-256color", "OMP_NUM_THREADS": "1"},
     )
     assert "\x1b" not in done.stdout
     assert done.stderr == ""

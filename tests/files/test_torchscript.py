@@ -36,7 +36,10 @@ def traced(model: nn.Module, path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("name", "archived"), [("resnet18", scripted), ("squeezenet1_1", traced)])
+@pytest.mark.parametrize(
+    ("name", "archived"),
+    [pytest.param("resnet18", scripted, marks=pytest.mark.slow), ("squeezenet1_1", traced)],
+)
 def test_an_archive_becomes_a_program(name: str, archived: Callable[..., Path], tmp_path: Path) -> None:
     original = randomize_statistics(torchvision.models.get_model(name, weights=None)).eval()
     path = archived(original, tmp_path / "net.pt")

@@ -63,6 +63,7 @@ def test_inductor_compiles_a_stage_of_it_where_there_is_a_compiler() -> None:
         assert relative_error(run(stage, features), run(compiled, features)) < 1e-4
 
 
+@pytest.mark.slow
 def test_a_compiled_model_is_trained() -> None:
     kept, plain = converted(), converted()
     with warnings.catch_warnings():
