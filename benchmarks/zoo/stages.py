@@ -9,6 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import torch
@@ -190,9 +191,11 @@ def identity(subject: Subject) -> Outcome:
 def _identity(subject: Subject, model: nn.Module) -> Outcome:
     name, sizes = subject.name, subject.shapes
     given = inputs_of(name, model, sizes[0])
+    found = state(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoEffectWarning)
         converted = antialias(model, inplace=True, example_inputs=given.args, **subject.options).eval()
+    touched = sorted(key for key, value in state(model).items() if not is_same(found[key], value))
     made = converted.meta["blurify"]
     twin = one_tap(converted, made).eval()
     pairs = [outputs(m, inputs_of(name, model, shape)) for shape in sizes for m in (model, twin)]
@@ -203,7 +206,7 @@ def _identity(subject: Subject, model: nn.Module) -> Outcome:
     effect = relative_error(expected[0], outputs(converted, inputs_of(name, model, sizes[0])))
     statistics = {"statistics": sum(len(d.statistics) for d in made.rewritten)}
     return {
-        "ok": max(errors) <= TOLERANCES[dtype] and telling and effect > LEAST_EFFECT,
+        "ok": max(errors) <= TOLERANCES[dtype] and telling and effect > LEAST_EFFECT and not touched,
         "dtype": str(dtype).removeprefix("torch."),
         "errors": [float(f"{error:.2e}") for error in errors],
         "sizes": ["x".join(map(str, shape)) for shape in sizes],
@@ -212,7 +215,22 @@ def _identity(subject: Subject, model: nn.Module) -> Outcome:
         "optimized": len(converted.meta["optimized"]),
         **(statistics if statistics["statistics"] else {}),
         **({} if telling else {"error": "the original's outputs are not finite, or all alike"}),
+        **({"error": f"converting wrote to the model's own {touched[0]}"} if touched else {}),
     }
+
+
+State = dict[str, tuple[int, Tensor]]
+
+
+def state(model: nn.Module) -> State:
+    """Every parameter and buffer, with how often it was written to."""
+    tensors = chain(model.named_parameters(), model.named_buffers())
+    return {name: (tensor._version, tensor.detach().clone()) for name, tensor in tensors}
+
+
+def is_same(one: tuple[int, Tensor], other: tuple[int, Tensor]) -> bool:
+    """Whether nothing was written, not even the same value."""
+    return one[0] == other[0] and torch.equal(one[1].nan_to_num(), other[1].nan_to_num())
 
 
 def outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
