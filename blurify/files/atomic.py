@@ -56,6 +56,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None], check: Check
         if check is not None:
             check(temporary)
         os.replace(temporary, path)
+    except FileError:
+        raise
     except OSError as error:
         raise FileError(f"{path} cannot be written: {error.strerror or error}; the folder is as it was.") from error
     finally:

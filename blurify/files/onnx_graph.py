@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from blurify.errors import BlurifyError, FileError
 from blurify.files.atomic import Check, check_output, write_atomically
@@ -79,6 +80,7 @@ def serialized(
         raise FileError(f"{kind} has {held}, and an ONNX file holds less than 2; write a .pt2 instead.")
     try:
         with quietly():
+            divide_afterwards(program.graph_module)
             converted: Any = torch.onnx.export(
                 program, dynamo=True, verbose=False, opset_version=known.opset if known else None
             )
@@ -90,6 +92,25 @@ def serialized(
         fact = " ".join(str(_first(error)).split())[:300].rstrip(".") or type(error).__name__
         raise FileError(f"{kind} cannot be written as ONNX: {fact}; write a .pt2 instead.") from error
     return bytes(proto.SerializeToString()), int(converted.model.opset_imports[""])
+
+
+def divide_afterwards(module: fx.GraphModule) -> None:
+    """Make a divisor of an average's own a factor after a plain average, since PyTorch's exporter loses it."""
+    for node in list(module.graph.nodes):
+        if node.target not in AVERAGES or len(node.args) < 7 or node.args[6] is None or node.args[4]:
+            continue
+        kernel = node.args[1]
+        area = prod(kernel) if len(kernel) > 1 else kernel[0] ** AVERAGES[node.target]
+        factor, node.args = area / node.args[6], (*node.args[:5], True)
+        with module.graph.inserting_after(node):
+            scaled = module.graph.call_function(torch.ops.aten.mul.Tensor, (node, factor))
+        scaled.meta = dict(node.meta)
+        node.replace_all_uses_with(scaled, delete_user_cb=lambda user, scaled=scaled: user is not scaled)
+    module.recompile()
+
+
+# The averages that may have a divisor of their own, with their number of axes.
+AVERAGES: dict[Any, int] = {torch.ops.aten.avg_pool2d.default: 2, torch.ops.aten.avg_pool3d.default: 3}
 
 
 def rename(graph: Any, known: Signature) -> None:

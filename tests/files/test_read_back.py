@@ -43,7 +43,7 @@ def test_what_gives_something_else_is_not_written(
     name: str, wrong: Any, tiny: nn.Module, picture: Tensor, tmp_path: Path
 ) -> None:
     form, converted = replace(FORMATS[name], read=wrong), blurify.antialias(tiny)
-    with pytest.raises(FileError, match=r"the file failed its proof: .*; nothing was written, so name"):
+    with pytest.raises(FileError, match=r"^the file failed its proof: .*; nothing was written, so name"):
         form.write_proved(converted, target(tmp_path, form), Wanted(ARCH, picture))
     assert list(tmp_path.iterdir()) == []
 
@@ -66,6 +66,16 @@ def test_dense_averages_in_onnx(name: str, tmp_path: Path) -> None:
     x = torch.randn(1, 3, 33, 32)
     converted = blurify.antialias(model, **options)
     _, row = FORMATS["onnx"].write_proved(converted, tmp_path / "m.onnx", Wanted(example=x))
+    assert row is not None
+    assert row.state == "ok", row.text
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_an_average_that_is_no_site_keeps_its_divisor_in_onnx(padding: int, tmp_path: Path) -> None:
+    pool = nn.AvgPool2d(3, 1, padding, divisor_override=5)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, 1, 1), pool, nn.MaxPool2d(2)).eval()
+    example = torch.randn(1, 3, 15, 16)
+    _, row = FORMATS["onnx"].write_proved(blurify.antialias(model), tmp_path / "m.onnx", Wanted(example=example))
     assert row is not None
     assert row.state == "ok", row.text
 
