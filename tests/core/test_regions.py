@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from blurify import antialias, plan, verify
+from blurify.errors import PlanError
 from blurify.layers import BlurPool2d
 from blurify.planning import Plan
 from blurify.tracing.export import export_once
@@ -336,6 +338,32 @@ def test_the_plan_names_the_squeeze_excite_that_it_stops_before(name: str) -> No
 def test_other_products_are_no_squeeze_excite() -> None:
     for form in (OTHERS["another map"], OTHERS["size"], FORMS["silu"], lambda x, m: x * F.avg_pool2d(x, 3, 1, 1)):
         assert [d.before for d in plan(Network({"a": form}).eval()).rewritten] == [""]
+
+
+def test_a_plan_may_blur_at_any_exit_and_nowhere_inside() -> None:
+    model = Network({"a": FORMS["silu"]}).eval()
+    (decision,) = plan(model).rewritten
+    assert decision.landing == "blocks.a.mul"
+    early = Plan((replace(decision, landing="blocks.a.norm"),))
+    assert verify(model, early.apply(model), torch.randn(2, 3, 16, 16)).ok
+    inside = Plan.from_json(Plan((replace(decision, landing="blocks.a.sigmoid"),)).to_json())
+    with pytest.raises(PlanError, match="where a blur would not be of that site alone"):
+        inside.apply(model)
+
+
+@pytest.mark.parametrize("name", ["silu", "layer norm", "glu, chunk"])
+def test_a_model_of_its_own_class_is_blurred_at_the_same_place(name: str) -> None:
+    model, x = Network({"a": FORMS[name]}).eval(), torch.randn(2, 3, 16, 16)
+    kept = antialias(model, form="class")
+    with torch.no_grad():
+        torch.testing.assert_close(kept(x)["a"], model.by_hand(x)["a"])
+
+
+def test_a_second_conversion_has_nothing_to_do() -> None:
+    for form in ("silu", "maxout, stack", "layer norm, permuted"):
+        model = Network({"a": FORMS[form]})
+        model.blocks["a"].conv.stride = (4, 4)
+        assert not plan(antialias(model)).rewritten
 
 
 def test_numbers_that_are_no_floats_are_not_blurred() -> None:
