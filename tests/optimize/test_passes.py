@@ -461,3 +461,22 @@ def test_nothing_impure_is_lost() -> None:
     assert relative_error(run(plain, x), run(optimized, x)) <= 1e-5
     assert isinstance(optimized.graph, fx.Graph)
     assert any(node.target == "mul_" for node in optimized.graph.nodes)
+
+
+class ReadsHalf(nn.Module):
+    """An argument, named as a function is, and a pool that nothing reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.pool = nn.Conv2d(3, 4, 3, 2), nn.MaxPool2d(2)
+
+    def forward(self, x: Tensor, size: Tensor) -> Tensor:
+        self.pool(x)
+        return self.conv(x).relu()
+
+
+def test_arguments_and_sites_that_nothing_reads_stay() -> None:
+    model, x = ReadsHalf().eval(), torch.randn(1, 3, 16, 16)
+    converted = antialias(model, stem=True, example_inputs=(x, x), form="graph")
+    assert converted(x, x).shape == model(x, x).shape
+    assert sum("blurs" in node.meta for node in converted.graph.nodes) == 2
