@@ -58,4 +58,10 @@ LAWS: dict[str, tuple[str, ...]] = {
         "core/test_grid.py::test_shift_is_what_is_measured",
         "core/test_grid.py::test_a_pixel_or_more_is_a_warning",
     ),
+    "what people do next": (
+        "verifying/test_rows.py::test_each_row_sees_its_fault",
+        "verifying/test_random_networks.py::test_a_few",
+        "files/test_read_back.py::test_every_format_is_read_back",
+        "core/test_retraced.py::test_tools_take_it",
+    ),
 }

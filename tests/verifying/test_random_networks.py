@@ -106,7 +106,7 @@ def prove(model: nn.Module) -> None:
         assert {row.state for row in verdict.rows} == {"ok"}, str(verdict)
 
 
-FEW = settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 @FEW
