@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
+from benchmarks.strangers import section
 from benchmarks.zoo.ledger import STAGES, Entry, Ledger
 from blurify.sites import Action, Kind, Reason
 
@@ -13,6 +14,11 @@ HEAD = """# Support
 This page is generated from the reasons that a plan gives and from a run over every architecture of timm and
 torchvision: `python -m benchmarks.zoo --jobs 2` makes the results (`benchmarks/results/zoo.jsonl`, an hour or two), and
 `python -m benchmarks.zoo --support docs/support.md` makes this page from them.
+"""
+
+STRANGERS = """Networks of packages that blurify knows nothing of, with random weights, converted with `form="auto",
+partial=True` and proved by `python -m benchmarks.strangers`. A network that cannot be traced whole has the number of
+its converted parts in place of the front-end.
 """
 
 STAGE_WORDS = {
@@ -36,6 +42,9 @@ def support(ledger: Ledger) -> str:
         *_reasons(entries),
         "\n## What failed\n",
         *_failures(entries),
+        "\n## Networks of other packages\n",
+        STRANGERS,
+        *section(),
         "\n## Families\n",
         *_families(entries),
     ]
