@@ -153,3 +153,20 @@ INNOCENT: dict[str, Function] = {
 @pytest.mark.parametrize("name", INNOCENT)
 def test_no_false_alarm(name: str) -> None:
     assert not plan(Calls(INNOCENT[name]), example_inputs=torch.zeros(2, 3, 16, 16)).decisions
+
+
+class Volumes(nn.Module):
+    """Halves the first axis of volumes; what comes after it is left to an ellipsis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(2, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return (x[:, :, ::2, ...] + x[:, :, 1::2, ...]) / 2
+
+
+def test_slices_before_an_ellipsis_are_of_the_axis_that_they_name() -> None:
+    (decision,) = plan(Volumes(), example_inputs=torch.randn(1, 2, 8, 6, 6)).rewritten
+    assert decision.stride == (2, 1, 1)
