@@ -11,11 +11,12 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from blurify.carrying import FORMS, carried_out
 from blurify.decide import ShapesOf, decide
 from blurify.errors import ArgumentError, ArgumentTypeError, BlurifyError, GridWarning, NoEffectWarning, TraceError
 from blurify.graph_module import TracedModule
 from blurify.partial import Parts
-from blurify.planning import FORMS, Plan, carried_out, moved_grid
+from blurify.planning import Plan, moved_grid
 from blurify.sites import Reason
 from blurify.spec import DEFAULT_FILT_SIZE, DEFAULT_STRENGTH, Spec
 from blurify.tracing import trace
@@ -91,7 +92,7 @@ def antialias(
     example_kwargs: Mapping[str, Any] | None = ...,
     inplace: bool = ...,
     optimize: bool = ...,
-    form: Literal["graph"] | None = ...,
+    form: Literal["graph"],
     keep_class: Literal[False] | None = ...,
     partial: bool = ...,
 ) -> TracedModule: ...
@@ -220,7 +221,7 @@ def antialias(
             before it, for one. `meta["optimized"]` says what was done.
         form: "class" for a copy of `model` of its own class, which keeps its methods and attributes: strides become 1
             on its modules, and modules blur. "graph" for a `torch.fx.GraphModule`. "auto" for the class wherever
-            modules can express every rewritten site, and the graph elsewhere. By default "graph".
+            modules can express every rewritten site, and the graph elsewhere, which is the default.
         keep_class: another name for `form`: True means "class", False means "graph".
         partial: convert what can be converted. Of a model that cannot be traced whole, these are its largest parts that
             can: the result is a copy of the model's own class with these parts converted, and the plan's `parts` say
@@ -278,7 +279,7 @@ def form_of(form: str | None, keep_class: bool | None) -> str:
         raise ArgumentError(f"form must be one of {', '.join(map(repr, FORMS))}, got {form!r}.")
     if form and named and form != named:
         raise ArgumentError(f"keep_class={keep_class} means form={named!r}, but form={form!r} was given; give one.")
-    return form or named or "graph"
+    return form or named or "auto"
 
 
 def trace_and_plan(

@@ -172,11 +172,22 @@ class TracedModule(fx.GraphModule):
             "attributes": self.attributes(),
         }
 
+    @property
+    def origin(self) -> Any:
+        """What the graph was converted from, which tells `pickle` how to make it again; None if that is not known."""
+        return self.__dict__.get("_origin")
+
+    @origin.setter
+    def origin(self, origin: Any) -> None:
+        self.__dict__["_origin"] = origin
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return rebuild, (self._state(),)
+        found = None if self.origin is None else self.origin.reduced(self)
+        return found or (rebuild, (self._state(),))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TracedModule:
         twin = rebuild(copy.deepcopy(self._state(), memo))
+        twin.origin = self.origin
         memo[id(self)] = twin
         return twin
 

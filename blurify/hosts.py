@@ -1,6 +1,6 @@
 """Modules of a model that blur what they take or give, and are still of their own class.
 
-A stable, public path: pickled models that kept their class name `rebuild`.
+Pickled models that kept their class name `rebuild`, as `blurify.saved.host`.
 
 A host is an instance of a subclass, made on the fly, of the class that it was of. So `isinstance`, its attributes, its
 hooks and the names in its `state_dict` stay what they were. The blur is a child of the host, which is what moves it
@@ -208,3 +208,6 @@ def rebuild(original: type[nn.Module], blurs: tuple[str, ...], state: dict[str, 
     module: nn.Module = host.__new__(host)
     module.__setstate__(state)  # type: ignore[no-untyped-call]
     return module
+
+
+rebuild.__module__, rebuild.__qualname__ = "blurify.saved", "host"

@@ -6,7 +6,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, overload
 
 from torch import nn
 
@@ -17,24 +17,17 @@ from blurify.decision import (
     explanation,
     filter_text,
     of_part,
-    of_whole,
     parts_table,
     sizes,
 )
-from blurify.errors import ArgumentError, HooksWarning, OmissionWarning, PlanError
+from blurify.errors import HooksWarning, OmissionWarning
 from blurify.graph_module import TracedModule
-from blurify.keep import keep_class
-from blurify.optimize import optimize_graphs
-from blurify.parts import with_parts
 from blurify.plan_json import PLAN_VERSION, read_plan
 from blurify.rewrite import rewrite
 from blurify.sites import Action
 from blurify.tracing import trace
-from blurify.tracing.inputs import Inputs, as_inputs
+from blurify.tracing.inputs import as_inputs
 from blurify.tree import has_hooks
-
-M = TypeVar("M", bound=nn.Module)
-FORMS = ("auto", "class", "graph")
 
 
 @dataclass(frozen=True)
@@ -106,6 +99,8 @@ class Plan:
             PlanError: the plan names a site or landing that the model does not have, or one where no blur may be.
             TraceError: the model cannot be traced.
         """
+        from blurify.carrying import carried_out
+
         inputs = as_inputs(example_inputs, example_kwargs)
         traced = None if self.parts else trace(model, inputs)
         return carried_out(self, model, traced, inputs, form, None if inplace else {}, optimize=optimize)
@@ -156,6 +151,10 @@ class Plan:
         """
         return cls(*read_plan(text))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Files name this one function, and nothing of what decisions are made of.
+        return plan_from_json, (self.to_json(),)
+
     def __str__(self) -> str:
         """A table, one line a site."""
         rows = [["site", "kind", "stride", "action", "filter", "landing or reason"]]
@@ -185,87 +184,12 @@ def moved_grid(plan: Plan) -> str:
     )
 
 
-def carried_out(
-    plan: Plan,
-    model: M,
-    traced: TracedModule | None,
-    inputs: Inputs | None,
-    form: str,
-    copied: Mapping[int, Any] | None,
-    *,
-    optimize: bool,
-    partial: bool = False,
-) -> M | TracedModule:
-    """Return the model, which `traced` records, with the plan carried out in the given form.
-
-    `copied` is a memo of `copy.deepcopy` for parameters; with None the result uses the model's own. A graph in the
-    place of the class says why in `meta["blurify_why"]`. A model that cannot be traced whole is converted in parts.
-
-    Raises:
-        PlanError: modules cannot express all sites, and the form is "class" without `partial`.
-    """
-    tensors = own_tensors(model) if copied is None else copied
-    if traced is None:
-        return in_parts(plan, model, inputs, form, tensors, optimize)
-    why = ""
-    if form != "graph":
-        try:
-            return kept_class(plan, model, traced, inputs, tensors, optimize, partial and form == "class")
-        except (PlanError, ArgumentError) as error:
-            if form == "class":
-                raise
-            why = str(error).rpartition(";")[0]
-    with traced.edited():
-        plan.apply_traced(traced, copied is None, copied)
-        if optimize:
-            optimize_graphs(traced)
-    traced.meta["blurify_why"] = why
-    return traced
+def plan_from_json(text: str) -> Plan:
+    """Read what `Plan.to_json` wrote; pickled plans name this function, as `blurify.saved.plan`."""
+    return Plan.from_json(text)
 
 
-def kept_class(
-    plan: Plan,
-    model: M,
-    traced: TracedModule,
-    inputs: Inputs | None,
-    copied: Mapping[int, Any],
-    optimize: bool,
-    partial: bool,
-) -> M:
-    """Return a copy of the model, of its own class, with the plan carried out; see `blurify.keep`."""
-    kept = keep_class(model, traced, plan.rewritten, inputs, copied=copied, optimize=optimize, partial=partial)
-    set_plan(kept.model, replace(plan, decisions=tuple(kept.left.get(d.site, d) for d in plan.decisions)), "class")
-    meta = vars(kept.model)["meta"]
-    meta["optimized"] = tuple(dict.fromkeys((*meta.get("optimized", ()), *kept.optimized)))
-    meta["blurify_where"] = {**meta.get("blurify_where", {}), **kept.where}
-    if traced.meta.get("input_shapes") is not None:
-        meta["input_shapes"] = traced.meta["input_shapes"]
-    return kept.model
-
-
-def in_parts(plan: Plan, model: M, inputs: Inputs | None, form: str, copied: Mapping[int, Any], optimize: bool) -> M:
-    """Return a copy of the model in which each part that the plan converts is converted by itself, in its place."""
-
-    def convert(part: Part, module: nn.Module, root: str, call: Inputs) -> nn.Module:
-        traced = trace(module, call, symbolic=True)
-        own = "graph" if root else form
-        return carried_out(plan.of_part(part, root), module, traced, call, own, None, optimize=optimize, partial=True)
-
-    converted = [part for part in plan.parts if not part.reason]
-    twin, made = with_parts(model, converted, inputs, copied, convert)
-    done = [of_whole(d, path, root) for (path, root), each in made.items() for d in (plan_of(each) or plan).decisions]
-    by_site = {d.site: d for d in done}
-    set_plan(twin, Plan(tuple(by_site.get(d.site, d) for d in plan.decisions), plan.parts), "class")
-    meta = vars(twin)["meta"]
-    meta["optimized"] = tuple(line for each in made.values() for line in vars(each)["meta"]["optimized"])
-    if inputs is not None and inputs.shapes() is not None:
-        meta["input_shapes"] = inputs.shapes()
-    return twin
-
-
-def own_tensors(model: nn.Module) -> dict[int, Any]:
-    """Return a memo of `copy.deepcopy` that lets a copy use the model's own parameters and buffers."""
-    return {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+plan_from_json.__module__, plan_from_json.__qualname__ = "blurify.saved", "plan"
 
 
 def plan_of(model: nn.Module) -> Plan | None:

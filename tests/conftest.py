@@ -8,11 +8,14 @@ import os
 import time
 import warnings
 from collections.abc import Generator
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 from xdist.scheduler import LoadScopeScheduling
+
+from blurify import antialias
 
 # Small tensors gain nothing from a second thread, and on a busy machine threads that wait for each other cost minutes.
 torch.set_num_threads(1)
@@ -54,6 +57,9 @@ def relative_error(expected: Tensor, actual: Tensor) -> float:
     assert expected.shape == actual.shape
     assert expected.std() > 0
     return float((expected - actual).abs().max() / expected.abs().max())
+
+
+as_graph = partial(antialias, form="graph")
 
 
 def run(model: nn.Module, x: Tensor) -> Tensor:

@@ -141,12 +141,12 @@ format_option = click.option(
 )
 
 
-# Of `blurify.planning.FORMS`, which cannot be imported before something slow is.
+# Of `blurify.carrying.FORMS`, which cannot be imported before something slow is.
 _FORM = click.option(
     "--form",
     "model_form",
     type=click.Choice(["auto", "class", "graph"]),
-    default="graph",
+    default="auto",
     show_default=True,
     help="The converted model: the model's own class, a graph, or the class wherever modules can express it.",
 )

@@ -12,12 +12,13 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
 
 from blurify import api, files
+from blurify.carrying import carried_out
 from blurify.cli import report
 from blurify.cli.options import Request
 from blurify.cost import Cost, cost
 from blurify.errors import ArgumentError, HooksWarning
 from blurify.graph_module import TracedModule
-from blurify.planning import Plan, carried_out, left_out, lost_hooks, moved_grid
+from blurify.planning import Plan, left_out, lost_hooks, moved_grid
 from blurify.spec import DEFAULT_FILT_SIZE, Spec
 from blurify.tracing.inputs import Inputs, input_size, random_batch
 from blurify.verifying import proving

@@ -15,14 +15,13 @@ from blurify.cli.measured import Measured, Sites
 from blurify.cli.settings import Settings
 from blurify.errors import ArgumentError, FileError
 from blurify.files.atomic import check_output
-from blurify.graph_module import TracedModule
 from blurify.measure import processes
 from blurify.measure.aliasing import folded_energy
 from blurify.measure.estimate import estimate
 from blurify.measure.folder import Folder, Pictures, Preprocessing
 from blurify.measure.probes import middle
-from blurify.planning import Plan
-from blurify.verifying.twins import one_tap
+from blurify.planning import plan_of
+from blurify.verifying.twins import one_tap, with_plan
 
 if TYPE_CHECKING:
     from blurify.report.page import Table
@@ -45,10 +44,10 @@ def check_drawing(report: Path | None) -> None:
     check_output(report, force=True)
 
 
-def converted_of(models: dict[str, nn.Module]) -> tuple[str, TracedModule]:
+def converted_of(models: dict[str, nn.Module]) -> tuple[str, nn.Module]:
     """The last model that was converted; if none was, what converting the last one gives."""
     for name, model in reversed(models.items()):
-        if isinstance(model, TracedModule) and isinstance(model.meta.get("blurify"), Plan):
+        if plan_of(model) is not None:
             return name, model
     name, model = next(reversed(models.items()))
     return f"{name}, converted", api.antialias(model)
@@ -93,7 +92,7 @@ def write_report(
     name, converted = converted_of(models)
     original = next(iter(models.values()))
     if original is converted:
-        original = one_tap(converted, converted.meta["blurify"])
+        original = one_tap(*with_plan(converted))
     shown = contents.Shown(
         first_pictures(folder, preprocessing, settings.device),
         size,
@@ -108,7 +107,7 @@ def write_report(
     if "agreement" in result.both:
         notes.insert(0, f"Both say the same of {result.both['agreement']}.")
     notes += [f"Skipped: {reason}" for reason in result.skipped]
-    plan = str(converted.meta["blurify"])
+    plan = str(plan_of(converted))
     command = shlex.join(["blurify", *sys.argv[1:]])
     title = "What antialiasing did to " + " and ".join(models)
     page.write_report(path, page.Content(title, command, tuple(notes), (*own, *tables), pictures, plan))

@@ -141,7 +141,7 @@ def run_demo(filt_size: int = 4, picture: Path | None = None) -> DemoResult:
     models = (model, converted)
     answers = [shifted_answers(m, wide, FRAME, rounds=ROUNDS) for m in models]
     result = DemoResult(
-        plan=converted.meta["blurify"],
+        plan=vars(converted)["meta"]["blurify"],
         verdict=verify(model, converted, pictures[:8]),
         filt_size=filt_size,
         consistency=_compare(*(agreement(a) for a in answers)),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from blurify.errors import FileError
 from blurify.files import legacy
@@ -20,6 +21,7 @@ from blurify.files.pickled import Following
 from blurify.files.records import content_of, records_of, root_of
 from blurify.files.safetensors_file import looks_like_safetensors
 from blurify.files.safety import PLAIN, resolve_globals
+from blurify.origin import Pending
 
 _INSTEAD = "give a .pt or .pth file with a state_dict or a model, or safetensors"
 
@@ -48,7 +50,24 @@ def read_object(path: Path, allow: Collection[str] = ()) -> Any:
     with unchanged_enums([value for value, _ in pairs], path):
         content = _unpickled(path, container, pairs)
     check_instances(content, path, allow)
-    return content
+    return with_graphs(content, path)
+
+
+def with_graphs(content: Any, path: Path) -> Any:
+    """Make the graphs that the content holds: now that it has been looked at, their models may run."""
+    if isinstance(content, dict):
+        for key, value in dict.items(content):
+            if isinstance(value, nn.Module):
+                dict.__setitem__(content, key, with_graphs(value, path))
+    if isinstance(content, nn.Module):
+        for name, child in content._modules.items():
+            content._modules[name] = child if child is None else with_graphs(child, path)
+    if not isinstance(content, Pending):
+        return content
+    try:
+        return content.made()
+    except Exception as error:  # the model of a file may fail in any way at all
+        raise FileError(f"{path} holds a graph that cannot be made: {_first_fact(error)}; convert it again.") from error
 
 
 def _follow(path: Path, held: Mapping[str, int], callable_names: Collection[str]) -> None:

@@ -32,6 +32,8 @@ MADE = "_tensor_constant"
 
 def holder(edit: Edit, model: nn.Module) -> str | None:
     """The path of the module that holds the site's stride, as far as can be told without trying."""
+    if edit.decision.kind is Kind.UPSAMPLE:  # it is blurred as it is
+        return None
     if edit.node.op == "call_module":
         return None if getattr(edit.module, "return_indices", False) else str(edit.node.target)
     calls = running(edit.node)

@@ -57,7 +57,7 @@ class Recovered:
     weights were asked for. `skipped` are the layers that no fit was tried for.
     """
 
-    model: TracedModule
+    model: nn.Module
     layers: tuple[LayerFit, ...]
     skipped: dict[str, Skip]
     errors: dict[str, float]
@@ -222,7 +222,7 @@ def recover(
                 )
         except (MemoryError, RuntimeError) as error:
             raise out_of_memory(error, settings) from error
-    model: TracedModule = copy.deepcopy(converted)  # type: ignore[assignment]
+    model = copy.deepcopy(converted)
     model.load_state_dict(student.state_dict())
     errors = {name: score.error for name, score in steps.scores.items()}
     return Recovered(model, tuple(fits), skipped, errors, steps.seconds, len(images))

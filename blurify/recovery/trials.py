@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import nn
+
 from blurify.graph_module import TracedModule
 from blurify.measure.estimate import Estimate
 from blurify.recovery.recovering import Recovered
@@ -55,7 +57,7 @@ class Strongest:
     min_agreement: float
 
     @property
-    def model(self) -> TracedModule:
+    def model(self) -> nn.Module:
         """The recovered model."""
         return self.recovered.model
 

@@ -15,6 +15,7 @@ from torch.fx.immutable_collections import immutable_dict
 from torch.fx.node import Node
 
 from blurify.errors import TraceError
+from blurify.hosts import Host
 from blurify.tracing.answers import Answers
 from blurify.tracing.arguments import arguments
 from blurify.tracing.calls import Call
@@ -194,7 +195,8 @@ class Recorded:
 
 def trace_once(model: nn.Module, inputs: Inputs | None = None) -> Recorded:
     """Trace the model as it stands (mode included). Arguments that `inputs` does not give take their defaults."""
-    opened = strided_leaves(model)
+    # A blur in a host of a leaf's class would be inside the leaf.
+    opened = strided_leaves(model) | {type(module) for module in model.modules() if isinstance(module, Host)}
     while True:
         tracer = LeafAwareTracer(inputs, opened)
         try:

@@ -7,11 +7,12 @@ from typing import Any
 
 from torch import fx, nn
 
+from blurify.carrying import graph_of
 from blurify.errors import ArgumentTypeError
 from blurify.graph_module import TracedModule
 from blurify.hosts import AFTER, BEFORE, can_host, make_host
 from blurify.layers import Blur
-from blurify.planning import Plan, plan_of
+from blurify.planning import Plan
 from blurify.rewrite import insert_after
 from blurify.rules import set_module
 from blurify.tracing.paths import node_paths
@@ -19,13 +20,13 @@ from blurify.tree import computed_copies, own_copy
 
 
 def with_plan(converted: nn.Module) -> tuple[TracedModule, Plan]:
-    """Return the graph that `blurify.antialias` returned, and its plan; anything else is refused."""
-    plan = plan_of(converted)
-    if not isinstance(converted, TracedModule) or plan is None:
+    """Return the graph of what `blurify.antialias` returned, and its plan; anything else is refused."""
+    found = graph_of(converted)
+    if found is None:
         raise ArgumentTypeError(
             f"converted must be what blurify.antialias returned, with its plan; got a {type(converted).__name__}."
         )
-    return converted, plan
+    return found
 
 
 def own_model(model: nn.Module) -> nn.Module:

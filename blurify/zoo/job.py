@@ -20,7 +20,6 @@ from torch import nn
 
 from blurify import api, files
 from blurify.errors import ArgumentError
-from blurify.graph_module import TracedModule
 from blurify.planning import Plan
 from blurify.zoo import architectures, cards, pictures, sources, storage
 from blurify.zoo.failures import failure, noted
@@ -150,7 +149,7 @@ def _made(name: str, settings: Settings, part: Path) -> Record:
     model = loaded.model
     given = given_inputs(name, model)
     converted = api.antialias(model, settings.filt_size, strength=settings.strength, example_inputs=given)
-    made: Plan = converted.meta["blurify"]
+    made: Plan = vars(converted)["meta"]["blurify"]
     facts = _of_plan(model, made) | {"parameters": architectures.parameter_count(model)}
     if facts["status"] == CONVERTED:
         facts |= priced(name, model, converted)
@@ -163,7 +162,7 @@ def _made(name: str, settings: Settings, part: Path) -> Record:
     return facts
 
 
-def _finished(name: str, settings: Settings, loaded: files.LoadedModel, converted: TracedModule, part: Path) -> Record:
+def _finished(name: str, settings: Settings, loaded: files.LoadedModel, converted: nn.Module, part: Path) -> Record:
     """Recover, measure and write; what fails of all that was asked for beside the model itself is told as missing."""
     facts: Record = {}
     missing: dict[str, str] = {}

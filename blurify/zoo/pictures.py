@@ -11,7 +11,6 @@ from torch import nn
 from blurify import files
 from blurify.errors import ArgumentError
 from blurify.files.transforms import preprocessing_of
-from blurify.graph_module import TracedModule
 from blurify.measure.folder import Source, find_pictures
 from blurify.measure.networks import Manner, shares, side_by_side, stacked
 from blurify.measure.preparing import Wishes, prepared
@@ -47,7 +46,7 @@ def shared_out(settings: Settings) -> tuple[list[Source], list[Source]]:
     return used, others
 
 
-def recovered(settings: Settings, loaded: files.LoadedModel, converted: nn.Module) -> tuple[TracedModule, Record]:
+def recovered(settings: Settings, loaded: files.LoadedModel, converted: nn.Module) -> tuple[nn.Module, Record]:
     """The converted model with weights that work with the blurs, and what became of its layers.
 
     >>> recovered(Settings(recover="pictures"), loaded, converted)[1]["errors"]

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from blurify.cost import cost
-from blurify.graph_module import TracedModule
 from blurify.tracing.inputs import Inputs
 from blurify.verifying.proving import verify
 from blurify.verifying.verdict import Verdict
@@ -45,7 +44,7 @@ def priced(name: str, model: nn.Module, converted: nn.Module) -> Record:
     return {"macs": [before.macs, after.macs], "input_size": list(before.size)}
 
 
-def prove(name: str, model: nn.Module, converted: TracedModule, pretrained: bool) -> Verdict:
+def prove(name: str, model: nn.Module, converted: nn.Module, pretrained: bool) -> Verdict:
     """Run the proofs, with weights that they can see through.
 
     >>> prove("timm:resnet18", model, antialias(model), pretrained=False).ok

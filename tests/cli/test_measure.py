@@ -26,7 +26,6 @@ from blurify.measure.estimate import estimate
 ALLOW = [
     *("--allow", "blurify.demo.classifier.DigitNet"),
     *("--allow", "blurify.demo.classifier.Block"),
-    *("--allow", "blurify.graph_module.rebuild"),
 ]
 SIZE = ["--input-size", "1,40,40", "--shift", 8, "--mean", "0", "--std", "1"]
 

@@ -142,7 +142,7 @@ def test_hooks_of_containers_are_not_run_and_their_loss_is_said() -> None:
     model[0].register_forward_hook(lambda module, args, output: seen.append(output))
     model[1].register_forward_pre_hook(lambda module, args: seen.append(args))
     with pytest.warns(HooksWarning, match=r"hooks of '0', '1'.*not carried over"):
-        converted = antialias(nn.Sequential(model)[0])
+        converted = antialias(nn.Sequential(model)[0], form="graph")
     assert not seen
     assert len(model[0]._forward_hooks) == 1
     with pytest.warns(HooksWarning):
@@ -249,7 +249,7 @@ class HeadInTraining(nn.Module):
 
 def test_both_modes_are_proved() -> None:
     model = HeadInTraining()
-    converted = antialias(model)
+    converted = antialias(model, form="graph")
     verdict = verify(model, converted, torch.randn(2, 3, 32, 32))
     assert verdict.ok
     assert "after .eval() and .train()" in str(verdict)
@@ -264,7 +264,7 @@ def test_both_modes_are_proved() -> None:
 def test_filters_are_where_the_map_is() -> None:
     model = nn.Sequential(block(), nn.MaxPool2d(2), block().to("meta")[0:2], nn.MaxPool2d(2), nn.AvgPool2d(2))
     model[2] = nn.Sequential(nn.Conv2d(8, 8, 1, device="meta"))
-    converted = antialias(model)
+    converted = antialias(model, form="graph")
     devices = {name: b.device.type for name, b in converted.named_buffers()}
     assert devices == {"0.2_blur.filt": "cpu", "1_blur.filt": "cpu", "3_blur.filt": "meta", "4.filt": "meta"}
 

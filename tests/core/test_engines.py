@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blurify import Plan, antialias, functional, layers, plain, plan, verify
+from blurify import Plan, functional, layers, plain, plan, verify
 from blurify.errors import ArgumentTypeError
+from tests.conftest import as_graph as antialias
 
 LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "blur": (layers.BlurPool2d(pad_type="zero-renorm"), (15, 14)),

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from blurify import Plan, antialias, plan, verify
+from blurify import Plan, plan, verify
 from blurify.decision import OutputShift
 from blurify.errors import ArgumentError, GridWarning, PlanError
+from tests.conftest import as_graph as antialias
 
 
 def same(stride: int, kernel_size: int = 1) -> nn.Conv2d:

@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from blurify import antialias, plan
+from blurify import plan
 from blurify.errors import HooksWarning, OmissionWarning, TraceError
 from blurify.graph_module import TracedModule
 from blurify.tracing import trace
 from blurify.tracing.inputs import as_inputs
+from tests.conftest import as_graph as antialias
 
 Forward = Callable[[Any, Tensor], Any]
 X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

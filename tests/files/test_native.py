@@ -213,10 +213,22 @@ def test_weights_that_do_not_fit_the_recipe(saved: Path) -> None:
         load(saved)
 
 
-def test_a_model_without_a_name_is_pickled_and_needs_the_users_word(
-    tiny: nn.Module, picture: torch.Tensor, tmp_path: Path
+@pytest.mark.parametrize("form", ["class", "graph"])
+def test_a_model_without_a_name_is_pickled_and_read_without_a_word(
+    form: str, tiny: nn.Module, picture: torch.Tensor, tmp_path: Path
 ) -> None:
-    converted = blurify.antialias(tiny)
+    converted = blurify.antialias(tiny, form=form)
+    save(converted, tmp_path / "m.pt")
+    rebuilt = load(tmp_path / "m.pt")
+    assert rebuilt.meta["blurify_form"] == form
+    assert torch.equal(rebuilt(picture), converted(picture))
+    torch.save({"epoch": 3, "model": converted}, tmp_path / "checkpoint.pt")
+    assert torch.equal(read_model(tmp_path / "checkpoint.pt").model(picture), converted(picture))
+
+
+def test_a_graph_that_was_edited_needs_the_users_word(tiny: nn.Module, picture: torch.Tensor, tmp_path: Path) -> None:
+    converted = blurify.antialias(tiny, form="graph")
+    converted.fc = nn.Linear(converted.fc.in_features, 3)
     save(converted, tmp_path / "m.pt")
     with pytest.raises(UnsafeFileError) as raised:
         load(tmp_path / "m.pt")

@@ -67,7 +67,7 @@ def test_a_graph_runs_without_torch(
     make: Callable[[], nn.Module], dynamic: bool, size: tuple[int, int], arguments: Any, tmp_path: Path
 ) -> None:
     model = make().eval()
-    converted = antialias(model, **arguments)
+    converted = antialias(model, form="graph", **arguments)
     save_onnx(converted, tmp_path / "model.onnx", torch.randn(1, 3, 64, 64), dynamic_size=dynamic)
     x = torch.randn(3, 3, *size)
     with torch.no_grad():

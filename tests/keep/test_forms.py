@@ -164,3 +164,13 @@ def test_a_hoisted_blur_is_copied_and_pickled(resnet: nn.Module) -> None:
     with torch.no_grad():
         for twin in (copy.deepcopy(kept), pickle.loads(pickle.dumps(kept))):
             assert torch.equal(twin(X), kept(X))
+
+
+@pytest.mark.parametrize("up", [nn.Upsample(scale_factor=2), nn.ConvTranspose2d(8, 8, 2, 2)])
+def test_upsampling_is_blurred_in_either_form(up: nn.Module) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), up, nn.Conv2d(8, 8, 1)).eval()
+    kept = antialias(model, 3, form="class", upsample=True)
+    assert isinstance(kept, nn.Sequential)
+    with torch.no_grad():
+        torch.testing.assert_close(antialias(model, 3, form="graph", upsample=True)(X), kept(X))
+        assert (kept(X) - model(X)).abs().max() > 1e-3

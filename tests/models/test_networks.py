@@ -6,10 +6,11 @@ import pytest
 import torch
 import torchvision
 
-from blurify import antialias, verify
+from blurify import verify
 from blurify.layers import Blur
 from blurify.tracing.paths import node_paths
 from blurify.verifying.shapes import subsampling_paths
+from tests.conftest import as_graph as antialias
 from tests.conftest import relative_error, run
 from tests.models.nets import ALL, EVERYDAY, size
 from tests.networks import network

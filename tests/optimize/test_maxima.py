@@ -16,12 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from blurify import NoEffectWarning, antialias, maxima, plan, verify
+from blurify import NoEffectWarning, maxima, plan, verify
 from blurify.graph_module import TracedModule
 from blurify.layers import MaxBlurPool2d, _DenseMaxPool
 from blurify.measure.aliasing import folded_energy
 from blurify.optimize import optimize_graphs
 from blurify.planning import Plan
+from tests.conftest import as_graph as antialias
 from tests.conftest import randomize_statistics, relative_error, run
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from blurify import antialias, verify
+from blurify import verify
 from blurify.graph_module import TracedModule
 from blurify.optimize import optimize_graphs
+from tests.conftest import as_graph as antialias
 from tests.conftest import randomize_statistics, relative_error, run
 
 
