@@ -1,12 +1,13 @@
-"""Answer what a recorded value is, by running what it is made of on fake tensors whose sizes are symbols.
+"""Answer what a recorded value is, by running what it is made of on fake tensors, twice.
 
-The rank of a value and its channels are known whatever the input; an answer that needs the batch or a spatial size is
-the example's, and is said to be.
+The two runs differ in batch and spatial sizes. What is the same in both at the places where tensors are asked for their
+sizes, their rank and their channels, holds for every input; all else is the example's, and is said to be.
 """
 
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,18 +21,23 @@ from torch.fx.node import Node, map_arg
 from torch.nn.modules import batchnorm
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from blurify.tracing.export import quietly
 from blurify.tracing.inputs import Inputs, example_for
 
 # Up to so many, the last axis is taken for the channels of an image whose channels come last.
 MOST_CHANNELS_LAST = 4
+# How much larger the second run's spatial sizes are: models like to halve their maps five times.
+LARGER = 32
+OF_RANK = frozenset({"dim", "ndim", "ndimension"})
 
 
 @dataclass(frozen=True)
 class Known:
-    """A value, and whether it holds for inputs of any size."""
+    """A value, the same with other sizes, if that could be had, and whether it holds for inputs of any size."""
 
     value: Any
-    always: bool
+    other: Any = None
+    always: bool = True
 
 
 class Answers:
@@ -42,7 +48,7 @@ class Answers:
         self.inputs = inputs
         self.known: dict[Node, Known | None] = {}
         self._mode: FakeTensorMode | None = None
-        self._arguments: dict[str, Any] = {}
+        self._arguments: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
 
     def of(self, node: Node) -> Known | None:
         """Return what is known of a node's value; None where it cannot be computed without the input's values."""
@@ -53,42 +59,25 @@ class Answers:
     def truth(self, node: Node) -> Known | None:
         """Return the truth of a node's value."""
         known = self.of(node)
-        if known is None:
+        if known is None or isinstance(known.value, Tensor):
             return None
-        if isinstance(known.value, (torch.SymBool, torch.SymInt, torch.SymFloat)):
-            condition = known.value if isinstance(known.value, torch.SymBool) else known.value != 0
-            return self._static(condition) or self._of_example(condition)
-        return None if isinstance(known.value, Tensor) else Known(bool(known.value), known.always)
-
-    def _of_example(self, condition: Any) -> Known | None:
-        # What a tensor holds has no value here.
-        hint = condition.node.hint if condition.node.has_hint() else None
-        return None if hint is None else Known(bool(hint), always=False)
+        return Known(bool(known.value), always=known.always)
 
     def number(self, node: Node) -> Known | None:
         """Return a node's value as a number."""
         known = self.of(node)
-        if known is None or isinstance(known.value, Tensor):
-            return None
-        if isinstance(known.value, (torch.SymInt, torch.SymFloat)):
-            fixed = known.value.node.maybe_as_int() if isinstance(known.value, torch.SymInt) else None
-            if fixed is not None:
-                return Known(fixed, known.always)
-            return Known(known.value.node.hint, always=False) if known.value.node.has_hint() else None
-        return known if isinstance(known.value, (int, float)) else None
+        return known if known is not None and isinstance(known.value, (int, float)) else None
 
     def length(self, node: Node) -> Known | None:
         """Return how many items a node's value has."""
         known = self.of(node)
         if known is None:
             return None
-        if not isinstance(known.value, Tensor):
-            return Known(len(known.value), known.always) if hasattr(known.value, "__len__") else None
-        size: Any = known.value.shape[0]
-        if isinstance(size, torch.SymInt):
-            fixed = size.node.maybe_as_int()
-            return Known(size.node.hint, always=False) if fixed is None else Known(fixed, known.always)
-        return Known(int(size), known.always)
+        if isinstance(known.value, Tensor):
+            first = known.other.shape[0] if isinstance(known.other, Tensor) else None
+            return Known(int(known.value.shape[0]), always=known.value.shape[0] == first)
+        # As many as a tensor's rank, or as the parts that a function takes it apart in.
+        return Known(len(known.value)) if hasattr(known.value, "__len__") else None
 
     def of_constants(self, node: Node) -> Any:
         """Return a node's value where the input has no part in it, drawn anew if it is random; else None."""
@@ -105,36 +94,43 @@ class Answers:
         except Exception:
             return None
 
-    def _static(self, condition: Any) -> Known | None:
-        from torch.fx.experimental.symbolic_shapes import statically_known_true
-
-        if statically_known_true(condition):
-            return Known(True, always=True)
-        return Known(False, always=True) if statically_known_true(torch.sym_not(condition)) else None
-
     def _computed(self, node: Node) -> Known | None:
         sources = [self.known[source] for source in node.all_input_nodes]
         if None in sources or node.op == "output":
             return None
-        try:
-            with self._running() as mode:
-                shape_env: Any = mode.shape_env
-                guards = len(shape_env.guards)
-                value = self._run(node, mode)
-                # What a comparison of sizes gives without a symbol in it was decided by the example's.
-                chosen = len(shape_env.guards) > guards and not isinstance(value, Tensor)
-        except Exception:
-            return None
-        if node.op == "placeholder":
-            chosen = not all(isinstance(leaf, Tensor) for leaf in tree_leaves(value))
-        return Known(value, all(s.always for s in sources if s) and not chosen)
+        with self._running() as mode:
+            try:
+                value = self._run(node, mode, 0)
+            except Exception:
+                return None
+            try:
+                # Of a model that takes one size only there is no second run.
+                other = None if any(s is not None and s.other is None for s in sources) else self._run(node, mode, 1)
+            except Exception:
+                other = None
+        return Known(value, other, self._holds(node, value, other))
 
-    def _run(self, node: Node, mode: FakeTensorMode) -> Any:
+    def _holds(self, node: Node, value: Any, other: Any) -> bool:
+        """Whether a value that is no tensor, nor made of them, is the same for inputs of any size."""
         if node.op == "placeholder":
-            return self._arguments[str(node.target)]
+            return all(isinstance(leaf, Tensor) for leaf in tree_leaves(value))
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(value)):
+            return True
+        sources = [known for source in node.all_input_nodes if (known := self.known[source]) is not None]
+        of_tensors = all(isinstance(source.value, Tensor) for source in sources)
+        if of_tensors and sources:
+            reads = str(node.args[1] if node.target is getattr else node.target)
+            return reads in OF_RANK or _alike(value, other)
+        if node.target is operator.getitem and isinstance(sources[0].value, tuple) and len(sources) == 1:
+            return _alike(value, other)
+        return all(source.always for source in sources)
+
+    def _run(self, node: Node, mode: FakeTensorMode, run: int) -> Any:
+        if node.op == "placeholder":
+            return self._arguments[run][str(node.target)]
         args: Any
         kwargs: Any
-        args, kwargs = map_arg((node.args, node.kwargs), lambda source: _value(self.known[source]))
+        args, kwargs = map_arg((node.args, node.kwargs), lambda source: _value(self.known[source], run))
         if node.op == "get_attr":
             value = at_path(self.model, str(node.target))
             return mode.from_tensor(value, static_shapes=True) if isinstance(value, Tensor) else value
@@ -157,20 +153,20 @@ class Answers:
 
     @contextmanager
     def _running(self) -> Iterator[FakeTensorMode]:
-        with self._as_if_unrecorded():
+        with self._as_if_unrecorded(), quietly():
             if self._mode is None:
-                from torch.fx.experimental.symbolic_shapes import ShapeEnv
-
-                self._mode = FakeTensorMode(
-                    allow_non_fake_inputs=True, shape_env=ShapeEnv(duck_shape=False, specialize_zero_one=False)
-                )
+                self._mode = FakeTensorMode(allow_non_fake_inputs=True)
                 self._arguments = _arguments(self.model, self.inputs, self._mode)
             with self._mode:
                 yield self._mode
 
 
-def _value(known: Known | None) -> Any:
-    return None if known is None else known.value
+def _alike(value: Any, other: Any) -> bool:
+    return other is not None and type(value) is type(other) and bool(value == other)
+
+
+def _value(known: Known | None, run: int) -> Any:
+    return None if known is None else known.other if run else known.value
 
 
 def _unknown_sources(node: Node, known: Mapping[Node, Any]) -> list[Node]:
@@ -197,8 +193,8 @@ def at_path(root: nn.Module, path: str) -> Any:
     return found
 
 
-def _arguments(model: nn.Module, inputs: Inputs | None, mode: FakeTensorMode) -> dict[str, Any]:
-    """A value for each argument of `forward`, fake tensors of open sizes in the place of tensors."""
+def _arguments(model: nn.Module, inputs: Inputs | None, mode: FakeTensorMode) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A value for each argument of `forward`, with fake tensors, and the same with larger ones."""
     given = example_for(model, batch=2) if inputs is None else inputs
     bound = inspect.signature(model.forward).bind(*given.args, **given.kwargs).arguments
     flat: dict[str, Any] = {}
@@ -209,15 +205,15 @@ def _arguments(model: nn.Module, inputs: Inputs | None, mode: FakeTensorMode) ->
             flat |= {f"{name}_{index}": value for index, value in enumerate(bound[name])}
         elif name in bound:
             flat[name] = bound[name]
-    return {name: tree_map_only(Tensor, lambda t: _opened(t, mode), value) for name, value in flat.items()}
+    fake = {name: tree_map_only(Tensor, mode.from_tensor, value) for name, value in flat.items()}
+    with mode:
+        return fake, {name: tree_map_only(Tensor, _larger, value) for name, value in fake.items()}
 
 
-def _opened(tensor: Tensor, mode: FakeTensorMode) -> Tensor:
-    from torch.fx.experimental.symbolic_shapes import DimDynamic, StatelessSymbolicContext
-
-    rank = tensor.dim()
-    channels = {1} if rank > 2 else set()
-    if rank > 2 and tensor.shape[-1] <= MOST_CHANNELS_LAST:
-        channels = {rank - 1}
-    sizes = [DimDynamic.STATIC if axis in channels else DimDynamic.DYNAMIC for axis in range(rank)]
-    return mode.from_tensor(tensor, symbolic_context=StatelessSymbolicContext(dynamic_sizes=sizes))
+def _larger(tensor: Tensor) -> Tensor:
+    """A tensor of other sizes but for the channels."""
+    sizes = list(tensor.shape)
+    last = len(sizes) > 2 and sizes[-1] <= MOST_CHANNELS_LAST
+    channels = len(sizes) - 1 if last else 1 if len(sizes) > 2 else -1
+    sizes = [s if axis == channels else s + (LARGER if axis else 1) for axis, s in enumerate(sizes)]
+    return tensor.new_empty(sizes)

@@ -22,10 +22,14 @@ UNANSWERED = frozenset({"torch", "blurify", "builtins", *sys.stdlib_module_names
 
 
 @contextmanager
-def answered_classes(class_of: Callable[[Any], type]) -> Iterator[None]:
-    """Answer `isinstance`, `torch.is_tensor` and `torch.jit.isinstance` by the class of a proxy's value."""
+def answered_classes(class_of: Callable[[Any], type], number: Callable[[Any], int]) -> Iterator[None]:
+    """Answer `isinstance`, `torch.is_tensor`, `torch.jit.isinstance` and `range` by the class and number of a value."""
+
+    def range_(*limits: Any) -> range:
+        return builtins.range(*(int(number(limit)) if is_proxy(limit) else limit for limit in limits))
 
     def isinstance_(value: Any, kinds: Any) -> bool:
+        kinds = builtins.range if kinds is range_ else kinds
         if not is_proxy(value):
             return builtins.isinstance(value, kinds)
         return builtins.isinstance(value, kinds) or issubclass(class_of(value), kinds)
@@ -42,17 +46,18 @@ def answered_classes(class_of: Callable[[Any], type]) -> Iterator[None]:
     # Modules may share their names.
     spaces = {id(vars(m)): vars(m) for name, m in list(sys.modules.items()) if is_answered(name, m)}.values()
     for space in spaces:
-        space["isinstance"] = isinstance_
+        space |= {"isinstance": isinstance_, "range": range_}
     torch.is_tensor, torch.jit.isinstance = is_tensor, jit_isinstance  # type: ignore[assignment]
     try:
         yield
     finally:
         torch.is_tensor, torch.jit.isinstance = found_is_tensor, found_jit
         for space in spaces:
-            del space["isinstance"]
+            del space["isinstance"], space["range"]
 
 
 def is_answered(name: str, module: object) -> bool:
-    """Return whether a module of Python is somebody's whose `isinstance` is the built-in one."""
+    """Return whether a module of Python is somebody's, with the built-in functions under these names."""
     space = getattr(module, "__dict__", None)
-    return builtins.isinstance(space, dict) and name.partition(".")[0] not in UNANSWERED and "isinstance" not in space
+    somebodys = builtins.isinstance(space, dict) and name.partition(".")[0] not in UNANSWERED
+    return somebodys and not {"isinstance", "range"} & space.keys()  # type: ignore[union-attr]

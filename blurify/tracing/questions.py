@@ -60,7 +60,7 @@ class Questions:
         known = self.answers.of(proxy.node)
         if known is None or known.value is None or isinstance(known.value, Tensor):
             return Tensor
-        return plain_class(known.value)
+        return type(known.value)
 
     def has_attribute(self, proxy: fx.Proxy, name: str) -> bool:
         """Return whether the value has the attribute; where nobody knows, it may."""
@@ -199,9 +199,3 @@ def ancestors(node: Node) -> list[Node]:
             seen[current] = None
             waiting.extend(current.all_input_nodes)
     return list(seen)
-
-
-def plain_class(value: object) -> type:
-    """The class that a value computed from symbols has when it runs."""
-    symbols = ((torch.SymBool, bool), (torch.SymInt, int), (torch.SymFloat, float))
-    return next((kind for symbol, kind in symbols if isinstance(value, symbol)), type(value))

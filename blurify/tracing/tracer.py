@@ -58,7 +58,7 @@ class LeafAwareTracer(fx.Tracer):
         self.owned = tensors_of(root)
         self._paths = {id(tensor): path for path, tensor in self.owned.items()}
         self._contexts, self._chance, self._attributes = contexts(), chance(), Attributes(root)
-        with Recording(self), answered_classes(self.questions.class_of):
+        with Recording(self), answered_classes(self.questions.class_of, self.questions.number):
             self.recording = True
             try:
                 graph = super().trace(root)

@@ -232,7 +232,7 @@ class ChecksSize(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        for _ in range(x.shape[-1] % 2):
+        for _ in bytes(x.shape[-1] % 2):
             raise ValueError("the width must be even")
         return self.body(x)
 
