@@ -45,7 +45,7 @@ REDUCTIONS = ((InceptionB, 288, (35, 14)), (InceptionD, 768, (17, 6)))
 def reductions(batch: int, layout: torch.memory_format) -> Iterator[tuple[str, Ways]]:
     """The same in the blocks that end so, with their convolutions."""
     for kind, channels, sizes in REDUCTIONS:
-        block = antialias(kind(channels).eval(), stem=True)
+        block = antialias(kind(channels).eval(), stem=True, form="graph")
         after = blurred_after(block).to(memory_format=layout)
         block = block.to(memory_format=layout)
         for size in sizes:

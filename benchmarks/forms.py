@@ -26,9 +26,9 @@ def measure(name: str, batch: int, rounds: int) -> dict[str, Any]:
     plain = torchvision.models.get_model(name).eval()
     forms = {
         "plain": plain,
-        "class": antialias(plain, keep_class=True, inplace=True),
-        "graph, not optimized": antialias(plain, optimize=False, inplace=True),
-        "graph": antialias(plain, inplace=True),
+        "class": antialias(plain, form="class", inplace=True),
+        "graph, not optimized": antialias(plain, form="graph", optimize=False, inplace=True),
+        "graph": antialias(plain, form="graph", inplace=True),
     }
     x = torch.randn(batch, 3, 224, 224)
     seconds = medians({label: lambda form=form: form(x) for label, form in forms.items()}, rounds, time.process_time)
