@@ -27,6 +27,14 @@ INTERRUPTED = 130
 class Border(DefaultGroup):  # type: ignore[misc]
     """A group whose commands end in a sentence and exit code 1 where they would end in a traceback."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Pass `--` on to the default command: what follows may begin with a dash."""
+        before = args[: args.index("--")] if "--" in args else None
+        if before is not None and not set(before) & self.commands.keys():
+            args = [str(self.default_cmd_name), *args]
+        rest: list[str] = super().parse_args(ctx, args)
+        return rest
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the chosen command."""
         with _warnings_as_lines():

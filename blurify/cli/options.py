@@ -182,7 +182,7 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
         metavar="N|PATTERN=N",
         callback=_filt_sizes,
         help="Taps of the blur; with a pattern, of the sites it matches. Repeatable.  "
-        "[default: 4; 3 where the grid of an output would move by a pixel or more]",
+        "[default: 4; 3 where the grid of an output would move by more than a pixel]",
     ),
     click.option(
         "--strength",

@@ -66,7 +66,8 @@ def open_model(request: Request, partial: bool = False) -> Session:
     if not plan.decisions and loaded.form != "native":
         raise ArgumentError(nothing_to_shrink(request))
     opened = Session(request, loaded, examples, price, traced, plan)
-    if request.chose_filt_size or traced is None or not plan.moved:
+    # One pixel is a warning's worth; a smaller filter is worth more than that.
+    if request.chose_filt_size or traced is None or all(shift.most <= 1 for shift in plan.moved):
         return opened
     return with_odd_filters(opened, traced)
 

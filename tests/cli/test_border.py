@@ -73,3 +73,10 @@ def test_warnings_are_one_line_each_and_said_once() -> None:
         warnings.warn("someone else's business", DeprecationWarning, stacklevel=1)
 
     assert CliRunner().invoke(cli, ["go"]).stderr == "warning: mind the gap\n"
+
+
+@pytest.mark.parametrize("before", [[], ["--filt-size", "3"], ["convert"], ["plan"]])
+def test_two_dashes_let_a_file_begin_with_one(run, before: list[str]) -> None:
+    result = run(*before, "--", "-net.pt")
+    assert result.exit_code == 1
+    assert result.stderr == "Error: there is no file -net.pt; check the name.\n"

@@ -51,3 +51,11 @@ def test_classifiers_keep_the_default(run) -> None:
     result = run("plan", "timm:test_resnet")
     assert result.stderr == ""
     assert "grid" not in result.stdout
+
+
+def test_a_move_of_one_pixel_is_told_and_the_usual_filter_taken(run, tmp_path: Path) -> None:
+    network = torch.nn.Sequential(*(torch.nn.Conv2d(3, 3, 3, 2, 1) for _ in range(2)))
+    torch.save(network, tmp_path / "net.pt")
+    result = run("plan", "net.pt", "--input-size", "3,32,32")
+    assert "the sampling grid moves, of output by 1 input pixels" in result.stderr
+    assert {line.split()[3] for line in result.stdout.splitlines() if "rewritten, blur" in line} == {"4"}
