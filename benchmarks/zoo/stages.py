@@ -24,10 +24,10 @@ from blurify.graph_module import TracedModule
 from blurify.planning import Plan
 from blurify.spec import Spec
 from blurify.tracing import trace
+from blurify.tracing.differing import difference
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.paths import node_paths
 from blurify.tracing.shapes import output_shapes
-from blurify.verifying.outputs import difference
 from blurify.verifying.shapes import subsampling_paths
 from blurify.verifying.twins import one_tap
 from blurify.verifying.weights import compare_weights

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from blurify.errors import TraceError
 from blurify.graph_module import Modes, TracedModule
-from blurify.tracing.compare import difference
+from blurify.tracing.compare import unlike_model
 from blurify.tracing.export import export_once, looks_at_values
 from blurify.tracing.inputs import Inputs, example_for
 from blurify.tracing.modes import as_found, check_weights_stay, flags_against
@@ -63,7 +63,7 @@ def trace(model: nn.Module, inputs: Inputs | None = None, *, symbolic: bool = Fa
         try:
             meta = {"front_end": name, "refusals": tuple(refusals), "input_shapes": shapes}
             traced = _both_modes(model, front, meta)
-            unlike = difference(model, traced, inputs)
+            unlike = unlike_model(model, traced, inputs)
             if unlike is None:
                 return traced
             refusals.append(f"{name} records something else than {type(model).__name__} computes: {unlike}")

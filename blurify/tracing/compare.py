@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from blurify.graph_module import TracedModule
+from blurify.tracing.differing import difference
 from blurify.tracing.export import doubled, quietly
 from blurify.tracing.inputs import Inputs, example_for, input_size, random_batch
 from blurify.tracing.modes import evaluating, same_chance
@@ -36,7 +37,7 @@ SMALL = ((32, 48), (64, 96))
 LONG = 1.0
 
 
-def difference(model: nn.Module, traced: TracedModule, inputs: Inputs | None) -> str | None:
+def unlike_model(model: nn.Module, traced: TracedModule, inputs: Inputs | None) -> str | None:
     """Return what the traced graph of `.eval()` gives otherwise than the model; None where they are the same.
 
     A model that runs on none of the inputs is not compared. Both are left as found.
@@ -194,19 +195,8 @@ def _unlike(a: Any, b: Any) -> str:
         return f"is of shape {tuple(b.shape)}, not {tuple(a.shape)}"
     if a.dtype != b.dtype:
         return f"is of {b.dtype}, not {a.dtype}"
-    error = relative_difference(a, b)
+    error = difference(a, b)
     return "" if error <= TOLERANCES.get(a.dtype, 0.0) else f"differs by {error:.1e} (relative)"
-
-
-def relative_difference(expected: Tensor, actual: Tensor) -> float:
-    """The largest difference, relative to the largest value; equal infinities and equal NaNs are equal."""
-    if expected.is_meta or expected.numel() == 0 or torch.equal(expected, actual):
-        return 0.0
-    e, a = expected.detach().double(), actual.detach().double()
-    same = (e == a) | (e.isnan() & a.isnan())
-    error = torch.where(same, torch.zeros_like(e), (e - a).abs()).nan_to_num(nan=float("inf")).max()
-    scale = e.abs().nan_to_num(nan=0.0, posinf=0.0).max()
-    return float(error / scale) if scale > 0 else float(error)
 
 
 def first_difference(model: nn.Module, traced: TracedModule, inputs: Inputs) -> str | None:
