@@ -194,7 +194,8 @@ def _identity(subject: Subject, model: nn.Module) -> Outcome:
     found = state(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoEffectWarning)
-        converted = antialias(model, inplace=True, example_inputs=given.args, **subject.options).eval()
+        options = {"inplace": True, "example_inputs": given.args, **subject.options}
+        converted, kept = (antialias(model, form=form, **options).eval() for form in ("graph", "auto"))
     touched = sorted(key for key, value in state(model).items() if not is_same(found[key], value))
     made = converted.meta["blurify"]
     twin = one_tap(converted, made).eval()
@@ -203,15 +204,22 @@ def _identity(subject: Subject, model: nn.Module) -> Outcome:
     errors = [relative_error(e, a) for e, a in zip(expected, actual, strict=True)]
     dtype = expected[0][0].dtype
     telling = all(_is_telling(tensor) for e in expected for tensor in e[:1])
+    form = relative_error(outputs(converted, given), outputs(kept, given))
     effect = relative_error(expected[0], outputs(converted, inputs_of(name, model, sizes[0])))
     statistics = {"statistics": sum(len(d.statistics) for d in made.rewritten)}
     return {
-        "ok": max(errors) <= TOLERANCES[dtype] and telling and effect > LEAST_EFFECT and not touched,
+        "ok": max(errors) <= TOLERANCES[dtype]
+        and telling
+        and effect > LEAST_EFFECT
+        and not touched
+        and form <= TOLERANCES[dtype],
         "dtype": str(dtype).removeprefix("torch."),
         "errors": [float(f"{error:.2e}") for error in errors],
         "sizes": ["x".join(map(str, shape)) for shape in sizes],
         # What the blurs change, without which the identity would prove nothing.
         "effect": float(f"{effect:.2e}"),
+        "form": kept.meta["blurify_form"],
+        "form_error": float(f"{form:.2e}"),
         "optimized": len(converted.meta["optimized"]),
         **(statistics if statistics["statistics"] else {}),
         **({} if telling else {"error": "the original's outputs are not finite, or all alike"}),

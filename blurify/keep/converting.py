@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import torch
 from torch import nn
 
 from blurify.decision import Decision
@@ -22,6 +23,8 @@ from blurify.rewrite import Edit, locate, settle
 from blurify.rules import Parts
 from blurify.sites import Kind, Reason
 from blurify.tracing.inputs import Inputs
+from blurify.tracing.leaves import is_strided
+from blurify.tracing.questions import OTHER_SIZES
 from blurify.tree import computed_copies, own_copy
 
 M = TypeVar("M", bound=nn.Module)
@@ -167,11 +170,31 @@ def check_front_end(model: nn.Module, traced: TracedModule, decisions: tuple[Dec
             f"{type(model).__name__} cannot keep its class, since only {front_end} can record it, which is one way "
             f"through its forward, and its class would take others too, of which there is no plan; {AS_GRAPH}."
         )
+    elsewhere = next(strides_elsewhere(model, traced), None) if decisions and decides_by_sizes(traced) else None
+    if elsewhere is not None:
+        raise PlanError(
+            f"{type(model).__name__} cannot keep its class, since its graph is one way through its forward, for sizes "
+            f"like the example's, and the strided {elsewhere!r} is on another, of which there is no plan; {AS_GRAPH}."
+        )
     if decisions and front_end != "torch.fx":
         raise PlanError(
             f"{type(model).__name__} cannot keep its class, since its graph comes from {front_end} and does not tell "
             f"what modules are called on; {AS_GRAPH}."
         )
+
+
+def decides_by_sizes(traced: TracedModule) -> bool:
+    """Return whether the graphs hold for sizes like the example's alone."""
+    checks = (node.args[1] for graph in traced.graphs for node in graph.nodes if node.target is torch._assert)
+    return any(OTHER_SIZES in str(message) for message in checks)
+
+
+def strides_elsewhere(model: nn.Module, traced: TracedModule) -> Iterator[str]:
+    """Yield the paths of strided modules that neither graph calls."""
+    called = traced.leaf_paths()
+    for path, module in model.named_modules():
+        if is_strided(module) and not any(path == call or path.startswith(f"{call}.") for call in called):
+            yield path
 
 
 def parts_of(traced: TracedModule, decisions: tuple[Decision, ...]) -> dict[str, Parts]:

@@ -23,7 +23,10 @@ __all__: list[str] = []
 
 PREFIX = "blur_"
 # What `antialias` may be asked for, each under the prefix.
-OPTIONS = ("filt_size", "strength", "pad_type", "stem", "patch_embed", "upsample", "include", "exclude", "partial")
+OPTIONS = (
+    *("filt_size", "strength", "pad_type", "stem", "patch_embed", "upsample", "include", "exclude", "partial"),
+    *("grid", "antialias_resize"),
+)
 
 default_cfgs: dict[str, Any] = {}
 

@@ -25,7 +25,7 @@ def reload(original: nn.Module, twin: nn.Module, source: nn.Module, inputs: Inpu
         found = compare(expected, run(twin, inputs))
     except Exception as error:  # a model may run its own code when it loads
         return Row("reload", "failed", f"what the original loads, the converted model does not: {fact(error)}")
-    text = f"after loading other weights and buffers into both, with one-tap filters, the outputs differ by {found}"
+    text = f"after both load other weights and buffers, one-tap outputs differ by {found}"
     return Row.of("reload", found.ok, text)
 
 

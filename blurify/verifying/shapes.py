@@ -32,7 +32,9 @@ def watching(model: nn.Module, paths: Iterable[str]) -> Iterator[Seen]:
 
     def watch(path: str) -> Any:
         def note(module: nn.Module, args: Any, output: Any) -> None:
-            seen.setdefault(path, []).append(tuple(output.shape) if isinstance(output, Tensor) else ())
+            # A pool may give its indices beside.
+            first = output[0] if isinstance(output, (tuple, list)) and output else output
+            seen.setdefault(path, []).append(tuple(first.shape) if isinstance(first, Tensor) else ())
 
         return note
 

@@ -131,13 +131,13 @@ def trained_alike(mine: Trained, theirs: Trained, again: tuple[Trained, Trained]
     outputs = compare(mine.outputs, theirs.outputs)
     shared = [name for name in mine.buffers if name in theirs.buffers]
     buffers = compare({name: mine.buffers[name] for name in shared}, {name: theirs.buffers[name] for name in shared})
-    text = f"a pass after .train() differs by {outputs}, the buffers after it by {buffers.error:.1e}"
+    text = f"after .train() outputs differ by {outputs}, buffers {buffers.error:.1e}"
     if not buffers.ok:
         text += f" at {buffers.name}"
     if mine.draws != theirs.draws:
         return Row("train", "failed", f"{text}; the two do not draw the same random numbers")
     if again is None:
-        return Row.of("train", outputs.ok and buffers.ok, f"{text}; no random numbers are drawn")
+        return Row.of("train", outputs.ok and buffers.ok, f"{text}; no random numbers")
     other = compare(again[0].outputs, again[1].outputs)
     text += f"; from another seed by {other.error:.1e}"
     return Row.of("train", outputs.ok and buffers.ok and other.ok, text)

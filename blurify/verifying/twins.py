@@ -137,10 +137,12 @@ def with_original_strides(twin: nn.Module, original: nn.Module) -> None:
     theirs = dict(original.named_modules())
     for path, module in list(twin.named_modules()):
         known: Any = theirs.get(path)
-        if known is None or not hasattr(known, "stride") or known.stride == getattr(module, "stride", None):
+        stride = getattr(known, "stride", None)
+        # What is called so may be anything in somebody's own module.
+        if not isinstance(stride, (int, tuple, list)) or stride == getattr(module, "stride", None):
             continue
         if isinstance(module, type(known)):
-            module.stride = known.stride
+            module.stride = stride
         else:
             parent, _, name = path.rpartition(".")
             twin.get_submodule(parent)._modules[name] = copy.deepcopy(known).train(module.training)

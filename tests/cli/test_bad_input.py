@@ -260,7 +260,7 @@ def test_one_sentence_and_nothing_written(
         (["--input-size", "3"], "'3' is not channels and sizes, such as 3,224,224."),
         (["--input-size", "3,0,4"], "'3,0,4' is not channels and sizes"),
         (["--input-size", "a,b,c"], "'a,b,c' is not channels and sizes"),
-        (["--pad-type", "mirror"], "'mirror' is not one of 'reflect', 'replicate', 'zero', 'circular'."),
+        (["--pad-type", "mirror"], "'mirror' is not one of 'reflect', 'replicate', 'zero', 'zero-renorm', 'circular'."),
         (["--max-size", "much"], "'much' is not a size such as 500MB or 2GB."),
         (["--nope"], "No such option '--nope'."),
         (["second.pt"], "Got unexpected extra argument (second.pt)"),

@@ -212,7 +212,7 @@ def test_a_model_of_one_size_converts_and_loads(run, own_nets: None, tmp_path: P
 def test_lost_hooks_are_said(run, own_nets: None, tmp_path: Path) -> None:
     sys.path.append(str(tmp_path))
     torch.save(__import__("own_nets").hooked().state_dict(), tmp_path / "w.pt")
-    result = run("w.pt", "--arch", "own_nets:hooked")
+    result = run("w.pt", "--arch", "own_nets:hooked", "--form", "graph")
     assert result.exit_code == 0, result.output
     assert result.stderr.startswith("Note: hooks of '0' in Sequential are not carried over")
 

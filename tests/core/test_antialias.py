@@ -369,7 +369,7 @@ def test_indices_are_kept() -> None:
             values, indices = self.pool(x)
             return F.max_unpool2d(values, indices, 2)
 
-    assert plan(Pools()).decisions[0].reason is Reason.RETURNS_INDICES
+    assert plan(Pools()).decisions[0].reason is Reason.UNPOOLED
 
 
 def test_opaque_leaves_are_listed() -> None:
@@ -425,9 +425,10 @@ def test_dtype_and_meta_device(dtype: torch.dtype) -> None:
     assert run(antialias(meta), torch.empty(1, 3, 33, 33, dtype=dtype, device="meta")).shape == (1, 8, 8, 8)
 
 
-def test_result_copies_pickles_compiles_and_exports() -> None:
+@pytest.mark.parametrize("form", ["class", "graph"])
+def test_result_copies_pickles_compiles_and_exports(form: str) -> None:
     model = timm.create_model("test_efficientnet", drop_path_rate=0.2).eval()
-    converted = antialias(model)
+    converted = antialias(model, form=form)
     x = torch.randn(2, 3, 64, 64)
     expected = run(converted, x)
     for twin in (copy.deepcopy(converted), pickle.loads(pickle.dumps(converted))):
@@ -435,7 +436,7 @@ def test_result_copies_pickles_compiles_and_exports() -> None:
         assert twin.meta["blurify"] == converted.meta["blurify"]
         assert list(twin.state_dict()) == list(converted.state_dict())
         twin.train()
-        assert twin.code == converted.train().code
+        assert form == "class" or twin.code == converted.train().code
         converted.eval()
     with torch.no_grad():
         compiled = torch.compile(converted, fullgraph=True, backend="aot_eager")

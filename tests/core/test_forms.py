@@ -115,7 +115,7 @@ def test_inplace_with_a_functional_pool_leaves_the_model() -> None:
 REFUSED: dict[str, tuple[Callable[[Tensor, Any], Tensor], Reason]] = {
     "used indices": (
         lambda x, c: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2),
-        Reason.RETURNS_INDICES,
+        Reason.UNPOOLED,
     ),
     "window computed from a size": (lambda x, c: F.avg_pool2d(x, x.shape[-1] // 4), Reason.DYNAMIC),
     "stride computed from a size": (lambda x, c: F.conv2d(x, c.weight, stride=x.shape[-1] // 4), Reason.DYNAMIC),
@@ -143,8 +143,6 @@ def test_refused_forms(name: str) -> None:
         lambda x, c: F.max_pool2d(x, 3, 1),
         lambda x, c: F.lp_pool2d(x, 2, 3, 1),
         lambda x, c: F.conv2d(x, c.weight),
-        lambda x, c: F.conv_transpose2d(x, c.weight, stride=2),
-        lambda x, c: torch.ops.aten.convolution.default(x, c.weight, None, [2, 2], [0, 0], [1, 1], True, [0, 0], 1),
         lambda x, c: F.adaptive_avg_pool2d(x, 1),
         lambda x, c: x.mean((2, 3)),
     ],

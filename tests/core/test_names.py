@@ -54,7 +54,7 @@ class OwnAttribute(nn.Module):
 
 def test_parameters_and_buffers_are_not_overwritten() -> None:
     model = OwnAttribute()
-    converted = antialias(model)
+    converted = antialias(model, form="graph")
     assert verify(model, converted).ok
     assert "pool_blur_2" in converted._modules
 

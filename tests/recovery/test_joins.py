@@ -51,7 +51,7 @@ def sum_error(found: nn.Module, original: nn.Module, pictures: Tensor) -> float:
 def test_a_sum_comes_as_near_as_least_squares_can(pictures: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     original = Residual().eval()
-    converted = blurify.antialias(original, 3)
+    converted = blurify.antialias(original, 3, form="graph")
     monkeypatch.setattr(fitting, "LEAST_ROWS", 1 << 20)
     mended = blurify.recover(original, converted, pictures, held_out=0.1)
     with torch.no_grad():

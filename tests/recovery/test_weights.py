@@ -144,7 +144,7 @@ def fitted(teacher: TracedModule, student: TracedModule, pictures: Tensor) -> li
 
 def skip_of(layer: nn.Module) -> object:
     model = nn.Sequential(nn.MaxPool2d(2), layer).eval()
-    calls, skipped = find_calls(blurify.antialias(model, 3))
+    calls, skipped = find_calls(blurify.antialias(model, 3, form="graph"))
     return next(iter(skipped.values()), calls)
 
 
