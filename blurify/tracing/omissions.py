@@ -38,9 +38,9 @@ def entered(before: tuple[bool, ...]) -> str | None:
 def chance() -> tuple[Any, ...]:
     """The state of every random generator that a graph does not draw from when it runs."""
     numpy = sys.modules.get("numpy")
-    drawn: Any = None if numpy is None else numpy.random.get_state(legacy=False)
-    position = drawn and (drawn["state"]["pos"], drawn["state"]["key"].tobytes())
-    return random.getstate(), position, torch.get_rng_state().numpy().tobytes()
+    drawn: dict[str, Any] = {} if numpy is None else numpy.random.get_state(legacy=False)["state"]
+    numpys = tuple(value.tobytes() if hasattr(value, "tobytes") else value for value in drawn.values())
+    return random.getstate(), numpys, torch.get_rng_state().numpy().tobytes()
 
 
 class Attributes:

@@ -147,7 +147,7 @@ class Questions:
 def asking_line() -> str:
     """Return the line of the model's code that is running, for a message."""
     theirs = [frame for frame in traceback.extract_stack() if not is_ours(frame.filename)]
-    return f"`{theirs[-1].line}` ({theirs[-1].filename}:{theirs[-1].lineno})" if theirs else "forward"
+    return f"`{theirs[-1].line}` ({Path(theirs[-1].filename).name}:{theirs[-1].lineno})" if theirs else "forward"
 
 
 # A user's own folder may have these names too, so paths are compared with those of the packages.

@@ -69,10 +69,25 @@ def test_avg_pool(
     assert layer.with_filt_size(filt_size)(x).shape == expected.shape
 
 
+CONV_FORMS = given(windows(), st.integers(1, 7), st.sampled_from(["zeros", "replicate", "circular"]))
+
+
+@pytest.mark.parametrize("included_stem", [False, True])
+@settings(quick, max_examples=15)
+@CONV_FORMS
+def test_conv(included_stem: bool, w: dict[str, Any], filt_size: int, padding_mode: str) -> None:
+    check_conv(included_stem, w, filt_size, padding_mode)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("included_stem", [False, True])
 @settings(quick, max_examples=75)
-@given(windows(), st.integers(1, 7), st.sampled_from(["zeros", "replicate", "circular"]))
-def test_conv(included_stem: bool, w: dict[str, Any], filt_size: int, padding_mode: str) -> None:
+@CONV_FORMS
+def test_many_convs(included_stem: bool, w: dict[str, Any], filt_size: int, padding_mode: str) -> None:
+    check_conv(included_stem, w, filt_size, padding_mode)
+
+
+def check_conv(included_stem: bool, w: dict[str, Any], filt_size: int, padding_mode: str) -> None:
     if padding_mode == "circular":
         assume(all(p <= n for p, n in zip(w["p"], w["size"], strict=True)))
     conv = CONVS[w["axes"]](2, 4, w["k"], w["s"], w["p"], w["d"], padding_mode=padding_mode, groups=2).double()

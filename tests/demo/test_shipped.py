@@ -100,6 +100,7 @@ def test_a_program_is_told_every_figure(result: DemoResult) -> None:
     assert f"Took {found['seconds']:.1f} s" in text
 
 
+@pytest.mark.slow
 def test_draws_the_picture(tmp_path: Path) -> None:
     target = tmp_path / "demo.png"
     run_demo(filt_size=2, picture=target)

@@ -32,7 +32,9 @@ def run_fresh(folder: Path, x: Tensor) -> Tensor:
     return result
 
 
-@pytest.mark.parametrize(("keep_class", "size"), [(False, (96, 96)), (True, (99, 83))])
+@pytest.mark.parametrize(
+    ("keep_class", "size"), [(False, (96, 96)), pytest.param(True, (99, 83), marks=pytest.mark.slow)]
+)
 def test_a_program_runs_without_blurify(keep_class: bool, size: tuple[int, int], tmp_path: Path) -> None:
     model = randomize_statistics(timm.create_model("test_resnet")).eval()
     converted = antialias(model, keep_class=keep_class)

@@ -45,6 +45,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_formats_give_the_same_answers_and_are_hashed(tmp_path: Path) -> None:
     settings = Settings(formats=("native", "onnx", "pt2", "safetensors"))
     record = job.convert(NAME, settings, str(tmp_path))
