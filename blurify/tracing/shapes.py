@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export._tree_utils import reorder_kwargs
 from torch.fx.graph import _PyTreeCodeGen
@@ -32,6 +33,7 @@ class ShapeRecorder(fx.Interpreter):
         super().__init__(module, garbage_collect_values=True, graph=graph)
         self.fake = fake
         self.shapes: dict[fx.Node, Shape] = {}
+        self.read: dict[Any, Tensor] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         """Run the node and keep its shape."""
@@ -40,6 +42,16 @@ class ShapeRecorder(fx.Interpreter):
         if isinstance(first, Tensor):
             self.shapes[n] = tuple(first.shape)
         return result
+
+    def get_attr(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Read a tensor of the model's as a stand-in: what only reads and writes real ones would run for real."""
+        value = super().get_attr(target, args, kwargs)
+        if not self.fake or not isinstance(value, Tensor):
+            return value
+        if target not in self.read:
+            mode = detect_fake_mode()
+            self.read[target] = value.clone() if mode is None else mode.from_tensor(value, static_shapes=True)
+        return self.read[target]
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the module; a batch-norm gives the size that it is fed, and fake tensors are slow to find that out."""

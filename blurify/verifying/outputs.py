@@ -63,16 +63,32 @@ def fact(error: BaseException) -> str:
 
 @contextmanager
 def keeping_buffers(model: nn.Module) -> Iterator[None]:
-    """Undo what is written to the model's buffers in place; those that nothing was written to are not touched."""
-    kept = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if not buffer.is_meta]
+    """Undo what is written to the model's buffers and other tensors, or put in their place; no other is touched."""
+    kept = [(*place, place[2].detach().clone()) for place in _changeable(model)]
     try:
         yield
     finally:
         with torch.no_grad():
-            for buffer, value in kept:
+            for holder, name, tensor, value in kept:
+                # A forward may set a buffer anew: `self.mean = 0.9 * self.mean + ...`.
+                if holder is not None and holder.get(name) is not tensor:
+                    holder[name] = tensor
                 # Batch-norms write without counting it in the tensor's version.
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
+                if not torch.equal(tensor, value):
+                    tensor.copy_(value)
+
+
+def _changeable(model: nn.Module) -> Iterator[tuple[dict[str, Any] | None, str, Tensor]]:
+    """Yield the tensors that a forward may change: what holds them, if that can be written to, their name, and they."""
+    for module in model.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            yield from (
+                (None, name, buffer) for name, buffer in module.named_buffers(recurse=False) if not buffer.is_meta
+            )
+            continue
+        holders: tuple[dict[str, Any], ...] = (module._buffers, module.__dict__)
+        for holder in holders:
+            yield from ((holder, name, t) for name, t in holder.items() if isinstance(t, Tensor) and not t.is_meta)
 
 
 def tensors_in(output: Any) -> Iterator[Tensor]:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from blurify import plan
+from blurify import plan, verify
 from blurify.errors import HooksWarning, OmissionWarning, TraceError
 from blurify.graph_module import TracedModule
 from blurify.tracing import trace
@@ -150,6 +150,24 @@ def test_updates_of_other_tensors_and_of_parameters_happen_in_each_run() -> None
     before = model.seen.clone()
     assert_records(model, training=False)
     assert torch.equal(model.seen, before)
+
+
+@pytest.mark.parametrize("form", ["auto", "graph"])
+def test_nothing_of_the_callers_is_written_to(form: str) -> None:
+    def between(model: Any, x: Tensor) -> Tensor:
+        model.steps += 1
+        model.seen += 1
+        return x * model.steps * model.seen
+
+    model = Net(between, steps=torch.zeros(()))
+    model.seen = torch.zeros(())
+    before = state(model)
+    plan(model, example_inputs=X)
+    converted = antialias(model, example_inputs=X, form=form)
+    assert is_as_before(model, before)
+    assert verify(model, converted, X).ok
+    assert is_as_before(model, before)
+    assert float(model.seen) == 0
 
 
 def test_a_tensor_that_forward_fills_is_new_in_each_run() -> None:
