@@ -217,10 +217,16 @@ def lost_hooks(name: str, paths: tuple[str, ...]) -> str:
     )
 
 
+# Of what a graph leaves out, so many are said.
+MOST_SAID = 3
+
+
 def left_out(name: str, omitted: tuple[str, ...]) -> str:
     """Say what the graph of a model leaves out of its `forward`."""
+    more = [f"{len(omitted) - MOST_SAID} more"] if len(omitted) > MOST_SAID else []
+    said = "; ".join((*omitted[:MOST_SAID], *more))
     return (
-        f"The graph of {name} leaves out {'; '.join(omitted)}. Convert it with form='class' (--form class), which runs "
+        f"The graph of {name} leaves out {said}. Convert it with form='class' (--form class), which runs "
         "the model's own forward."
     )
 

@@ -16,6 +16,8 @@ from tests.models.nets import ALL, EVERYDAY, size
 from tests.networks import network
 
 
+# LeViT keeps what it has computed from its weights, which a graph computes each time.
+@pytest.mark.filterwarnings("ignore:The graph of LevitDistilled leaves out:blurify.errors.OmissionWarning")
 @pytest.mark.parametrize("name", [n if n in EVERYDAY else pytest.param(n, marks=pytest.mark.slow) for n in ALL])
 def test_laws(name: str) -> None:
     model, side = network(name), size(name)
