@@ -343,7 +343,7 @@ def check_model(model: object) -> nn.Module:
 
 
 def is_quantized(module: nn.Module) -> bool:
-    """Whether the module takes or gives integers in place of the numbers it was trained with."""
+    """Return whether the module takes or gives integers in place of the numbers it was trained with."""
     kind = type(module)
     # FloatFunctional is what a float model is prepared with; dynamically quantized layers take and give floats.
     takes_floats = ".dynamic." in kind.__module__ or any(

@@ -117,7 +117,7 @@ def called(traced: TracedModule, node: fx.Node) -> nn.Module | None:
 
 
 def is_across_channels(found: Found, positions: Mapping[str, Layout]) -> bool:
-    """Whether what the op steps over are no positions, though what it reads has some."""
+    """Return whether the op steps over axes that are no positions of a map."""
     source = found.node.all_input_nodes[0].meta["path"] if found.node.all_input_nodes else ""
     layout, axes = positions.get(source, ()), found.site.axes
     if found.site.kind not in (Kind.MAX, Kind.AVG, Kind.CONV) or len(layout) <= axes:
@@ -129,7 +129,7 @@ def is_across_channels(found: Found, positions: Mapping[str, Layout]) -> bool:
 def unknown_ops(
     traced: TracedModule, positions: Mapping[str, Layout], sites: Mapping[str, Found], listed: Iterable[Decision]
 ) -> Iterator[Decision]:
-    """What no rule knows, and by the sizes at its ends reduces the resolution all the same."""
+    """Yield the ops that no rule knows and that reduce the resolution, by the sizes of what they read and give."""
     seen = set(sites) | {path for found in sites.values() for path in found.absorbed}
     opaque = tuple(f"{decision.site}." for decision in listed if decision.kind in (Kind.OPAQUE, Kind.BLUR))
     for node in traced.eval_graph.nodes:

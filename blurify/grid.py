@@ -30,7 +30,7 @@ Vector = dict[int, float]
 
 
 class Move(NamedTuple):
-    """What one site moves along each axis, in input pixels, and the node after which it has moved."""
+    """Hold the shift of one site along each axis, in input pixels, and the node after which it applies."""
 
     place: str
     by: Vector

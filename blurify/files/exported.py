@@ -116,7 +116,7 @@ def _check_formula(text: str) -> None:
 
 
 def _has_small_powers(text: str) -> bool:
-    """Whether every power has an exponent of one digit, and is no power of a power of a power."""
+    """Return whether every power has a one-digit exponent and is nested at most once."""
     groups: list[list[Any]] = [
         ["", 0, 0]
     ]  # of each open parenthesis: what stands before it, its commas, the powers inside

@@ -258,6 +258,22 @@ def test_a_branch_that_a_size_decides_is_checked_when_the_graph_runs() -> None:
     assert torch.equal(small(X[..., :16]), model(X[..., :16]))
 
 
+BY_SIZE: dict[str, Forward] = {
+    "size": lambda model, x: x * 2 if x.size(-1) > 20 else x * 3,
+    "numel": lambda model, x: x * 2 if x.numel() > 8 * 20 * 20 else x * 3,
+    "a size computed": lambda model, x: x * 2 if x.shape[2] * x.shape[3] // 2 > 200 else x * 3,
+}
+
+
+@pytest.mark.parametrize("name", BY_SIZE)
+def test_however_a_size_is_read_its_branch_is_checked(name: str) -> None:
+    model = Net(BY_SIZE[name])
+    traced = trace(model, as_inputs(X[:1]))
+    assert torch.equal(traced.eval()(X[:1]), model.eval()(X[:1]))
+    with pytest.raises(AssertionError, match="decides otherwise"):
+        traced(X[:1, :, :8, :8])
+
+
 def test_a_branch_that_values_of_the_input_decide_is_refused() -> None:
     model = Net(lambda model, x: x * 2 if x.mean() > 0 else x)
     with pytest.raises(TraceError, match=r"x\.mean\(\) > 0"):
