@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 
 class BlurifyError(Exception):
     """Base of every error that blurify raises on purpose."""
@@ -49,3 +51,25 @@ class HooksWarning(OmissionWarning):
 
 class GridWarning(UserWarning):
     """The sampling grid of an output that is a map, or made of maps, moves by a pixel or more."""
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception and all that led to it, each once: an exception can be its own cause.
+
+    >>> [type(each) for each in causes(ValueError())]
+    [<class 'ValueError'>]
+    """
+    seen: list[BaseException] = []
+    while error is not None and not any(error is each for each in seen):
+        seen.append(error)
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def one_line(error: BaseException, most: int | None = None) -> str:
+    """Return the text of an exception as one line without a full stop, or its type if it has no text.
+
+    >>> one_line(ValueError("bad size.")), one_line(KeyboardInterrupt())
+    ('bad size', 'KeyboardInterrupt')
+    """
+    return " ".join(str(error).split())[:most].rstrip(".:") or type(error).__name__

@@ -42,8 +42,8 @@ class Border(DefaultGroup):  # type: ignore[misc]
                 return super().invoke(ctx)
             except (click.ClickException, click.Abort, click.exceptions.Exit):
                 raise
-            except KeyboardInterrupt:
-                click.echo("interrupted; nothing was written", err=True)
+            except KeyboardInterrupt as error:
+                click.echo(str(error) or "Interrupted; nothing was written.", err=True)
                 sys.exit(INTERRUPTED)
             except Exception as error:
                 if ctx.meta.get("debug") or isinstance(error, BrokenPipeError):

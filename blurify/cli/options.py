@@ -11,6 +11,9 @@ from typing import Any, TypeVar
 
 import click
 
+from blurify.byte_sizes import parse_size, size_text
+from blurify.errors import ArgumentError
+
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -111,14 +114,21 @@ def _input_size(_: click.Context, __: click.Parameter, value: str | None) -> tup
     return tuple(int(part) for part in parts)
 
 
-def _bytes(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
-    """Turn `500MB` into a number."""
-    if value is None:
-        return None
-    found = re.fullmatch(r"(\d{1,15})([kmgt]?)b?", value.strip().lower(), re.ASCII)
-    if not found:
-        raise click.BadParameter(f"{value!r} is not a size such as 500MB or 2GB.")
-    return int(found[1]) * int(1000 ** " kmgt".index(found[2] or " "))
+def byte_size(least: int = 1) -> Callable[[click.Context, click.Parameter, str | None], int | None]:
+    """Return a callback that turns `500MB` into a number of bytes and refuses fewer than `least`."""
+
+    def read(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+        if value is None:
+            return None
+        try:
+            size = parse_size(value)
+        except ArgumentError as error:
+            raise click.BadParameter(str(error)) from error
+        if size < least:
+            raise click.BadParameter(f"{value!r} is too small; give {size_text(least)} or more.")
+        return size
+
+    return read
 
 
 def channel_values(_: click.Context, __: click.Parameter, value: str | None) -> tuple[float, ...] | None:
@@ -231,6 +241,8 @@ _READING: tuple[Callable[[Any], Any], ...] = (
     ),
     click.option("--pretrained", is_flag=True, help="Load the weights that timm or torchvision has for this name."),
     click.option("--ema", is_flag=True, help="Take a checkpoint's averaged weights (EMA) instead of the last ones."),
-    click.option("--max-size", callback=_bytes, metavar="BYTES", help="Refuse to read more than, for example, 2GB."),
+    click.option(
+        "--max-size", callback=byte_size(), metavar="SIZE", help="Refuse to read more than this, such as 2GB."
+    ),
     debug_option,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import click
 from blurify.cli.options import (
     CONTEXT,
     Request,
+    byte_size,
     channel_values,
     format_option,
     json_option,
@@ -19,14 +19,6 @@ from blurify.cli.options import (
 )
 
 EPOCHS = 4
-UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
-
-
-def _bytes(_: click.Context, __: click.Parameter, value: str) -> int:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?", value.strip(), re.IGNORECASE)
-    if found is None or float(found[1]) == 0:
-        raise click.BadParameter(f"{value!r} is not a size in memory, such as 4GB or 500MB.")
-    return int(float(found[1]) * UNITS[found[2].upper()])
 
 
 @click.command(context_settings=CONTEXT)
@@ -58,7 +50,12 @@ def _bytes(_: click.Context, __: click.Parameter, value: str) -> int:
     "--calib", type=click.IntRange(min=2), default=256, show_default=True, help="Pictures to recover from, at most."
 )
 @click.option(
-    "--memory", default="4GB", show_default=True, callback=_bytes, metavar="SIZE", help="For what is between layers."
+    "--memory",
+    default="4GB",
+    show_default=True,
+    callback=byte_size(),
+    metavar="SIZE",
+    help="Memory for cached activations.",
 )
 @click.option("--labels", is_flag=True, help="The folder's subfolders are the classes; report the accuracy too.")
 @click.option("--fine-tune", is_flag=True, help="Let --method distill train on the classes of --labels too.")

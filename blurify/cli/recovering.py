@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import click
 import torch
 from torch import Tensor, nn
 
@@ -166,15 +165,17 @@ def journal_of(target: Path) -> Path:
 
 @contextmanager
 def resumable(target: Path) -> Iterator[None]:
-    """Say of what is interrupted, or out of memory, how it goes on."""
+    """Say how a run that was interrupted, or that ran out of memory, is continued."""
     begin = time.monotonic()
     try:
         yield
-    except (KeyboardInterrupt, OutOfMemoryError):
+    except (KeyboardInterrupt, OutOfMemoryError) as error:
         journal = journal_of(target)
-        if any(path.exists() for path in left_by(journal)):
-            click.echo(f"after {time.monotonic() - begin:.0f} s; go on with --resume from {journal}", err=True)
-        raise
+        if not any(path.exists() for path in left_by(journal)):
+            raise
+        stopped = "Interrupted" if isinstance(error, KeyboardInterrupt) else str(error).rstrip(".")
+        text = f"{stopped} after {time.monotonic() - begin:.0f} s; run the same command with --resume to continue."
+        raise type(error)(text) from error
 
 
 def prepare(journal: Path, resume: bool, team: Team) -> None:

@@ -10,11 +10,10 @@ from typing import Any, cast
 import click
 from click_default_group import DefaultGroup
 
-from blurify.cli.options import CONTEXT, debug_option, json_option, let_user_modules_in
+from blurify.cli.options import CONTEXT, byte_size, debug_option, json_option, let_user_modules_in
 
 INTERRUPTED = 130
 FOLDER = click.Path(path_type=Path)
-_UNITS = {"GB": 10**9, "MB": 10**6, "G": 10**9, "M": 10**6, "GIB": 2**30, "MIB": 2**20}
 
 
 @click.group("zoo", cls=DefaultGroup, default="convert", context_settings=CONTEXT)
@@ -29,20 +28,6 @@ def _zoo() -> None:
 
 # DefaultGroup has no types.
 zoo = cast("click.Group", _zoo)
-
-
-def _memory(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
-    if value is None:
-        return None
-    number = value.rstrip("GMIBgmib ")
-    unit = value[len(number) :].strip().upper() or "GB"
-    try:
-        size = int(float(number) * _UNITS[unit])
-    except (KeyError, ValueError, OverflowError):
-        size = 0
-    if size < 10**8:
-        raise click.BadParameter(f"{value!r} is not an amount of memory from 100MB up, such as 8GB.")
-    return size
 
 
 def _count(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
@@ -72,7 +57,12 @@ def _count(_: click.Context, __: click.Parameter, value: str | None) -> int | No
 @click.option(
     "--timeout", type=click.FloatRange(min=1), default=600, show_default=True, help="Seconds that a model may take."
 )
-@click.option("--memory", callback=_memory, metavar="SIZE", help="Of all jobs together, such as 8GB.  [default: 80 %]")
+@click.option(
+    "--memory",
+    callback=byte_size(10**8),
+    metavar="SIZE",
+    help="Memory of all jobs together, such as 8GB.  [default: 80 %]",
+)
 @click.option("--push", metavar="ORG", help="Push every model to the hub, to a repository of its own.")
 @click.option("--retry-failed", is_flag=True, help="Try again what failed or lacks something.")
 @click.option("--cluster", metavar="ADDRESS|local", help="Run on a Ray cluster: HOST:PORT, or one of this machine.")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from math import ceil, inf
+from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from blurify.byte_sizes import size_text
 from blurify.errors import ArgumentError, ArgumentTypeError
 from blurify.graph_module import TracedModule
 from blurify.recovery.calls import Skip
@@ -126,18 +127,10 @@ class _Looking(fx.Interpreter):
 def check_budget(fits: Sequence[LayerFit], settings: Settings) -> None:
     """Refuse a memory that holds no layer's equations."""
     if fits and all(fit.skip is Skip.TOO_LARGE for fit in fits):
-        wanted = in_bytes(max(fit.memory for fit in fits))
+        wanted = size_text(max(fit.memory for fit in fits))
         raise ArgumentError(
-            f"a memory of {in_bytes(settings.memory)} holds the equations of no layer; {wanted} would hold all."
+            f"A memory of {size_text(settings.memory)} is too small to fit any layer; {wanted} is enough for all."
         )
-
-
-def in_bytes(count: int) -> str:
-    """So many bytes, rounded up, as a person reads and types them."""
-    for unit, size in (("GB", 2**30), ("MB", 2**20)):
-        if count >= size:
-            return f"{ceil(10 * count / size) / 10:.1f} {unit}"
-    return f"{ceil(count / 1024)} KB"
 
 
 def mark_of(converted: nn.Module, images: Tensor, labels: Tensor | None, settings: Settings) -> str:
@@ -194,12 +187,15 @@ def check_relation(original: object, converted: nn.Module) -> None:
         )
 
 
-def out_of_memory(error: Exception, settings: Settings) -> Exception:
-    """What to say if memory ran out; any other error as it is."""
-    said = str(error).lower()
-    if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate" not in said:
-        return error
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether the error says that memory ran out."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate" in str(error).lower()
+
+
+def out_of_memory(settings: Settings) -> OutOfMemoryError:
+    """Return the error that says how much memory was allowed and what would take half of it."""
+    half, pictures = settings.memory // 2, max(1, settings.batch_size // 2)
     return OutOfMemoryError(
-        f"memory ran out with a budget of {settings.memory / 2**30:.1f} GB and {settings.batch_size} pictures at a "
-        f"time; {settings.memory / 2**31:.1f} GB and {max(1, settings.batch_size // 2)} pictures would take half."
+        f"Memory ran out with a budget of {size_text(settings.memory)} and batches of {settings.batch_size} images; "
+        f"{size_text(half)} and batches of {pictures} take half of it."
     )

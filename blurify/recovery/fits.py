@@ -40,7 +40,7 @@ class Settings:
     """How the fit is made; `memory` in bytes, `held_out` the share of pictures that choose the ridge."""
 
     ridges: tuple[float, ...] = RIDGES
-    memory: int = 4 << 30
+    memory: int = 4 * 10**9
     held_out: float = 0.2
     batch_size: int = 16
     seed: int = 0

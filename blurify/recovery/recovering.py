@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from blurify.byte_sizes import size_text
 from blurify.errors import ArgumentError, HooksWarning, PlanError
 from blurify.graph_module import TracedModule
 from blurify.optimize import optimize_graphs
@@ -29,7 +30,7 @@ from blurify.recovery.checking import (
     check_settings,
     check_taken,
     check_training,
-    in_bytes,
+    is_out_of_memory,
     mark_of,
     out_of_memory,
 )
@@ -100,7 +101,7 @@ class Recovered:
         for reason in dict.fromkeys(layer.skip for layer in self.layers if layer.skip is not None):
             kept = [layer for layer in self.layers if layer.skip is reason]
             wanted = max(layer.memory for layer in kept)
-            budget = f", and a memory of {in_bytes(wanted)} would be enough" if wanted else ""
+            budget = f", and a memory of {size_text(wanted)} would be enough" if wanted else ""
             lines.append(f"{reason}{budget}: {some([layer.layer for layer in kept])}")
         return "\n".join(lines)
 
@@ -117,7 +118,7 @@ def recover(
     *,
     labels: Tensor | None = None,
     method: str = "lstsq",
-    memory: int = 4 << 30,
+    memory: int = 4 * 10**9,
     held_out: float = 0.2,
     batch_size: int = 16,
     seed: int = 0,
@@ -221,7 +222,9 @@ def recover(
                     by_answers=True,
                 )
         except (MemoryError, RuntimeError) as error:
-            raise out_of_memory(error, settings) from error
+            if is_out_of_memory(error):
+                raise out_of_memory(settings) from error
+            raise
     model = copy.deepcopy(converted)
     model.load_state_dict(student.state_dict())
     errors = {name: score.error for name, score in steps.scores.items()}

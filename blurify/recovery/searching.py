@@ -44,7 +44,7 @@ def strongest(
     min_agreement: float,
     trials: int = 8,
     method: str = "lstsq",
-    memory: int = 4 << 30,
+    memory: int = 4 * 10**9,
     batch_size: int = 16,
     seed: int = 0,
     frozen_norms: bool = False,

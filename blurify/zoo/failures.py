@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from blurify.errors import BlurifyError
+from blurify.errors import BlurifyError, causes
 from blurify.zoo import sources, storage
 from blurify.zoo.settings import FAILED, Record
 
@@ -30,7 +30,7 @@ def kind_of(error: Exception) -> str:
     """
     if storage.is_full(error):
         return "disk"
-    if any(_is_memory(each) for each in sources.causes(error)):
+    if any(_is_memory(each) for each in causes(error)):
         return "memory"
     return "network" if sources.is_network(error) else "error"
 

@@ -10,12 +10,13 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from blurify.byte_sizes import size_text
 from blurify.errors import ArgumentError, FileError
 from blurify.zoo import folder as folders
 from blurify.zoo import index, job, pool, pushing
 from blurify.zoo.ledger import Ledger
 from blurify.zoo.pool import Task
-from blurify.zoo.settings import CONVERTED, FAILED, GIGABYTE, Limits, Record, Settings, versions
+from blurify.zoo.settings import CONVERTED, FAILED, Limits, Record, Settings, versions
 from blurify.zoo.storage import Store, is_full, is_url, open_store
 from blurify.zoo.watching import Silent, Watcher
 
@@ -221,12 +222,8 @@ class _Run:
         left = [name for name in self.names if not self._is_done(name)]
         weights = sum(4 * (self.ledger.parameters.get(name) or UNKNOWN) for name in left)
         needed = weights * len(self.settings.formats) + 10**5 * len(left)
-        free = f", and {_size(shutil.disk_usage(self.home).free)} are free" if not is_url(self.store.where) else ""
+        free = "" if is_url(self.store.where) else f" ({size_text(shutil.disk_usage(self.home).free)} are free)"
         return (
-            f"the disk of {self.store.where} is full: the {len(left)} models that are left need about {_size(needed)}"
-            f"{free}; make room and run the same again, it goes on from here."
+            f"The disk of {self.store.where} is full: the {len(left)} remaining models need about "
+            f"{size_text(needed)}{free}; free some space and run the same command again to continue."
         )
-
-
-def _size(count: int) -> str:
-    return f"{count / GIGABYTE:.1f} GB" if count >= GIGABYTE else f"{count / 1e6:.0f} MB"

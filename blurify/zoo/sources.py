@@ -5,13 +5,13 @@ from __future__ import annotations
 import socket
 import time
 import urllib.error
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from blurify import files
-from blurify.errors import ArchitectureError
+from blurify.errors import ArchitectureError, causes
 from blurify.files.reading import rebuilds
 from blurify.zoo.catalogue import SOURCES
 
@@ -80,17 +80,6 @@ def is_network(error: BaseException) -> bool:
 def _is_transport(error: BaseException) -> bool:
     # Through which package the hub's client asks differs from version to version; what it raises has this name.
     return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
-
-
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception and all that led to it.
-
-    >>> [type(each) for each in causes(ValueError())]
-    [<class 'ValueError'>]
-    """
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _fetching() -> tuple[type[BaseException], ...]:

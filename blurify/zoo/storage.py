@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from blurify.errors import ArgumentError, FileError
+from blurify.errors import ArgumentError, FileError, causes
 from blurify.zoo.settings import FAILED, Record, whole
 
 REPORT = "report.json"
@@ -214,16 +214,13 @@ def digest(path: Path) -> dict[str, Any]:
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether what went wrong is, at bottom, a disk that takes no more.
+    """Return whether a full disk led to the error.
 
     >>> is_full(OSError(errno.ENOSPC, "No space left on device"))
     True
     """
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return any(isinstance(each, OSError) and each.errno in full for each in causes(error))
 
 
 def _sync(path: Path) -> None:

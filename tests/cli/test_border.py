@@ -50,7 +50,7 @@ def test_an_interruption_is_quiet(run, monkeypatch: pytest.MonkeyPatch) -> None:
     _failing(monkeypatch, KeyboardInterrupt())
     result = run("plan", ARCH)
     assert result.exit_code == 130
-    assert result.stderr == "interrupted; nothing was written\n"
+    assert result.stderr == "Interrupted; nothing was written.\n"
 
 
 def test_a_terminal_of_few_characters_is_no_reason_to_fail(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,14 @@ from torch import Tensor, nn
 
 import blurify
 from blurify import demo
-from blurify.errors import ArgumentError, ArgumentTypeError, FileError
+from blurify.errors import ArgumentError, ArgumentTypeError, FileError, causes
 from blurify.measure.consistency import accuracy, agreement, shifted_answers
-from blurify.recovery import checking
+from blurify.recovery import checking, recovering
 from blurify.recovery.calls import Skip
-from blurify.recovery.checking import in_bytes
 from blurify.recovery.fits import LayerFit, Settings
 from blurify.recovery.judging import Judge, Score
 from blurify.recovery.recovering import Recovered
+from blurify.zoo import failures
 from tests.conftest import relative_error, run
 
 
@@ -294,7 +295,7 @@ def test_a_layer_too_large_for_the_budget_is_kept(networks: tuple[nn.Module, nn.
 def test_a_memory_that_holds_no_equations_says_what_would(
     networks: tuple[nn.Module, nn.Module], pictures: Tensor
 ) -> None:
-    with pytest.raises(ArgumentError, match=r"a memory of 1 KB holds the equations of no layer; \S+ MB would hold all"):
+    with pytest.raises(ArgumentError, match=r"A memory of 1KB is too small to fit any layer; \S+MB is enough"):
         blurify.recover(*networks, pictures, memory=1000)
     wanted = max(fit.memory for fit in blurify.recover(*networks, pictures, memory=1 << 20).layers)
     enough = blurify.recover(*networks, pictures, memory=wanted)
@@ -302,18 +303,34 @@ def test_a_memory_that_holds_no_equations_says_what_would(
     assert Skip.TOO_LARGE in {fit.skip for fit in blurify.recover(*networks, pictures, memory=wanted - 2).layers}
 
 
-@pytest.mark.parametrize(("count", "said"), [(1, "1 KB"), (1 << 20, "1.0 MB"), ((1 << 30) + 1, "1.1 GB")])
-def test_bytes_are_rounded_up(count: int, said: str) -> None:
-    assert in_bytes(count) == said
-
-
-def test_running_out_of_memory_says_what_would_fit() -> None:
-    told = checking.out_of_memory(MemoryError(), Settings(memory=4 << 30, batch_size=16))
-    assert str(told) == (
-        "memory ran out with a budget of 4.0 GB and 16 pictures at a time; 2.0 GB and 8 pictures would take half."
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA: can't allocate 3 GB")])
+def test_running_out_of_memory_says_what_would_fit(error: Exception, networks, pictures, monkeypatch) -> None:
+    monkeypatch.setattr(recovering, "check_finite", failing(error))
+    with pytest.raises(checking.OutOfMemoryError) as caught:
+        blurify.recover(*networks, pictures, memory=4 * 10**9, batch_size=16)
+    assert str(caught.value) == (
+        "Memory ran out with a budget of 4GB and batches of 16 images; 2GB and batches of 8 take half of it."
     )
-    other = RuntimeError("shapes differ")
-    assert checking.out_of_memory(other, Settings()) is other
+    assert list(causes(caught.value)) == [caught.value, error]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ArgumentError("no.")])
+def test_another_error_is_not_its_own_cause(error: Exception, networks, pictures, monkeypatch) -> None:
+    monkeypatch.setattr(recovering, "check_finite", failing(error))
+    with pytest.raises(type(error)) as caught:
+        blurify.recover(*networks, pictures)
+    assert caught.value is error
+    assert error.__cause__ is None
+    assert failures.kind_of(error) == "error"
+
+
+def failing(error: Exception) -> Callable[..., None]:
+    """Return a function that raises the error."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
 
 
 def test_the_shipped_classifier_recovers() -> None:

@@ -94,7 +94,7 @@ def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(small_disk: Path) -> N
         said = process.stdout.read()
         assert process.wait(120) == 1
     assert "MB, and" in said.splitlines()[-1]
-    assert said.splitlines()[-1].startswith(f"Error: the disk of {folder} is full: the ")
+    assert said.splitlines()[-1].startswith(f"Error: The disk of {folder} is full: the ")
     assert said.splitlines()[-1].endswith("are free; make room and run the same again, it goes on from here.")
     assert "Traceback" not in said
     assert 0 < len(model_records(folder)) < len(names)
