@@ -146,11 +146,21 @@ def _factor(node: fx.Node, module: nn.Module | None, fed: int, gives: int, axis:
         whole = round(max(fed, gives) / min(fed, gives))
         resized = name in RESIZES or "adaptive" in name or "upsample" in name or "interpolate" in name
         return Fraction(fed, gives) if resized else Fraction(whole) if fed > gives else Fraction(1, whole)
+    stride = _stride(node, module, name)
+    step = stride[axis % len(stride)] if isinstance(stride, (tuple, list)) and stride else stride
+    return Fraction(step if isinstance(step, int) else max(round(fed / gives), 1))
+
+
+def _stride(node: fx.Node, module: nn.Module | None, name: str) -> Any:
+    """Return the stride of a layer or a function that has one; None of all else."""
     # Our dense pools only tell the stride of the op whose dense form they are.
-    stride = None if isinstance(module, tuple(DENSE_MAX_POOLS.values())) else getattr(module, "stride", None)
-    if stride is not None:
-        return Fraction(stride[axis % len(stride)] if isinstance(stride, (tuple, list)) else stride)
-    return Fraction(max(round(fed / gives), 1))
+    if module is not None:
+        return None if isinstance(module, tuple(DENSE_MAX_POOLS.values())) else getattr(module, "stride", None)
+    if name.startswith("conv"):
+        return argument(node, 3, "stride", default=1)
+    if name.startswith(("max_pool", "avg_pool")):
+        return argument(node, 2, "stride") or argument(node, 1, "kernel_size")
+    return None
 
 
 def by_name(node: fx.Node, source: Layout, shape: Shape) -> Layout | None:

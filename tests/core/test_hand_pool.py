@@ -145,6 +145,9 @@ INNOCENT: dict[str, Function] = {
     "mean over windows": lambda x, c: blocks(x).mean((2, 4)),
     "mean over channels": lambda x, c: x.mean(1, keepdim=True),
     "space to depth": lambda x, c: blocks(x).permute(0, 3, 5, 1, 2, 4).reshape(2, 16, 8, 8),
+    "conv over most of a crop": lambda x, c: F.conv2d(x[:, :, :8, :8], torch.zeros(4, 4, 5, 5)),
+    "window at stride 1": lambda x, c: F.max_pool2d(x, kernel_size=9, stride=1),
+    "exported conv": lambda x, c: torch.ops.aten.conv2d.default(x, torch.zeros(4, 4, 9, 9)),
     "one value, spread out": lambda x, c: x + F.interpolate(F.adaptive_avg_pool2d(x, 1), (16, 16), mode="bilinear"),
 }
 
