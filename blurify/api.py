@@ -21,10 +21,10 @@ from blurify.sites import Reason
 from blurify.spec import DEFAULT_FILT_SIZE, DEFAULT_STRENGTH, Spec
 from blurify.tracing import trace
 from blurify.tracing.export import quietly
+from blurify.tracing.failures import first_line
 from blurify.tracing.fed import Fed
 from blurify.tracing.inputs import Inputs, as_inputs, example_for
 from blurify.tracing.shapes import Shapes, node_shapes
-from blurify.tracing.tracer import first_line
 from blurify.tracing.wrappers import COMPILED
 from blurify.tree import copying_parameters
 

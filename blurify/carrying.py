@@ -18,6 +18,7 @@ from blurify.parts import with_parts
 from blurify.planning import Plan, plan_of, set_plan
 from blurify.tracing import trace
 from blurify.tracing.inputs import Inputs
+from blurify.wholes import with_wholes
 
 M = TypeVar("M", bound=nn.Module)
 FORMS = ("auto", "class", "graph")
@@ -54,6 +55,7 @@ def carried_out(
                 raise
             why = str(error).rpartition(";")[0]
     origin = Origin.of(model, inputs, optimize)
+    traced = with_wholes(traced, model, inputs, plan.rewritten)
     with traced.edited():
         plan.apply_traced(traced, copied is None, copied)
         if optimize:

@@ -21,6 +21,7 @@ from blurify.planning import Plan, plan_of
 from blurify.tracing import same_graph, trace
 from blurify.tracing.inputs import Inputs, random_batch
 from blurify.tree import HOOKS, computed_copies, own_copy
+from blurify.wholes import with_wholes
 
 Given = tuple[tuple[Any, ...], dict[str, Any]] | None
 
@@ -39,7 +40,7 @@ class Pending(nn.Module):
     def made(self) -> TracedModule:
         """Make the graph, over the model's own parameters."""
         inputs = None if self.inputs is None else Inputs(*tree_map_only(Tensor, numbers, self.inputs))
-        traced = trace(self.model, inputs)
+        traced = with_wholes(trace(self.model, inputs), self.model, inputs, self.plan.rewritten)
         with traced.edited():
             self.plan.apply_traced(traced, inplace=True)
             if self.optimize:

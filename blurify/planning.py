@@ -123,7 +123,7 @@ class Plan:
         lost = (*(unhooked or ()), *(path for path in hooked if not has_hooks(traced.get_submodule(path))))
         if lost:
             warnings.warn(lost_hooks(name, lost), HooksWarning, stacklevel=3)
-        traced.meta["unhooked"] = traced.meta["omitted"] = ()
+        traced.meta |= {"unhooked": (), "omitted": (), "omitted_in": (), "left_out": omitted or ()}
         set_plan(traced, self, "graph")
         return traced
 
@@ -219,6 +219,7 @@ def lost_hooks(name: str, paths: tuple[str, ...]) -> str:
 
 # Of what a graph leaves out, so many are said.
 MOST_SAID = 3
+OF_GRAPHS = "The graph of"
 
 
 def left_out(name: str, omitted: tuple[str, ...]) -> str:
@@ -226,7 +227,7 @@ def left_out(name: str, omitted: tuple[str, ...]) -> str:
     more = [f"{len(omitted) - MOST_SAID} more"] if len(omitted) > MOST_SAID else []
     said = "; ".join((*omitted[:MOST_SAID], *more))
     return (
-        f"The graph of {name} leaves out {said}. Convert it with form='class' (--form class), which runs "
+        f"{OF_GRAPHS} {name} leaves out {said}. Convert it with form='class' (--form class), which runs "
         "the model's own forward."
     )
 

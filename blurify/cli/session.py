@@ -16,9 +16,9 @@ from blurify.carrying import carried_out
 from blurify.cli import report
 from blurify.cli.options import Request
 from blurify.cost import Cost, cost
-from blurify.errors import ArgumentError, HooksWarning
+from blurify.errors import ArgumentError, OmissionWarning
 from blurify.graph_module import TracedModule
-from blurify.planning import Plan, left_out, lost_hooks, moved_grid
+from blurify.planning import OF_GRAPHS, Plan, left_out, lost_hooks, moved_grid
 from blurify.spec import DEFAULT_FILT_SIZE, Spec
 from blurify.tracing.inputs import Inputs, input_size, random_batch
 from blurify.verifying import proving
@@ -162,7 +162,9 @@ def remarks_on(session: Session, converted: nn.Module, of_graph: list[str]) -> l
     meta: dict[str, Any] = vars(converted)["meta"]
     if meta["blurify_form"] == "class":
         return [f"{session.loaded.taken}."] if session.loaded.taken else []
-    why = meta["blurify_why"]
+    why, lost = meta["blurify_why"], meta.get("left_out")
+    of_graph = [line for line in of_graph if not line.startswith(OF_GRAPHS)]
+    of_graph += [left_out(type(session.loaded.model).__name__, lost)] if lost else []
     return [*of_graph, *([f"the result is a graph: {why}."] if why else [])]
 
 
@@ -177,7 +179,7 @@ def convert(session: Session, form: str, partial: bool = False) -> nn.Module:
     form = "graph" if session.loaded.is_program else form
     with warnings.catch_warnings():
         # Said already, in one line of ours.
-        warnings.simplefilter("ignore", HooksWarning)
+        warnings.simplefilter("ignore", OmissionWarning)
         return carried_out(
             session.plan,
             session.loaded.model,

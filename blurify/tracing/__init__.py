@@ -6,7 +6,8 @@ its strict mode. What each of them refused is kept, and shown where none succeed
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from dataclasses import replace
 from functools import partial
 from textwrap import shorten
 from typing import Any
@@ -17,10 +18,11 @@ from blurify.errors import TraceError
 from blurify.graph_module import Modes, TracedModule
 from blurify.tracing.compare import unlike_model
 from blurify.tracing.export import export_once, looks_at_values
+from blurify.tracing.failures import first_line
 from blurify.tracing.inputs import Inputs, example_for
 from blurify.tracing.modes import as_found, check_weights_stay, flags_against
 from blurify.tracing.paths import align_paths, assign_paths, exported_scopes
-from blurify.tracing.tracer import Recorded, first_line, read_values, trace_once
+from blurify.tracing.tracer import Recorded, read_values, trace_once
 from blurify.tree import copy_containers
 
 __all__ = ["trace"]
@@ -28,7 +30,9 @@ __all__ = ["trace"]
 Front = Callable[[nn.Module], Recorded]
 
 
-def trace(model: nn.Module, inputs: Inputs | None = None, *, symbolic: bool = False) -> TracedModule:
+def trace(
+    model: nn.Module, inputs: Inputs | None = None, *, symbolic: bool = False, whole: Container[str] = ()
+) -> TracedModule:
     """Record the graphs of `model` after `.eval()` and after `.train()`, over its own modules and parameters.
 
     >>> import torchvision
@@ -38,7 +42,8 @@ def trace(model: nn.Module, inputs: Inputs | None = None, *, symbolic: bool = Fa
     Nothing is copied but the containers: leaf modules and parameters are the caller's. The arguments of `forward` that
     `inputs` does not give take their defaults. `meta["front_end"]` names what recorded the graphs, `meta["refusals"]`
     what the front-ends before it said, `meta["input_shapes"]` the shapes of positional inputs, `meta["unhooked"]`
-    the modules whose forward and backward hooks are lost, and `meta["omitted"]` what else the graphs leave out.
+    the modules whose forward and backward hooks are lost, `meta["omitted"]` what else the graphs leave out, and
+    `meta["omitted_in"]` the modules whose `forward` does that. The modules at the paths in `whole` stay whole.
 
     With `symbolic` only the symbolic tracer is asked: a part of a model is none the better for a graph of one example.
 
@@ -54,7 +59,7 @@ def trace(model: nn.Module, inputs: Inputs | None = None, *, symbolic: bool = Fa
     check_weights_stay(model)
     shapes = None if inputs is None else inputs.shapes()
     fronts: dict[str, Front] = {
-        "torch.fx": partial(trace_once, inputs=inputs),
+        "torch.fx": partial(trace_once, inputs=inputs, whole=whole),
         "torch.export": partial(_export, inputs=inputs, strict=False),
         "torch.export, strict": partial(_export, inputs=inputs, strict=True),
     }
@@ -107,8 +112,11 @@ def _both_modes(model: nn.Module, front: Front, meta: dict[str, Any]) -> TracedM
         model.eval()
         eval_flags = flags_against(model, False)
         evaluated = front(model)
-    if in_training is None or same_graph(evaluated.graph, in_training.graph):
+    if in_training is None:
         in_training = evaluated
+    elif same_graph(evaluated.graph, in_training.graph):
+        # What a draw would decide otherwise the next time is left out all the same.
+        in_training = replace(in_training, graph=evaluated.graph, values=evaluated.values)
     else:
         align_paths(in_training.graph, evaluated.graph, {name for name, _ in model.named_modules()})
     return _assemble(model, evaluated, in_training, Modes(train_flags, eval_flags), meta)
@@ -142,7 +150,9 @@ def _assemble(
     # An exported graph holds what the model's hooks did; what exported it adds checks of the original's inputs.
     traced.forget_hooks(of="" if str(meta["front_end"]).startswith("torch.export") else "torch.export")
     traced.meta.update(meta | {"unhooked": tuple(sorted(evaluated.unhooked | in_training.unhooked))})
-    traced.meta["omitted"] = tuple(dict.fromkeys((*evaluated.omitted, *in_training.omitted)))
+    omitted = (*evaluated.omitted, *in_training.omitted)
+    traced.meta["omitted"] = tuple(dict.fromkeys(fact for fact, _ in omitted))
+    traced.meta["omitted_in"] = tuple(dict.fromkeys(path for _, path in omitted))
     if "pretrained_cfg" in model.__dict__:
         # timm's own word on the size of the input, which a graph does not tell.
         traced.pretrained_cfg = model.pretrained_cfg

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 class Call:
     """One call of the module at `path`: the node it was fed first, those it was fed beside, and the one it gave.
 
+    `in_context` tells whether it runs in a context, such as `torch.no_grad()`, that a `forward` around it has entered.
     `meta["within"]` of every node that the symbolic tracer records holds its calls, the outermost first.
     """
 
@@ -21,13 +22,14 @@ class Call:
     fed: Node | None = None
     beside: frozenset[Node] = frozenset()
     gives: Node | None = None
+    in_context: bool = False
 
     @classmethod
-    def of(cls, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    def of(cls, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], in_context: bool = False) -> Call:
         """The call as it begins."""
         first = args[0].node if args and issubclass(type(args[0]), fx.Proxy) else None
         beside = (value.node for value in tree_leaves((args[1:], kwargs)) if issubclass(type(value), fx.Proxy))
-        return cls(path, first, frozenset(beside))
+        return cls(path, first, frozenset(beside), in_context=in_context)
 
 
 def running(node: Node) -> tuple[Call, ...]:

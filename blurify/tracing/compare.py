@@ -21,13 +21,13 @@ from torch.func import functional_call
 from blurify.graph_module import TracedModule
 from blurify.tracing.differing import difference
 from blurify.tracing.export import doubled, quietly
+from blurify.tracing.failures import first_line
 from blurify.tracing.inputs import Inputs, example_for, input_size, random_batch
 from blurify.tracing.modes import evaluating, same_chance
 from blurify.tracing.omissions import written_path
 from blurify.tracing.paths import IN_PLACE
 from blurify.tracing.questions import OTHER_SIZES
 from blurify.tracing.shapes import placeholder_values
-from blurify.tracing.tracer import first_line
 from blurify.tree import HOOKS, has_hooks, home
 
 # The same operations in the same order leave no more than this, of the largest value.

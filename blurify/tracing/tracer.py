@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import operator
-import traceback
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,33 +19,41 @@ from blurify.tracing.answers import Answers
 from blurify.tracing.arguments import arguments
 from blurify.tracing.calls import Call
 from blurify.tracing.classes import answered_classes
+from blurify.tracing.failures import describe_failure
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.leaves import is_foreign_blur, leaf_classes, leaf_functions, strided_leaves
 from blurify.tracing.omissions import Attributes, chance, contexts, entered, tensors_of, written_path
 from blurify.tracing.paths import IN_PLACE, assign_paths
 from blurify.tracing.proxies import TensorProxy, TruthfulProxy
-from blurify.tracing.questions import Questions, gives_one_tensor, is_ours
+from blurify.tracing.questions import Questions, gives_one_tensor
 from blurify.tracing.recording import Recording, is_proxy
 from blurify.tracing.wrappers import seen_through, wrapped
 from blurify.tree import has_hooks
+
+CHANCE = "random numbers that forward draws in Python or NumPy"
 
 
 class LeafAwareTracer(fx.Tracer):
     """`torch.fx.Tracer` that keeps known leaves whole, remembers every node's module, and records the model's tensors.
 
-    What the graph leaves out of `forward` is in `omitted`.
+    What the graph leaves out of `forward` is in `omitted`, with the module whose `forward` does it. The modules at the
+    paths in `whole` stay whole, so that they go on doing it.
     """
 
-    def __init__(self, inputs: Inputs | None = None, opened: Container[type[nn.Module]] = ()) -> None:
+    def __init__(
+        self, inputs: Inputs | None = None, opened: Container[type[nn.Module]] = (), whole: Container[str] = ()
+    ) -> None:
         super().__init__(autowrap_functions=leaf_functions())
         self.leaves = leaf_classes()
         self.inputs = inputs
         self.opened = opened
+        self.whole = whole
+        self.watchful = False
         self.scopes: dict[Node, tuple[str, bool]] = {}
         self.running: list[Call] = []
         self.failed_in = ""
         self.unhooked: set[str] = set()
-        self.omitted: dict[str, None] = {}
+        self.omitted: dict[tuple[str, str], None] = {}
         self.tensors: set[Node] = set()
         self.recording = False
         self._made: dict[int, tuple[Tensor, Node]] = {}
@@ -84,11 +91,20 @@ class LeafAwareTracer(fx.Tracer):
         """Record what `forward` put in the place of the model's tensors, and note what else it left behind."""
         for path, old, new in list(self._attributes.set_since()):
             if not (is_proxy(new) and id(old) in self._paths):
-                self.omit(f"the attribute {path!r} that forward sets")
+                self.omit(f"the attribute {path!r} that forward sets", path.rpartition(".")[0])
             elif written_path(new.node, IN_PLACE) != path:
                 self.create_proxy("call_method", "copy_", (self.proxy(self.reading(path)), new), {})
-        if chance() != self._chance:
-            self.omit("random numbers that forward draws in Python or NumPy")
+        self._look_at_chance(during_call=False)
+
+    def _look_at_chance(self, during_call: bool = True) -> None:
+        """Note whether the module that ran until now drew random numbers that no graph draws."""
+        # To look is slow, and few models draw any.
+        if during_call and not self.watchful:
+            return
+        now = chance()
+        if now != self._chance:
+            self.omit(CHANCE)
+            self._chance = now
 
     def proxy(self, node: Node) -> fx.Proxy:
         """What stands for the node while `forward` runs."""
@@ -101,6 +117,8 @@ class LeafAwareTracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether the call of `m` stays one node."""
+        if module_qualified_name in self.whole:
+            return True
         if type(m) in self.opened or wrapped(m) is not None:
             return False
         return isinstance(m, self.leaves) or is_foreign_blur(m) or super().is_leaf_module(m, module_qualified_name)
@@ -147,9 +165,9 @@ class LeafAwareTracer(fx.Tracer):
         """Let a constant that `forward` writes to be a node, made again in each run."""
         self._made[id(tensor)] = (tensor, self.create_proxy("call_method", "clone", (tensor,), {}).node)
 
-    def omit(self, fact: str) -> None:
-        """Note what the graph leaves out."""
-        self.omitted[fact] = None
+    def omit(self, fact: str, path: str | None = None) -> None:
+        """Note what the graph leaves out, of the module that is running unless another one does it."""
+        self.omitted[fact, (self.running[-1].path if self.running else "") if path is None else path] = None
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """Record the module in which a failure arises, the innermost first, and the modules whose hooks are lost."""
@@ -158,9 +176,11 @@ class LeafAwareTracer(fx.Tracer):
             # Run now, a hook would see no values and act once; a graph has no place for it.
             self.unhooked.add(path)
             forward = m.forward
-        self.running.append(Call.of(path, args, kwargs))
+        self._look_at_chance()
+        self.running.append(Call.of(path, args, kwargs, entered(self._contexts) is not None))
         try:
             result = super().call_module(m, forward, args, kwargs)
+            self._look_at_chance()
         except Exception:
             self.failed_in = self.failed_in or path
             raise
@@ -179,30 +199,35 @@ class LeafAwareTracer(fx.Tracer):
             self.tensors.add(node)
         context = entered(self._contexts)
         if context is not None and node.op.startswith("call"):
-            self.omit(f"{context} around a part of {self.scope.module_path or 'the model'}")
+            outside = (call.path for call in reversed(self.running) if not call.in_context)
+            self.omit(f"{context} around a part of {self.scope.module_path or 'the model'}", next(outside, ""))
         return node
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """One graph, the values of what it reads by path, the modules whose hooks it leaves out, and what else."""
+    """One graph, the values of what it reads by path, the modules whose hooks it leaves out, and what else of which."""
 
     graph: fx.Graph
     values: Mapping[str, Any]
     unhooked: frozenset[str] = frozenset()
-    omitted: tuple[str, ...] = ()
+    omitted: tuple[tuple[str, str], ...] = ()
 
 
-def trace_once(model: nn.Module, inputs: Inputs | None = None) -> Recorded:
+def trace_once(model: nn.Module, inputs: Inputs | None = None, whole: Container[str] = ()) -> Recorded:
     """Trace the model as it stands (mode included). Arguments that `inputs` does not give take their defaults."""
     # A blur in a host of a leaf's class would be inside the leaf.
     opened = strided_leaves(model) | {type(module) for module in model.modules() if isinstance(module, Host)}
+    watchful = False
     while True:
-        tracer = LeafAwareTracer(inputs, opened)
+        tracer = LeafAwareTracer(inputs, opened, whole)
+        tracer.watchful = watchful
         try:
             with seen_through(model):
                 graph = tracer.trace(model)
-            break
+            if watchful or (CHANCE, "") not in tracer.omitted:
+                break
+            watchful = True  # it is of some use to know where they are drawn
         except Exception as error:
             culprit = _opened_around(model, tracer.failed_in, opened)
             if culprit is None:
@@ -233,17 +258,3 @@ def _opened_around(model: nn.Module, path: str, opened: set[type[nn.Module]]) ->
             return type(model.get_submodule(path))
         path = path.rpartition(".")[0]
     return None
-
-
-def describe_failure(model: nn.Module, path: str, error: Exception) -> str:
-    """Which module, which line, and why."""
-    theirs = [f for f in traceback.extract_tb(error.__traceback__) if not is_ours(f.filename)]
-    at = f", at {theirs[-1].filename}:{theirs[-1].lineno} `{theirs[-1].line}`" if theirs else ""
-    inside = f" in {path!r}" if path else ""
-    return f"{type(model).__name__} cannot be traced{inside}{at}: {first_line(error)}"
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what an error says, without its full stop."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,186 @@
+"""A module whose forward does what no graph can hold stays whole in the graph, where nothing in it is rewritten."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import random
+import warnings
+from typing import Any
+
+import numpy
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blurify import antialias, verify
+from blurify.errors import OmissionWarning
+from blurify.tracing import trace
+
+X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+class Scaled(torch.autograd.Function):
+    """A product whose gradient is another one's."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return gradient * 3
+
+
+class Plain(nn.Module):
+    """A linear layer over positions' means, beside which the subclasses do more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+        self.kept: list[Tensor] = []
+        self.register_buffer("ready", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x)
+
+
+class NoGradients(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            gate = self.fc(x)
+        return x * gate
+
+
+class Autocast(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.fc(x).float()
+
+
+class Drops(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.training and torch.rand(1).item() < 0.5 else self.fc(x)
+
+
+class DropsByPython(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.training and random.random() < 0.5 else self.fc(x)
+
+
+class DropsByNumpy(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.training and numpy.random.uniform() < 0.5 else self.fc(x)
+
+
+class Custom(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return Scaled.apply(self.fc(x))  # type: ignore[no-any-return, no-untyped-call]
+
+
+class Decides(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x) if self.ready == 0 else x
+
+
+KINDS = (NoGradients, Autocast, Drops, DropsByPython, DropsByNumpy, Custom, Decides)
+
+
+class Around(nn.Module):
+    """A network that strides in functions, so that it becomes a graph, and has a `Plain` at its end."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, 1, 1), nn.Conv2d(8, 8, 3, 1, 1)
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.a(x)), 2)
+        return self.inner(F.relu(self.b(x)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_a_module_that_no_graph_can_hold_stays_whole(kind: type[Plain]) -> None:
+    torch.manual_seed(0)
+    model = Around(kind())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", OmissionWarning)
+        converted = antialias(model)
+    assert converted.meta["blurify_form"] == "graph"
+    assert isinstance(converted.inner, kind)
+    assert not converted.meta["left_out"]
+    verdict = verify(model, converted, X)
+    assert verdict.ok, verdict
+    assert [row.state for row in verdict.rows] == ["ok"] * 4
+
+
+def test_what_a_whole_module_leaves_in_its_attributes_is_there() -> None:
+    class Keeps(Plain):
+        def forward(self, x: Tensor) -> Tensor:
+            self.loss = x.square().mean()
+            return self.fc(x)
+
+    model = Around(Keeps())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", OmissionWarning)
+        converted = antialias(model)
+    converted(X).sum().backward()
+    assert converted.inner.loss.requires_grad
+    assert not hasattr(model.inner, "loss")
+
+
+def test_a_module_with_a_site_is_not_whole() -> None:
+    class Pools(Plain):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                y = F.max_pool2d(x, 2)
+            return y.mean((2, 3))
+
+    class Outer(Around):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(F.relu(self.a(x)))  # type: ignore[no-any-return]
+
+    with pytest.warns(OmissionWarning, match="no_grad"):
+        converted = antialias(Outer(Pools()))
+    assert len(converted.meta["blurify"].rewritten) == 1
+    assert converted.meta["left_out"]
+
+
+def test_a_context_around_modules_is_of_the_module_that_enters_it() -> None:
+    class Nested(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Sequential(Plain(), nn.ReLU()), Plain())
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                x = self.layers(x)
+            return self.fc(x)
+
+    model = Around(Nested())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", OmissionWarning)
+        converted = antialias(model)
+    assert isinstance(converted.inner, Nested)
+    assert verify(model, converted, X).ok
+
+
+def test_a_graph_with_a_whole_module_is_pickled_as_its_model_and_plan() -> None:
+    model = Around(Drops()).eval()
+    converted = antialias(model)
+    again = pickle.loads(pickle.dumps(converted))
+    assert isinstance(again.inner, Drops)
+    assert torch.equal(again(X), converted(X))
+    assert torch.equal(copy.deepcopy(converted)(X), converted(X))
+
+
+@pytest.mark.parametrize("kind", [Drops, DropsByPython, DropsByNumpy], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("seed", range(4))
+def test_what_chance_decides_is_told_however_it_fell_while_recording(kind: type[Plain], seed: int) -> None:
+    torch.manual_seed(seed)
+    random.seed(seed)
+    numpy.random.seed(seed)
+    traced = trace(Around(kind()))
+    assert traced.meta["omitted_in"] == ("inner",)
+    assert "random numbers" in traced.meta["omitted"][0]
