@@ -54,7 +54,7 @@ def equal(family: str) -> tuple[str, str]:
     made = kept.meta["blurify"]
     if not made.rewritten:
         return NOTHING, ""
-    graph = made.apply(model, inplace=True, example_inputs=inputs.args)
+    graph = made.apply(model, inplace=True, form="graph", example_inputs=inputs.args)
     if not same_outputs(graph.eval(), kept.eval(), inputs):
         return "DIFFERS", ""
     left = [decision for decision in made.kept if decision.reason is Reason.NO_MODULE]

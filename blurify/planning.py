@@ -65,7 +65,7 @@ class Plan:
         model: nn.Module,
         inplace: bool = ...,
         *,
-        form: Literal["graph"] = ...,
+        form: Literal["graph"],
         optimize: bool = ...,
         example_inputs: Any = ...,
         example_kwargs: Mapping[str, Any] | None = ...,
@@ -76,7 +76,7 @@ class Plan:
         model: nn.Module,
         inplace: bool = ...,
         *,
-        form: str,
+        form: str = ...,
         optimize: bool = ...,
         example_inputs: Any = ...,
         example_kwargs: Mapping[str, Any] | None = ...,
@@ -86,14 +86,14 @@ class Plan:
         model: nn.Module,
         inplace: bool = False,
         *,
-        form: str = "graph",
-        optimize: bool = False,
+        form: str = "auto",
+        optimize: bool = True,
         example_inputs: Any = None,
         example_kwargs: Mapping[str, Any] | None = None,
     ) -> nn.Module:
-        """Rewrite `model` as the plan says, and let the result's `meta["blurify"]` be this plan.
+        """Return what `blurify.antialias` returns where it makes this plan; see there for the arguments.
 
-        See `blurify.antialias` for the arguments. The inputs matter to a model that is not traced without.
+        The inputs matter to a model that is not traced without.
 
         Raises:
             PlanError: the plan names a site or landing that the model does not have, or one where no blur may be.

@@ -67,7 +67,7 @@ def from_content(
         plan = Plan.from_json(recipe.plan)
         model = _built(named, state)
         inputs = _inputs(recipe.input_shapes, model)
-        converted = plan.apply(model, inplace=True, form=recipe.form, optimize=True, example_inputs=inputs)
+        converted = plan.apply(model, inplace=True, form=recipe.form, example_inputs=inputs)
     except PlanError as error:
         fact = str(error).rstrip(".")
         raise FileError(f"{path} cannot be rebuilt: {fact}; {_compare(recipe.versions)}.") from error

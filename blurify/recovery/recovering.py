@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from blurify.byte_sizes import size_text
 from blurify.errors import ArgumentError, HooksWarning, PlanError
 from blurify.graph_module import TracedModule
-from blurify.optimize import optimize_graphs
 from blurify.recovery.calls import Skip
 from blurify.recovery.checking import (
     TRAINED,
@@ -244,11 +243,9 @@ def twins(original: nn.Module, converted: nn.Module, images: Tensor) -> tuple[Tr
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", HooksWarning)
-            student = plan.apply(original, example_inputs=images[:1])
-            unblurred = plan.apply(original, inplace=True, example_inputs=images[:1])
+            student = plan.apply(original, form="graph", example_inputs=images[:1])
+            unblurred = plan.apply(original, inplace=True, form="graph", example_inputs=images[:1])
     except PlanError as error:
         raise ArgumentError(f"converted was not made of this original: {error}") from error
-    for network in (student, unblurred):
-        optimize_graphs(network)
     student.load_state_dict(converted.state_dict())
     return one_tap(unblurred, plan), student

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from blurify.graph_module import TracedModule
 from blurify.measure.aliasing import folded_energy
 from blurify.measure.consistency import logits
-from blurify.optimize import optimize_graphs
 from blurify.planning import Plan
 from blurify.sites import Action
 
@@ -87,11 +86,8 @@ def with_strengths(plan: Plan, strengths: Mapping[str, float]) -> Plan:
 
 
 def applied(plan: Plan, original: nn.Module, pictures: Tensor, inplace: bool = True) -> TracedModule:
-    """The original as the plan has it, over the original's own parameters unless told otherwise."""
-    network = plan.apply(original, inplace, example_inputs=pictures[:1])
-    with network.edited():
-        optimize_graphs(network)
-    return network
+    """Return the original as the plan has it, over the original's own parameters if `inplace`."""
+    return plan.apply(original, inplace, form="graph", example_inputs=pictures[:1])
 
 
 def _errors(original: nn.Module, plan: Plan, sites: list[str], pictures: Tensor, batch_size: int) -> Tensor:

@@ -220,4 +220,11 @@ def too_dear(model: nn.Module) -> str:
 
 def applied(plan: Plan, original: nn.Module, inputs: Inputs) -> TracedModule:
     """Return the graph form of what the plan says, over the original's own parameters."""
-    return plan.apply(original, inplace=True, example_inputs=inputs.args, example_kwargs=inputs.kwargs)
+    return plan.apply(
+        original,
+        inplace=True,
+        form="graph",
+        optimize=False,
+        example_inputs=inputs.args,
+        example_kwargs=inputs.kwargs,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 import warnings
 from typing import Any
@@ -15,6 +16,7 @@ import torchvision
 from torch import Tensor, nn
 
 from blurify import NoEffectWarning, antialias, plan, verify
+from blurify.cost import cost
 from blurify.errors import ArgumentError, ArgumentTypeError, BlurifyError, PlanError, TraceError
 from blurify.layers import BlurPool2d
 from blurify.planning import Plan
@@ -239,6 +241,26 @@ def test_a_second_conversion_has_nothing_to_do() -> None:
     assert {d.reason for d in plan(once).decisions} == {Reason.ALREADY_ANTIALIASED}
 
 
+@pytest.mark.parametrize("form", ["auto", "class", "graph"])
+@pytest.mark.parametrize("optimize", [True, False])
+def test_a_plan_that_was_read_does_what_antialias_does(form: str, optimize: bool) -> None:
+    model, x = torchvision.models.resnet18(), torch.randn(1, 3, 64, 64)
+    by_name = antialias(model, form=form, optimize=optimize)
+    by_plan = Plan.from_json(plan(model).to_json()).apply(model, form=form, optimize=optimize)
+    assert cost(by_plan, x) == cost(by_name, x)
+    for key in ("blurify", "blurify_form", "optimized"):
+        assert by_plan.meta.get(key) == by_name.meta.get(key)
+
+
+def test_what_apply_takes_for_granted_is_what_antialias_does() -> None:
+    ours, theirs = (inspect.signature(function).parameters for function in (Plan.apply, antialias))
+    shared = ours.keys() & theirs.keys() - {"form"}
+    assert shared == {"model", "inplace", "optimize", "example_inputs", "example_kwargs"}
+    assert all(ours[name].default == theirs[name].default for name in shared)
+    model = torchvision.models.resnet18()
+    assert plan(model).apply(model).meta["blurify_form"] == antialias(model).meta["blurify_form"] == "class"
+
+
 def test_converting_in_two_steps_keeps_both_plans() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.MaxPool2d(2))
     both = antialias(antialias(model, 3), 5, stem=True)
@@ -342,6 +364,7 @@ def test_plan_round_trips_and_applies() -> None:
     assert Plan.from_json(made.to_json()) == made
     x = torch.randn(1, 3, 64, 64)
     assert torch.equal(run(made.apply(model), x), run(antialias(model, 3), x))
+    assert torch.equal(run(made.apply(model, form="graph"), x), run(antialias(model, 3, form="graph"), x))
     with pytest.raises(PlanError, match=r"rewrites 'maxpool1', which is not a node of this Sequential"):
         made.apply(stage())
     for text in ("", "{}", '{"version": 1, "decisions": [{"site": "a"}]}', "[1]"):

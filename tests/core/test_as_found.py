@@ -147,7 +147,7 @@ def test_hooks_of_containers_are_not_run_and_their_loss_is_said() -> None:
     assert not seen
     assert len(model[0]._forward_hooks) == 1
     with pytest.warns(HooksWarning):
-        plan(model).apply(model)
+        plan(model).apply(model, form="graph")
     run(converted, torch.randn(1, 8, 16, 16)[:, :3])
     assert not seen
 

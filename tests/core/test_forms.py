@@ -273,8 +273,8 @@ def test_a_plan_is_applied_with_inputs() -> None:
     x = torch.randn(1, 3, 48, 48)
     made = plan(model, example_inputs=x)
     # A check of the input is passed by an input that nobody gives; then there is nothing to compare the graph on.
-    assert made.apply(model).meta["compared"] == 0
-    converted = made.apply(model, example_inputs=x)
+    assert made.apply(model, form="graph").meta["compared"] == 0
+    converted = made.apply(model, form="graph", example_inputs=x)
     assert converted.meta["compared"] == 2
     assert converted.meta["input_shapes"] == ((1, 3, 48, 48),)
     assert verify(model, converted, x).ok

@@ -223,7 +223,7 @@ def test_a_pool_that_is_called_twice_is_one_for_both_calls_or_none() -> None:
 def test_a_filter_that_strength_made_one_tap_counts() -> None:
     model, x = Pooled().eval(), torch.randn(2, 2, 33, 32)
     old = Plan(tuple(replace(decision, strength=0.0) for decision in plan(model, 4).decisions))
-    weak = old.apply(model)
+    weak = old.apply(model, form="graph", optimize=False)
     expected = run(weak, x)
     optimize_graphs(weak)
     assert taken(weak) == ["pool"]
