@@ -57,7 +57,6 @@ def convert(
     cluster: str | None = None,
     as_json: bool = False,
     most_parameters: int | None = None,
-    push: str | None = None,
 ) -> bool | None:
     """Convert and say what came out; false if something that was asked for is not there, None if it was interrupted.
 
@@ -75,7 +74,6 @@ def convert(
                 state=state,
                 limits=limits,
                 most_parameters=most_parameters,
-                push=push,
                 retry_failed=retry_failed,
                 watcher=clock,
                 stopping=stopping,
@@ -86,8 +84,6 @@ def convert(
         return None
     saying, index = Saying(as_json), str((state or Path(where)) / "index.html")
     _say_summary(saying, result.records)
-    if push is not None:
-        _say(saying, tally.pushed(result.pushes), pushes=result.pushes)
     clock.say(saying)
     if result.done_before:
         saying.line(f"{result.done_before} of them were there already and are whole")
@@ -96,7 +92,7 @@ def convert(
     if result.left:
         click.echo(f"stopped with {len(result.left)} models left; run the same again to go on from here", err=True)
         return None
-    return not any(map(tally.falls_short, [*result.records.values(), *result.pushes.values()]))
+    return not any(map(tally.falls_short, result.records.values()))
 
 
 def dry_run(

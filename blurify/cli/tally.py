@@ -22,8 +22,6 @@ def outcome(record: Record) -> str:
     """
     if record.get("status") == FAILED:
         return f"failed ({record['kind']}): {record['error']}"
-    if "push" in record:
-        return f"not pushed: {record['error']}" if "error" in record else f"pushed to {record['repository']}"
     if record.get("status") == LARGE:
         return f"left out, {record['parameters'] / 1e6:.0f} million parameters"
     sites = record["sites"]
@@ -62,7 +60,7 @@ def falls_short(record: Record) -> bool:
     >>> falls_short({"status": "converted", "missing": {"onnx": "it has no such operator"}})
     True
     """
-    return record.get("status") == FAILED or "missing" in record or ("push" in record and "error" in record)
+    return record.get("status") == FAILED or "missing" in record
 
 
 def telling(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,13 +102,3 @@ def _means(records: list[Record]) -> Iterable[str]:
         yield (
             f"consistency under shifts, mean of {len(pairs)}: {before:.1f} -> {after:.1f} %; higher in {better} of them"
         )
-
-
-def pushed(pushes: Mapping[str, Record]) -> list[str]:
-    """How many models are on the hub, and why others are not.
-
-    >>> pushed({"timm:resnet18": {"push": "timm:resnet18", "repository": "me/timm-resnet18-blur4", "commit": "3f"}})
-    ['1 of 1 models are on the hub']
-    """
-    short = [f"  {name}: {outcome(record)}" for name, record in pushes.items() if falls_short(record)]
-    return [f"{len(pushes) - len(short)} of {len(pushes)} models are on the hub", *short[:SHOWN]]

@@ -63,7 +63,6 @@ def _count(_: click.Context, __: click.Parameter, value: str | None) -> int | No
     metavar="SIZE",
     help="Memory of all jobs together, such as 8GB.  [default: 80 %]",
 )
-@click.option("--push", metavar="ORG", help="Push every model to the hub, to a repository of its own.")
 @click.option("--retry-failed", is_flag=True, help="Try again what failed or lacks something.")
 @click.option("--cluster", metavar="ADDRESS|local", help="Run on a Ray cluster: HOST:PORT, or one of this machine.")
 @click.option("--dry-run", is_flag=True, help="Plan every model, print, write nothing.")
@@ -109,7 +108,6 @@ def convert(patterns: tuple[str, ...], output: str | None, as_json: bool, **opti
             options["cluster"],
             as_json,
             options["max_params"],
-            options["push"],
         )
     if ok is None:
         sys.exit(INTERRUPTED)

@@ -78,8 +78,6 @@ class Ledger:
         self.asked: dict[str, None] = {}
         # None of those that cannot be built.
         self.parameters: dict[str, int | None] = {}
-        # What became of each when it was last pushed.
-        self.pushed: dict[str, Record] = {}
         for record in read_lines(path):
             self._take(record)
 
@@ -96,10 +94,6 @@ class Ledger:
         """Append how many parameters models have, so that this is counted once."""
         self._append({"parameters": parameters})
 
-    def push(self, record: Record) -> Record:
-        """Append what became of a model that was pushed."""
-        return self._append(record)
-
     def _append(self, record: Record) -> Record:
         append_line(self.path, record)
         self._take(record)
@@ -109,8 +103,6 @@ class Ledger:
         if "model" in record:
             self.models[record["model"]] = record
             self.asked.setdefault(record["model"])
-        elif "push" in record:
-            self.pushed[record["push"]] = record
         elif "run" in record:
             self.asked.update(dict.fromkeys(record["run"]))
         else:

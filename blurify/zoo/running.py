@@ -13,10 +13,10 @@ from pathlib import Path
 from blurify.byte_sizes import size_text
 from blurify.errors import ArgumentError, FileError
 from blurify.zoo import folder as folders
-from blurify.zoo import index, job, pool, pushing
+from blurify.zoo import index, job, pool
 from blurify.zoo.ledger import Ledger
 from blurify.zoo.pool import Task
-from blurify.zoo.settings import CONVERTED, FAILED, Limits, Record, Settings, versions
+from blurify.zoo.settings import FAILED, Limits, Record, Settings, versions
 from blurify.zoo.storage import Store, is_full, is_url, open_store
 from blurify.zoo.watching import Silent, Watcher
 
@@ -32,8 +32,6 @@ class Result:
     records: dict[str, Record]
     done_before: int
     left: list[str] = field(default_factory=list)
-    # What became of each that was to be pushed.
-    pushes: dict[str, Record] = field(default_factory=dict)
 
     @property
     def counts(self) -> Counter[str]:
@@ -49,7 +47,6 @@ def convert_all(
     state: Path | None = None,
     limits: Limits | None = None,
     most_parameters: int | None = None,
-    push: str | None = None,
     retry_failed: bool = False,
     watcher: Watcher | None = None,
     stopping: Callable[[], bool] = lambda: False,
@@ -67,7 +64,6 @@ def convert_all(
         state: the folder of the ledger and the index.
         limits: processes, seconds and memory; by default one process.
         most_parameters: leave out models that have more.
-        push: the account of the hub to push every converted model to, each to a repository of its own.
         retry_failed: try again what failed, and what lacks something that was asked for.
         watcher: is told how it goes.
         stopping: asked often; once true, no further model is begun.
@@ -75,19 +71,16 @@ def convert_all(
 
     Raises:
         FileError: the folder cannot be used, or its disk is full.
-        ArgumentError: a URL without `state`, settings that no job can follow, no login to push with, or no model is
-            small enough.
+        ArgumentError: a URL without `state`, settings that no job can follow, or no model is small enough.
     """
     if state is None and is_url(where):
         raise ArgumentError(f"the ledger of {where} must lie in a folder of this machine; name one with --state.")
     job.check(settings)
-    if push is not None:
-        pushing.check_login(push)
     limits, watcher = limits or Limits(), watcher or Silent()
     home = Path(where) if state is None else state
     with folders.opened(home, settings, where) as ledger:
         store, names = open_store(where), list(names)
-        run = _Run(names, settings, store, home, limits, watcher, stopping, runner, ledger, most_parameters, push)
+        run = _Run(names, settings, store, home, limits, watcher, stopping, runner, ledger, most_parameters)
         return run.all(retry_failed)
 
 
@@ -127,7 +120,6 @@ class _Run:
     runner: Runner
     ledger: Ledger
     most_parameters: int | None
-    push: str | None
     ended: set[str] = field(default_factory=set)
 
     def all(self, retry_failed: bool) -> Result:
@@ -140,7 +132,6 @@ class _Run:
             self.ledger.begin(self.names, versions=versions(), left=len(left))
             self._convert([name for name in left if name not in lost])
             index.write(self.home, self.ledger)
-            pushes = self._pushed()
         except BaseException as error:
             with suppress(OSError):
                 index.write(self.home, self.ledger)
@@ -148,7 +139,7 @@ class _Run:
                 raise FileError(self._full()) from error
             raise
         records = {name: self.ledger.models[name] for name in self.names if name in self.ledger.models}
-        return Result(records, len(self.names) - len(left), [name for name in left if name not in self.ended], pushes)
+        return Result(records, len(self.names) - len(left), [name for name in left if name not in self.ended])
 
     def _is_done(self, name: str, retry_failed: bool = False) -> bool:
         record = self.ledger.models.get(name)
@@ -195,14 +186,6 @@ class _Run:
                 )
             self._record(task.name, record)
             self.watcher.ended(task.name, record)
-
-    def _pushed(self) -> dict[str, Record]:
-        if self.push is None or self.stopping():
-            return {}
-        self.watcher.begin("pushing", sum(self.ledger.models[n]["status"] == CONVERTED for n in self.ended))
-        return pushing.push_all(
-            self.ledger, self.store, self.names, self.push, self.settings.filt_size, self.watcher.ended, self.stopping
-        )
 
     def _record(self, name: str, record: Record) -> None:
         self.ledger.add({"model": name} | record)

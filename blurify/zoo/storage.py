@@ -15,7 +15,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,9 +42,6 @@ class Store(Protocol):
 
     def holds(self, record: Record) -> bool:
         """Whether all files of a record are there as it says."""
-
-    def fetched(self, name: str) -> AbstractContextManager[Path]:
-        """A context with a folder of this machine that has the model's files, to read them."""
 
 
 def open_store(where: str) -> Store:
@@ -120,11 +117,6 @@ class FolderStore:
             return all(digest(folder / name) == known for name, known in record["files"].items())
         return False
 
-    @contextmanager
-    def fetched(self, name: str) -> Iterator[Path]:
-        """They are there."""
-        yield self.root / place(name)
-
     def clean(self) -> None:
         """Remove what a killed run left unfinished."""
         for leftover in self.root.glob(f"{_PART}*"):
@@ -173,14 +165,6 @@ class UrlStore:
         with suppress(OSError):
             return all(self.files.size(f"{folder}/{n}") == known["bytes"] for n, known in record["files"].items())
         return False
-
-    @contextmanager
-    def fetched(self, name: str) -> Iterator[Path]:
-        """Fetch them."""
-        with tempfile.TemporaryDirectory(prefix="blurify-") as folder:
-            for path in self.files.ls(f"{self.root}/{place(name)}", detail=False):
-                self.files.get_file(path, str(Path(folder, path.rpartition("/")[2])))
-            yield Path(folder)
 
 
 def finished(store: Store, name: str, settings: Record, versions: Record) -> Record | None:
