@@ -19,9 +19,12 @@ from blurify.errors import TraceError
 from blurify.graph_module import TracedModule
 
 # What a model may keep things in, of those that can be emptied and filled again as they were.
-KEEPERS = (dict, defaultdict, OrderedDict, list, set)
+KEEPERS = frozenset({dict, defaultdict, OrderedDict, list, set})
 # Attributes that are no place to keep things in.
 NO_HOLDERS = (nn.Module, Tensor, type, ModuleType)
+# What most attributes are: none of these has attributes of its own, which saves the question.
+SCALARS = frozenset({bool, int, float, str, type(None)})
+BARE = frozenset({dict, defaultdict, list, set})
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,8 @@ class Attributes:
     @classmethod
     def of(cls, module: nn.Module) -> Attributes:
         """The attributes as they are."""
-        values = list(module.__dict__.values())
-        held = (vars(value) for value in values if _holds(value))
+        values = [value for value in module.__dict__.values() if type(value) not in SCALARS]
+        held = [vars(value) for value in values if type(value) not in BARE and _holds(value)]
         return cls(module, dict(module.__dict__), tuple(_contents(chain(values, held))))
 
     def restore(self) -> None:
@@ -47,7 +50,7 @@ class Attributes:
         self.module.__dict__.clear()
         self.module.__dict__.update(self.values)
         for container, content in self.contents:
-            if _same_items(container, content):
+            if not (container or content) or _same_items(container, content):
                 continue
             container.clear()
             if isinstance(container, list):
@@ -62,10 +65,10 @@ def _holds(value: Any) -> bool:
 
 
 def _same_items(one: Any, other: Any) -> bool:
-    if isinstance(one, set):
-        return bool(one == other)
     if len(one) != len(other):
         return False
+    if isinstance(one, set):
+        return bool(one == other)
     pairs = (one.items(), other.items()) if isinstance(one, dict) else (enumerate(one), enumerate(other))
     return all(a[0] == b[0] and a[1] is b[1] for a, b in zip(*pairs, strict=True))
 
@@ -77,6 +80,10 @@ def _contents(values: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
         container = waiting.pop()
         if id(container) not in seen:
             seen.add(id(container))
+            # Most are the empty tables of hooks that every module has.
+            if not container:
+                yield container, ()
+                continue
             yield container, container.copy()
             inside = container.values() if isinstance(container, dict) else container
             waiting.extend(value for value in inside if type(value) in KEEPERS)
