@@ -25,7 +25,7 @@ ACTIVATIONS = frozenset(
     "alpha_dropout".split()
 )
 COPIES = frozenset(
-    "alias clone contiguous detach zeros_like ones_like full_like lift_fresh_copy identity stop_gradient".split()
+    "alias clone copy contiguous detach zeros_like ones_like full_like lift_fresh_copy identity stop_gradient".split()
 )
 COMPARISONS = frozenset(
     "eq ne lt le gt ge equal greater greater_equal less less_equal not_equal isnan isinf isfinite logical_and "
@@ -72,6 +72,15 @@ def _is_no_operand(value: Any) -> bool:
     return isinstance(value, (Pieces, Sizes, list, tuple)) or (hasattr(value, "is_spatial") and value.is_spatial)
 
 
+def put(call: Call) -> Value | None:
+    """Return the map with one number wherever a mask of the region says so."""
+    source, indices, value = call.args[:3]
+    mask = indices[0] if isinstance(indices, (tuple, list)) and len(indices) == 1 else None
+    one = isinstance(value, Constant) and value.shape == () and len(call.args) == 3
+    fits = isinstance(mask, Map) and not mask.floating and isinstance(source, Map) and mask.layout == source.layout
+    return source if one and fits else None
+
+
 def cast(call: Call) -> Value | None:
     """Return the same map in another type or place."""
     source = call.args[0]
@@ -101,4 +110,5 @@ def _leaves(value: Any) -> Iterator[Any]:
 HANDLERS = {
     **{name: elementwise for base in NAMES for name in (base, f"{base}_")},
     **dict.fromkeys(CASTS, cast),
+    **dict.fromkeys(("index_put", "index_put_"), put),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,10 +26,17 @@ class Call:
     in_context: bool = False
 
     @classmethod
-    def of(cls, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], in_context: bool = False) -> Call:
-        """The call as it begins."""
-        first = args[0].node if args and issubclass(type(args[0]), fx.Proxy) else None
-        beside = (value.node for value in tree_leaves((args[1:], kwargs)) if issubclass(type(value), fx.Proxy))
+    def of(
+        cls,
+        path: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        latest: Callable[[Node], Node],
+        in_context: bool = False,
+    ) -> Call:
+        """The call as it begins; `latest` tells which node gives what a tensor holds now."""
+        first = latest(args[0].node) if args and issubclass(type(args[0]), fx.Proxy) else None
+        beside = (latest(value.node) for value in tree_leaves((args[1:], kwargs)) if issubclass(type(value), fx.Proxy))
         return cls(path, first, frozenset(beside), in_context=in_context)
 
 

@@ -20,6 +20,7 @@ from blurify.tracing.arguments import arguments
 from blurify.tracing.calls import Call
 from blurify.tracing.classes import answered_classes
 from blurify.tracing.failures import describe_failure
+from blurify.tracing.in_place import Latest
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.leaves import is_foreign_blur, leaf_classes, leaf_functions, strided_leaves
 from blurify.tracing.omissions import Attributes, chance, contexts, entered, tensors_of, written_path
@@ -62,6 +63,7 @@ class LeafAwareTracer(fx.Tracer):
     def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
         """Record `root.forward`; its attributes, its mode and random generators are for the caller to restore."""
         self.questions = Questions(self, Answers(root, self.inputs))
+        self.latest = Latest(root)
         self.owned = tensors_of(root)
         self._paths = {id(tensor): path for path, tensor in self.owned.items()}
         self._contexts, self._chance, self._attributes = contexts(), chance(), Attributes(root)
@@ -72,6 +74,7 @@ class LeafAwareTracer(fx.Tracer):
             finally:
                 self.recording = False
         self.questions.forget(graph)
+        self.latest.forget_dropped(graph)
         return graph
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
@@ -127,7 +130,7 @@ class LeafAwareTracer(fx.Tracer):
         """Record that a mapping of a class of its own is made of its items; a plain graph would return a dict."""
         kind: Any = type(a)
         if issubclass(kind, fx.Proxy):
-            return a.node
+            return self.latest.of(a.node)
         if issubclass(kind, Tensor):
             return self._tensor_arg(a)
         if issubclass(kind, dict) and kind not in (dict, immutable_dict):
@@ -177,7 +180,7 @@ class LeafAwareTracer(fx.Tracer):
             self.unhooked.add(path)
             forward = m.forward
         self._look_at_chance()
-        self.running.append(Call.of(path, args, kwargs, entered(self._contexts) is not None))
+        self.running.append(Call.of(path, args, kwargs, self.latest.of, entered(self._contexts) is not None))
         try:
             result = super().call_module(m, forward, args, kwargs)
             self._look_at_chance()
@@ -186,13 +189,14 @@ class LeafAwareTracer(fx.Tracer):
             raise
         finally:
             call = self.running.pop()
-        call.gives = result.node if is_proxy(result) else None
+        call.gives = self.latest.of(result.node) if is_proxy(result) else None
         return result
 
     def create_node(self, *args: Any, **kwargs: Any) -> Node:
         """Record the module in whose `forward` the node arises, and the calls that were running."""
         node = super().create_node(*args, **kwargs)
         node.meta["within"] = tuple(self.running)
+        self.latest.note(node)
         self.scopes[node] = (self.scope.module_path, False)
         module = self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
         if gives_one_tensor(node, module, self.tensors):

@@ -21,7 +21,7 @@ def reload(original: nn.Module, twin: nn.Module, source: nn.Module, inputs: Inpu
     if expected is None:
         return Row("reload", "skipped", f"the original does not run with other weights: {text}")
     try:
-        twin.load_state_dict(original.state_dict())
+        load(twin, {name: original.state_dict()[name] for name in source.state_dict()})
         found = compare(expected, run(twin, inputs))
     except Exception as error:  # a model may run its own code when it loads
         return Row("reload", "failed", f"what the original loads, the converted model does not: {fact(error)}")
@@ -37,7 +37,7 @@ def loaded(model: nn.Module, source: nn.Module, inputs: Inputs) -> tuple[Named |
     text = ""
     for integers in (True, False):
         try:
-            model.load_state_dict(perturbed(source.state_dict(), integers))
+            load(model, perturbed(source.state_dict(), integers))
             outputs = run(model, inputs)
         except Exception as error:  # a model may run its own code when it loads
             text = fact(error)
@@ -45,13 +45,20 @@ def loaded(model: nn.Module, source: nn.Module, inputs: Inputs) -> tuple[Named |
         if all(bool(t.isfinite().all()) for t in outputs.values() if t.is_floating_point()):
             return outputs, ""
         text = "its outputs are infinite or not numbers"
-    model.load_state_dict(source.state_dict())
+    load(model, source.state_dict())
     return None, text
+
+
+def load(model: nn.Module, values: dict[str, Any]) -> None:
+    """Load the values; a copy of a graph module has its constants in its state_dict, which the original has not."""
+    # In place, for the versions of modules are an attribute of this dict.
+    state = model.state_dict()
+    state.update(values)
+    model.load_state_dict(state)
 
 
 def perturbed(state: dict[str, Any], integers: bool) -> dict[str, Any]:
     """Return the state_dict with other values for all of its tensors."""
-    # In place, for the versions of modules are an attribute of this dict.
     for number, (name, value) in enumerate(list(state.items())):
         state[name] = other(value, integers, 1.05 + 0.05 * (number % 4))
     return state
