@@ -114,6 +114,17 @@ def dense_max_pool(
     return x.squeeze(0) if single else x
 
 
+def max_pool_indices(
+    x: Tensor, kernel_size: list[int], stride: list[int], padding: list[int], dilation: list[int], ceil_mode: bool
+) -> Tensor:
+    """Return the indices of the maxima that PyTorch's max pooling takes."""
+    if len(stride) == 1:
+        return F.max_pool1d_with_indices(x, kernel_size, stride, padding, dilation, ceil_mode)[1]
+    if len(stride) == 2:
+        return F.max_pool2d_with_indices(x, kernel_size, stride, padding, dilation, ceil_mode)[1]
+    return F.max_pool3d_with_indices(x, kernel_size, stride, padding, dilation, ceil_mode)[1]
+
+
 def box_mean(x: Tensor, kernel_size: list[int]) -> Tensor:
     """Return the mean of every `kernel_size` window at stride 1, without padding."""
     if len(kernel_size) == 1:
@@ -287,6 +298,7 @@ for _name in (
     "blur_if_map",
     "blur_pool",
     "dense_max_pool",
+    "max_pool_indices",
     "lp_blur_pool",
     "max_pool",
     "same_blur_pool",

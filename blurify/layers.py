@@ -328,6 +328,38 @@ class DenseMaxPool3d(_DenseMaxPool):
     axes = 3
 
 
+class _IndexedMaxPool(_DenseMaxPool):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """Take the maximum over every window at stride 1; the indices are those of the strided pooling."""
+        window = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
+        return functional.dense_max_pool(x, *window), functional.max_pool_indices(x, *window)
+
+
+class IndexedMaxPool1d(_IndexedMaxPool):
+    """`IndexedMaxPool2d` for signals `(N, C, L)`."""
+
+    axes = 1
+
+
+class IndexedMaxPool2d(_IndexedMaxPool):
+    """`DenseMaxPool2d`, and beside it the indices that `MaxPool2d(stride, return_indices=True)` gives.
+
+    >>> values, indices = IndexedMaxPool2d(2, stride=2)(torch.zeros(1, 8, 14, 14))
+    >>> values.shape, indices.shape
+    (torch.Size([1, 8, 13, 13]), torch.Size([1, 8, 7, 7]))
+
+    The values are blurred and subsampled behind it; an unpooling puts them where the maxima were.
+    """
+
+    axes = 2
+
+
+class IndexedMaxPool3d(_IndexedMaxPool):
+    """`IndexedMaxPool2d` for volumes `(N, C, D, H, W)`."""
+
+    axes = 3
+
+
 class _AvgBlurPool(_MixingBlur):
     def __init__(
         self,
@@ -690,3 +722,4 @@ ADAPTIVE_MAX_BLUR_POOLS: dict[int, type[_AdaptiveBlurPool]] = {
 RESIZES: dict[int, type[AntialiasedResize]] = {1: AntialiasedResize1d, 2: AntialiasedResize, 3: AntialiasedResize3d}
 MAX_BLUR_POOLS: dict[int, type[_MaxBlurPool]] = {1: MaxBlurPool1d, 2: MaxBlurPool2d, 3: MaxBlurPool3d}
 DENSE_MAX_POOLS: dict[int, type[_DenseMaxPool]] = {1: DenseMaxPool1d, 2: DenseMaxPool2d, 3: DenseMaxPool3d}
+INDEXED_MAX_POOLS: dict[int, type[_IndexedMaxPool]] = {1: IndexedMaxPool1d, 2: IndexedMaxPool2d, 3: IndexedMaxPool3d}

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from blurify.decision import Decision
 from blurify.errors import PlanError
 from blurify.graph_module import TracedModule
-from blurify.positions import name_of
+from blurify.positions import first_item, name_of
 from blurify.positionwise import (
     Map,
     Value,
@@ -47,7 +47,8 @@ def land(node: fx.Node, site: Site, traced: TracedModule) -> Landing:
     """Convs land after their norm and activation, slices before themselves; a pool is blurred at once, as published."""
     if site.kind is Kind.CONV:
         return landing(node, traced, site.axes)
-    place = node.all_input_nodes[0] if site.kind is Kind.SLICE else node
+    given = first_item(node) if site.pair else None
+    place = node.all_input_nodes[0] if site.kind is Kind.SLICE else given or node
     return Landing(place, way=(place,))
 
 

@@ -42,7 +42,6 @@ class Reason(str, Enum):
     ALREADY_ANTIALIASED = "already_antialiased"
     GLOBAL_POOL = "global_pool"
     RETURNS_INDICES = "returns_indices"
-    UNPOOLED = "unpooled"
     SHARED_MODULE = "shared_module"
     UNKNOWN_SUBCLASS = "unknown_subclass"
     OPAQUE = "opaque"
@@ -76,8 +75,7 @@ SENTENCES = {
     Reason.EXCLUDED: "matches an exclude pattern",
     Reason.ALREADY_ANTIALIASED: "already antialiased",
     Reason.GLOBAL_POOL: "pools the whole map into one position, so nothing is subsampled",
-    Reason.RETURNS_INDICES: "returns the indices of its maxima, which a dense pool would change",
-    Reason.UNPOOLED: "its maxima are put back by their indices in an unpooling, which a blurred map would not fit",
+    Reason.RETURNS_INDICES: "gives maxima and indices as a pair that is not unpacked, so no map can be blurred",
     Reason.SHARED_MODULE: "its module is also called where it is kept, and cannot have two strides",
     Reason.UNKNOWN_SUBCLASS: "a subclass whose forward may not honour its stride",
     Reason.OPAQUE: "inside a module that the tracer does not look into",
@@ -104,6 +102,7 @@ class Site:
 
     `same` says that the op computes TensorFlow's SAME padding from its own stride. `dims` are the dimensions that a
     slice steps over, `output_size` what an adaptive pool was asked for. `refusal` is why the form cannot be rewritten.
+    `pair` says that a pool gives its maxima and their indices, which somebody reads.
     A pool written `by_hand` in several calls reads the map that the node at the path `source` gives.
     """
 
@@ -120,6 +119,7 @@ class Site:
     output_size: tuple[int | None, ...] = ()
     refusal: Reason | None = None
     by_hand: bool = False
+    pair: bool = False
     source: str = ""
 
     @property

@@ -35,7 +35,9 @@ def holder(edit: Edit, model: nn.Module) -> str | None:
     if edit.decision.kind is Kind.UPSAMPLE:  # it is blurred as it is
         return None
     if edit.node.op == "call_module":
-        return None if getattr(edit.module, "return_indices", False) else str(edit.node.target)
+        # Of a pair that is read for its maxima alone, the dense pool gives these alone.
+        other = getattr(edit.module, "return_indices", False) and not edit.site.pair
+        return None if other else str(edit.node.target)
     calls = running(edit.node)
     if edit.decision.kind is not Kind.CONV or not calls:
         return None

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from blurify.layers import DENSE_MAX_POOLS
+from blurify.layers import DENSE_MAX_POOLS, INDEXED_MAX_POOLS
 from blurify.positions.atoms import MIXED, Atom, Dim, Layout, dim_of, finest, has_positions, plain, sizes
 from blurify.positions.moves import argument, cut, indexed, moved, name_of, reduced, sliced
 
@@ -155,7 +155,8 @@ def _stride(node: fx.Node, module: nn.Module | None, name: str) -> Any:
     """Return the stride of a layer or a function that has one; None of all else."""
     # Our dense pools only tell the stride of the op whose dense form they are.
     if module is not None:
-        return None if isinstance(module, tuple(DENSE_MAX_POOLS.values())) else getattr(module, "stride", None)
+        told = (*DENSE_MAX_POOLS.values(), *INDEXED_MAX_POOLS.values())
+        return None if isinstance(module, told) else getattr(module, "stride", None)
     if name.startswith("conv"):
         return argument(node, 3, "stride", default=1)
     if name.startswith(("max_pool", "avg_pool")):

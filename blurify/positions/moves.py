@@ -195,6 +195,13 @@ def is_first(node: fx.Node) -> bool:
     return (node.target, node.args[1:]) in ((operator.getitem, (0,)), (getattr, ("values",)))
 
 
+def first_item(node: fx.Node) -> fx.Node | None:
+    """Return the one node that takes the first of a pair, where nobody reads the pair itself."""
+    unpacked = all(user.target is operator.getitem for user in node.users)
+    first = [user for user in node.users if is_first(user)]
+    return first[0] if unpacked and len(first) == 1 else None
+
+
 def upstream(node: fx.Node, reductions: frozenset[str]) -> Iterator[fx.Node]:
     """Yield the nodes that only move values, or reduce them alike, upwards from one on; then the node these read."""
     while True:

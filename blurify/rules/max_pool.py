@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import replace as replaced
 from typing import Any
 
@@ -11,17 +10,13 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from blurify.decision import Blurring
-from blurify.layers import BLUR_POOLS, DENSE_MAX_POOLS, SAME_BLUR_POOLS
+from blurify.layers import BLUR_POOLS, DENSE_MAX_POOLS, INDEXED_MAX_POOLS, SAME_BLUR_POOLS
+from blurify.positions import first_item
 from blurify.rules.arguments import Signature, are_known, bind, reads_only_the_first, unpack_first
 from blurify.rules.base import Context, Parts, Rule, axes_of, refused_unless_exact, with_stride
 from blurify.rules.same import SAME_MAX_POOLS
 from blurify.sites import Kind, Reason, Site, per_axis
 
-UNPOOLINGS = (nn.MaxUnpool1d, nn.MaxUnpool2d, nn.MaxUnpool3d)
-UNPOOLING_FUNCTIONS: frozenset[Any] = frozenset(
-    {F.max_unpool1d, F.max_unpool2d, F.max_unpool3d}
-    | {torch.ops.aten.max_unpool2d.default, torch.ops.aten.max_unpool3d.default}
-)
 MODULES: dict[type[nn.Module], int] = {nn.MaxPool1d: 1, nn.MaxPool2d: 2, nn.MaxPool3d: 3}
 NAMES = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
 aten = torch.ops.aten
@@ -43,27 +38,9 @@ def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
     axes = 2 if same else axes_of(module, MODULES)
     if axes:
         site = _site(node, axes, {name: getattr(module, name, None) for name in NAMES[1:]}, same)
-        site = told_of_unpooling(site, node, context)
         return site if same else refused_unless_exact(site, module, MODULES)
     signature = (FUNCTIONS | FUNCTIONS_WITH_INDICES).get(node.target) if node.op == "call_function" else None
-    site = None if signature is None else _site(node, signature.axes, bind(node, signature), False)
-    return told_of_unpooling(site, node, context)
-
-
-def told_of_unpooling(site: Site | None, node: fx.Node, context: Context) -> Site | None:
-    """Return the site, which names the unpooling that reads its indices if there is one."""
-    if site is None or site.refusal is not Reason.RETURNS_INDICES:
-        return site
-    readers = [reader for pick in node.users for reader in pick.users if pick.target is operator.getitem]
-    unpooling = next((reader for reader in readers if is_unpooling(reader, context.root)), None)
-    return site if unpooling is None else replaced(site, refusal=Reason.UNPOOLED, source=unpooling.meta["path"])
-
-
-def is_unpooling(node: fx.Node, root: nn.Module) -> bool:
-    """Return whether a node puts maxima back by their indices."""
-    if node.op == "call_module":
-        return isinstance(root.get_submodule(str(node.target)), UNPOOLINGS)
-    return node.op == "call_function" and node.target in UNPOOLING_FUNCTIONS
+    return None if signature is None else _site(node, signature.axes, bind(node, signature), False)
 
 
 def _site(node: fx.Node, axes: int, given: dict[str, Any], same: bool) -> Site | None:
@@ -72,17 +49,21 @@ def _site(node: fx.Node, axes: int, given: dict[str, Any], same: bool) -> Site |
     if not are_known(*window):
         return Site(Kind.MAX, (), (1,) * axes, (), (), refusal=Reason.DYNAMIC)
     kernel_size, stride, padding, dilation = (per_axis(value, axes) for value in window)
-    pair = given.get("return_indices") or node.target in FUNCTIONS_WITH_INDICES
-    refusal = Reason.RETURNS_INDICES if pair and not reads_only_the_first(node) else None
+    pair = bool(given.get("return_indices") or node.target in FUNCTIONS_WITH_INDICES)
+    pair = pair and not reads_only_the_first(node)
+    # Its values are blurred where they leave the pair.
+    refusal = Reason.RETURNS_INDICES if pair and (same or first_item(node) is None) else None
     if max(stride) == 1:
         return None
-    return Site(
-        Kind.MAX, kernel_size, stride, padding, dilation, bool(given.get("ceil_mode")), same=same, refusal=refusal
-    )
+    shape = Site(Kind.MAX, kernel_size, stride, padding, dilation, bool(given.get("ceil_mode")))
+    return replaced(shape, same=same, refusal=refusal, pair=pair)
 
 
 def replace(node: fx.Node, module: nn.Module | None, site: Site, blurring: Blurring) -> Parts:
     """The dense pool, then the blur."""
+    window = (site.kernel_size, site.stride, site.padding, site.dilation, site.ceil_mode)
+    if site.pair:
+        return Parts(INDEXED_MAX_POOLS[site.axes](*window), BLUR_POOLS[site.axes](None, stride=site.stride, **blurring))
     pair = getattr(module, "return_indices", False) or bind(node, Signature(site.axes, NAMES)).get("return_indices")
     if pair or node.target in FUNCTIONS_WITH_INDICES:
         unpack_first(node)
@@ -90,8 +71,7 @@ def replace(node: fx.Node, module: nn.Module | None, site: Site, blurring: Blurr
         same = SAME_BLUR_POOLS[site.axes]
         blur = same(site.kernel_size, site.stride, site.dilation, **blurring)
         return Parts(with_stride(module, (1,) * site.axes), blur)
-    dense = DENSE_MAX_POOLS[site.axes](site.kernel_size, site.stride, site.padding, site.dilation, site.ceil_mode)
-    return Parts(dense, BLUR_POOLS[site.axes](None, stride=site.stride, **blurring))
+    return Parts(DENSE_MAX_POOLS[site.axes](*window), BLUR_POOLS[site.axes](None, stride=site.stride, **blurring))
 
 
 RULE = Rule(recognise, replace)

@@ -13,6 +13,7 @@ from blurify.graph_module import TracedModule
 from blurify.hosts import AFTER, BEFORE, can_host, make_host
 from blurify.layers import Blur
 from blurify.planning import Plan
+from blurify.positions import first_item
 from blurify.rewrite import insert_after
 from blurify.rules import set_module
 from blurify.tracing.paths import node_paths
@@ -75,6 +76,7 @@ def move_to_sites(graph: fx.Graph, sites: set[str]) -> None:
     for node in blurring(graph):
         site, *others = node.meta["blurs"]
         dense = paths.get(site)
+        dense = dense and (first_item(dense) or dense)
         if site in sites and not others and dense is not None and is_behind(node, dense):
             node.replace_all_uses_with(node.all_input_nodes[0])
             graph.erase_node(node)

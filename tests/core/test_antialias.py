@@ -382,19 +382,6 @@ def test_global_average_pool_is_kept() -> None:
         plan(model, example_inputs=torch.zeros(1, 4, 16, 16))
 
 
-def test_indices_are_kept() -> None:
-    class Pools(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.pool = nn.MaxPool2d(2, return_indices=True)
-
-        def forward(self, x: Tensor) -> Tensor:
-            values, indices = self.pool(x)
-            return F.max_unpool2d(values, indices, 2)
-
-    assert plan(Pools()).decisions[0].reason is Reason.UNPOOLED
-
-
 def test_opaque_leaves_are_listed() -> None:
     class Whole(nn.Module):
         """A module that its owner registered as not to be traced."""

@@ -84,21 +84,3 @@ INNOCENT: dict[str, Callable[[Tensor, Any], Tensor]] = {
 @pytest.mark.parametrize("name", INNOCENT)
 def test_other_reshapes_are_none(name: str) -> None:
     assert not plan(Calls(INNOCENT[name]), upsample=True, example_inputs=EXAMPLE).decisions
-
-
-class Unpools(nn.Module):
-    def __init__(self, layers: bool) -> None:
-        super().__init__()
-        self.stem, self.layers = nn.Conv2d(3, 4, 3, padding=1), layers
-        self.pool, self.unpool = nn.MaxPool2d(2, return_indices=True), nn.MaxUnpool2d(2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        values, indices = self.pool(self.stem(x))
-        return self.unpool(values, indices) if self.layers else F.max_unpool2d(values.relu(), indices, 2)
-
-
-@pytest.mark.parametrize(("layers", "name"), [(True, "unpool"), (False, "max_unpool2d")])
-def test_the_unpooling_is_named(layers: bool, name: str) -> None:
-    made = plan(Unpools(layers), example_inputs=EXAMPLE)
-    assert [(d.reason, d.detail) for d in made.decisions] == [(Reason.UNPOOLED, name)]
-    assert f"which a blurred map would not fit: {name}" in str(made)

@@ -113,10 +113,7 @@ def test_inplace_with_a_functional_pool_leaves_the_model() -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Tensor, Any], Tensor], Reason]] = {
-    "used indices": (
-        lambda x, c: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2),
-        Reason.UNPOOLED,
-    ),
+    "indices in a pair": (lambda x, c: F.max_pool2d(x, 2, return_indices=True), Reason.RETURNS_INDICES),
     "window computed from a size": (lambda x, c: F.avg_pool2d(x, x.shape[-1] // 4), Reason.DYNAMIC),
     "stride computed from a size": (lambda x, c: F.conv2d(x, c.weight, stride=x.shape[-1] // 4), Reason.DYNAMIC),
     "lp window computed": (lambda x, c: F.lp_pool2d(x, 2, x.shape[-1] // 4), Reason.DYNAMIC),
