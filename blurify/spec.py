@@ -23,6 +23,11 @@ GRIDS = ("published", "centered")
 DEFAULT_FILT_SIZE = 4
 DEFAULT_STRENGTH = 1.0
 V = TypeVar("V")
+# The arguments of a conversion, by which every command and registry asks for one.
+ARGUMENTS = (
+    *("filt_size", "strength", "pad_type", "stem", "patch_embed", "upsample", "include", "exclude"),
+    *("grid", "antialias_resize"),
+)
 
 
 def check_int(name: str, value: object, least: int) -> int:
@@ -131,6 +136,8 @@ class Spec:
     # Of a part of a model: the names that the whole has for its sites, and whether other modules are before it.
     rename: Callable[[str], str] | None = None
     inner: bool = False
+    # Of many models: a pattern need not match a site of each.
+    lenient: bool = False
 
     @classmethod
     def of(
@@ -194,16 +201,30 @@ class Spec:
         return self.patch_embed or self.name(site) in self.include
 
     def check_patterns_match(self, sites: Sequence[str]) -> None:
-        """Raise for a pattern that names no site: it is a typing error, and silence would hide it."""
-        if self.rename is not None:
-            return  # the whole has other sites too
+        """Raise for a pattern that matches no site: it is a typing error, and silence would hide it."""
+        # Of a part, the whole has other sites too.
+        unmatched = [] if self.lenient or self.rename is not None else self.unmatched(sites)
+        if unmatched:
+            raise ArgumentError(unmatched[0])
+
+    def unmatched(self, sites: Sequence[str]) -> list[str]:
+        """Return a sentence for each pattern that matches none of the sites, with the nearest of them."""
         named = [("include", p) for p in self.include] + [("exclude", p) for p in self.exclude]
         named += [("filt_size", p) for p, _ in self.filt_sizes if p != "*"]
         named += [("strength", p) for p, _ in self.strengths if p != "*"]
-        for argument, pattern in named:
-            if sites and not any(fnmatchcase(site, pattern) for site in sites):
-                near = difflib.get_close_matches(pattern, sites, n=3, cutoff=0.3) or list(sites[:3])
-                raise ArgumentError(
-                    f"{argument} pattern {pattern!r} matches no site of this model; the nearest of its "
-                    f"{len(sites)} sites are {', '.join(near)}."
-                )
+        return [
+            f"{argument} pattern {pattern!r} matches no site of this model; the nearest of its "
+            f"{len(sites)} sites are {', '.join(nearest(pattern, sites))}."
+            for argument, pattern in named
+            if sites and not matches_any(pattern, sites)
+        ]
+
+
+def matches_any(pattern: str, sites: Iterable[str]) -> bool:
+    """Return whether a glob pattern matches one of the sites."""
+    return any(fnmatchcase(site, pattern) for site in sites)
+
+
+def nearest(pattern: str, sites: Sequence[str]) -> list[str]:
+    """Return the sites whose names are most like the pattern."""
+    return difflib.get_close_matches(pattern, sites, n=3, cutoff=0.3) or list(sites[:3])

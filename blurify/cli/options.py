@@ -53,7 +53,12 @@ def request_of(options: dict[str, Any]) -> Request:
 
 def model_options(command: Command) -> Command:
     """Add MODEL and the options that decide what becomes of it."""
-    for decorate in reversed((click.argument("model"), *_CONVERSION, *_READING)):
+    return click.argument("model")(conversion_options(reading_options(command)))
+
+
+def conversion_options(command: Command) -> Command:
+    """Add the options of a conversion, which `blurify.spec.ARGUMENTS` names."""
+    for decorate in reversed(_CONVERSION):
         command = decorate(command)
     return command
 
@@ -192,7 +197,7 @@ _CONVERSION: tuple[Callable[[Any], Any], ...] = (
         metavar="N|PATTERN=N",
         callback=_filt_sizes,
         help="Taps of the blur; with a pattern, of the sites it matches. Repeatable.  "
-        "[default: 4; 3 where the grid of an output would move by more than a pixel]",
+        "[default: 4; of one model 3 where the grid of an output would move by more than a pixel]",
     ),
     click.option(
         "--strength",

@@ -19,7 +19,7 @@ from blurify.cost import Cost, cost
 from blurify.errors import ArgumentError, OmissionWarning
 from blurify.graph_module import TracedModule
 from blurify.planning import OF_GRAPHS, Plan, left_out, lost_hooks, moved_grid
-from blurify.spec import DEFAULT_FILT_SIZE, Spec
+from blurify.spec import ARGUMENTS, DEFAULT_FILT_SIZE, Spec
 from blurify.tracing.inputs import Inputs, input_size, random_batch
 from blurify.verifying import proving
 from blurify.verifying.verdict import Verdict
@@ -78,18 +78,7 @@ def spec_of(request: Request) -> Spec:
     >>> spec_of(request).grid
     'published'
     """
-    return Spec.of(
-        request.filt_size,
-        strength=request.strength,
-        pad_type=request.pad_type,
-        stem=request.stem,
-        patch_embed=request.patch_embed,
-        upsample=request.upsample,
-        include=request.include,
-        exclude=request.exclude,
-        grid=request.grid,
-        antialias_resize=request.antialias_resize,
-    )
+    return Spec.of(**{name: getattr(request, name) for name in ARGUMENTS})
 
 
 def with_odd_filters(session: Session, traced: TracedModule) -> Session:

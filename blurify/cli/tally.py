@@ -8,7 +8,7 @@ from statistics import mean, median
 from typing import Any
 
 from blurify.zoo.index import lacking
-from blurify.zoo.settings import FAILED, LARGE, Record
+from blurify.zoo.settings import FAILED, LARGE, Record, Settings
 
 # Failures that are printed at the end; the index has them all.
 SHOWN = 20
@@ -30,6 +30,7 @@ def outcome(record: Record) -> str:
         said.append(f"{record['seconds']:.1f} s")
     if "missing" in record:
         said.append(f"without {' and '.join(record['missing'])}")
+    said += [f"note: {note}" for note in record.get("notes", [])]
     return ", ".join(said)
 
 
@@ -64,13 +65,14 @@ def falls_short(record: Record) -> bool:
 
 
 def telling(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings without those that were not asked for.
+    """Return the settings that differ from the defaults, and always the taps, the weights and the formats.
 
     >>> telling({"filt_size": 4, "measure": None, "recover": None, "calib": 256})
     {'filt_size': 4}
     """
-    unused = {"calib"} if settings.get("recover") is None else set()
-    return {key: value for key, value in settings.items() if value is not None and key not in unused}
+    usual = Settings().as_json()
+    always = {"filt_size", "pretrained", "formats", *(["calib"] if settings.get("recover") is not None else [])}
+    return {key: value for key, value in settings.items() if key in always or value != usual.get(key)}
 
 
 def summary(records: Mapping[str, Record]) -> list[str]:

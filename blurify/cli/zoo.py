@@ -10,7 +10,7 @@ from typing import Any, cast
 import click
 from click_default_group import DefaultGroup
 
-from blurify.cli.options import CONTEXT, byte_size, debug_option, json_option, let_user_modules_in
+from blurify.cli.options import CONTEXT, byte_size, conversion_options, debug_option, json_option, let_user_modules_in
 
 INTERRUPTED = 130
 FOLDER = click.Path(path_type=Path)
@@ -43,11 +43,10 @@ def _count(_: click.Context, __: click.Parameter, value: str | None) -> int | No
 @click.argument("patterns", nargs=-1, required=True, metavar="PATTERN...")
 @click.option("-o", "--output", metavar="DIR|URL", help="Where the models go: a folder, or a URL with --state.")
 @click.option("--state", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the ledger and the index.")
-@click.option("--filt-size", type=click.IntRange(min=1), default=4, show_default=True, help="Taps of the blur.")
-@click.option("--strength", type=click.FloatRange(0, 1), default=1, show_default=True, help="How much of the blur.")
+@conversion_options
 @click.option("--pretrained", is_flag=True, help="With the weights that the library or the hub has.")
 @click.option("--tag-filter", metavar="GLOB", help="All weights of timm whose tag matches, such as '*in1k'.")
-@click.option("--exclude", multiple=True, metavar="GLOB", help="Models that are left out. Repeatable.")
+@click.option("--exclude-model", multiple=True, metavar="GLOB", help="Leave out models that match. Repeatable.")
 @click.option("--format", "formats", multiple=True, help="Write this too: safetensors, pt2, onnx, torchscript.")
 @click.option("--recover", type=FOLDER, metavar="DIR", help="Recover every model from pictures, without labels.")
 @click.option("--calib", type=click.IntRange(min=2), default=256, show_default=True, help="Pictures to recover from.")
@@ -78,20 +77,21 @@ def convert(patterns: tuple[str, ...], output: str | None, as_json: bool, **opti
         raise click.UsageError("say where the models go with -o DIR, or see what would be done with --dry-run.")
     let_user_modules_in(None, patterns)
     from blurify.cli import bulk
+    from blurify.spec import ARGUMENTS
     from blurify.zoo import catalogue
     from blurify.zoo.settings import Limits, Settings, cores, most_memory
 
     weighted = options["pretrained"] or options["tag_filter"] is not None
     names = catalogue.choose(
-        patterns, exclude=options["exclude"], pretrained=weighted, tag_filter=options["tag_filter"]
+        patterns, exclude=options["exclude_model"], pretrained=weighted, tag_filter=options["tag_filter"]
     )
+    asked: dict[str, Any] = {name: options[name] for name in ARGUMENTS}
+    # Jobs may run in another folder.
+    asked |= {name: options[name] and str(options[name].resolve()) for name in ("measure", "recover")}
     settings = Settings(
-        options["filt_size"],
-        options["strength"],
-        weighted,
-        tuple(sorted({"native", *options["formats"]})),
-        # Jobs may run in another folder.
-        **{name: options[name] and str(options[name].resolve()) for name in ("measure", "recover")},
+        **asked,
+        pretrained=weighted,
+        formats=tuple(sorted({"native", *options["formats"]})),
         calib=options["calib"],
     )
     limits = Limits(options["jobs"] or cores(), options["timeout"], options["memory"] or most_memory())

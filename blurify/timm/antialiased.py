@@ -18,15 +18,13 @@ from torch import nn
 
 from blurify.api import antialias
 from blurify.errors import ArgumentError
+from blurify.spec import ARGUMENTS
 
 __all__: list[str] = []
 
 PREFIX = "blur_"
 # What `antialias` may be asked for, each under the prefix.
-OPTIONS = (
-    *("filt_size", "strength", "pad_type", "stem", "patch_embed", "upsample", "include", "exclude", "partial"),
-    *("grid", "antialias_resize"),
-)
+OPTIONS = (*ARGUMENTS, "partial")
 
 default_cfgs: dict[str, Any] = {}
 

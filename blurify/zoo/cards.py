@@ -109,13 +109,21 @@ def card(name: str, settings: Settings, model: nn.Module, facts: Record) -> str:
         license=f"license: {terms}\n" if terms else "",
         title=title,
         subject=f"`{name}`",
-        taps=f"{settings.filt_size} taps" + ("" if settings.strength == 1 else f" at strength {settings.strength}"),
+        taps=_taps(settings),
         weights=_weights(settings, facts),
         parameters=facts["parameters"],
         **facts["sites"],
         facts=_facts(facts),
         advice=_others(facts) + (_ADVICE if settings.pretrained and "recovered" not in facts else ""),
     )
+
+
+def _taps(settings: Settings) -> str:
+    """Return the filters in words, such as "4 taps" or "3 taps at layer1.*, 5 taps at strength 0.5"."""
+    sizes, strengths = settings.spec().filt_sizes, settings.spec().strengths
+    said = ", ".join(f"{size} taps" + (f" at {pattern}" if pattern != "*" else "") for pattern, size in sizes)
+    weaker = [f"{each:g}" + (f" at {pattern}" if pattern != "*" else "") for pattern, each in strengths]
+    return said if strengths == (("*", 1.0),) else f"{said} at strength {', '.join(weaker)}"
 
 
 def _weights(settings: Settings, facts: Record) -> str:

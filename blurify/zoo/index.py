@@ -34,7 +34,7 @@ _COLUMNS: dict[str, Callable[[Record], Cell]] = {
     "attempt": lambda r: r.get("attempt"),
     "files": lambda r: " ".join(name for name in r.get("files", {}) if name.startswith("model.")) or None,
     "folder": lambda r: place(r["model"]) if "files" in r else None,
-    "reason": lambda r: r.get("error") or r.get("reason") or "; ".join(lacking(r)) or None,
+    "reason": lambda r: r.get("error") or r.get("reason") or "; ".join([*lacking(r), *r.get("notes", [])]) or None,
 }
 _TEXTS = ("model", "status", "files", "folder", "reason")
 

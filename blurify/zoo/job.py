@@ -19,8 +19,10 @@ import torch
 from torch import nn
 
 from blurify import api, files
+from blurify.carrying import carried_out
 from blurify.errors import ArgumentError
-from blurify.planning import Plan
+from blurify.planning import Plan, plan_of
+from blurify.tracing.inputs import as_inputs
 from blurify.zoo import architectures, cards, pictures, sources, storage
 from blurify.zoo.failures import failure, noted
 from blurify.zoo.proving import given_inputs, of_verdict, own_inputs, priced, prove
@@ -60,6 +62,7 @@ def check(settings: Settings) -> None:
         if form not in formats():
             raise ArgumentError(f"{form!r} is no format of models; give one of {', '.join(formats())}.")
         files.FORMATS[form].check()
+    settings.spec()
     pictures.shared_out(settings)
 
 
@@ -102,10 +105,8 @@ def plan(name: str, settings: Settings, most_parameters: int | None = None) -> R
             count = architectures.parameter_count(model)
             if most_parameters is not None and count > most_parameters:
                 return {"status": LARGE, "parameters": count}
-            made = api.plan(
-                model, settings.filt_size, strength=settings.strength, example_inputs=given_inputs(name, model)
-            )
-        found = _of_plan(model, made) | {"parameters": count}
+            _, made = api.trace_and_plan(model, settings.spec(), as_inputs(given_inputs(name, model)))
+        found = _of_plan(model, made, settings) | {"parameters": count}
     except Exception as error:
         found = failure(error)
     return {"model": name, **found, "seconds": round(time.perf_counter() - begin, 2)}
@@ -147,10 +148,11 @@ def _own_business() -> Iterator[None]:
 def _made(name: str, settings: Settings, part: Path) -> Record:
     loaded = sources.read(name, pretrained=settings.pretrained)
     model = loaded.model
-    given = given_inputs(name, model)
-    converted = api.antialias(model, settings.filt_size, strength=settings.strength, example_inputs=given)
-    made: Plan = vars(converted)["meta"]["blurify"]
-    facts = _of_plan(model, made) | {"parameters": architectures.parameter_count(model)}
+    inputs = as_inputs(given_inputs(name, model))
+    traced, made = api.trace_and_plan(model, settings.spec(), inputs)
+    converted = carried_out(made, model, traced, inputs, "auto", {}, optimize=True)
+    made = plan_of(converted) or made
+    facts = _of_plan(model, made, settings) | {"parameters": architectures.parameter_count(model)}
     if facts["status"] == CONVERTED:
         facts |= priced(name, model, converted)
         verdict = prove(name, model, converted, settings.pretrained)
@@ -185,11 +187,13 @@ def _finished(name: str, settings: Settings, loaded: files.LoadedModel, converte
     return facts | ({"missing": missing} if missing else {})
 
 
-def _of_plan(model: nn.Module, made: Plan) -> Record:
-    sites = {"rewrite": len(made.rewritten), "keep": len(made.kept)}
+def _of_plan(model: nn.Module, made: Plan, settings: Settings) -> Record:
+    facts: Record = {"sites": {"rewrite": len(made.rewritten), "keep": len(made.kept)}}
+    notes = settings.spec().unmatched([decision.site for decision in made.decisions])
+    facts |= {"notes": notes} if notes else {}
     if made.rewritten:
-        return {"status": CONVERTED, "sites": sites}
-    return {"status": KEPT, "sites": sites, "reason": api.no_effect(type(model).__name__, made)}
+        return {"status": CONVERTED} | facts
+    return {"status": KEPT, **facts, "reason": api.no_effect(type(model).__name__, made)}
 
 
 def spent(begin: float) -> dict[str, Any]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from blurify.spec import ARGUMENTS, DEFAULT_FILT_SIZE, DEFAULT_STRENGTH, Spec
 
 # What a job says of its model: plain values that JSON holds.
 Record = dict[str, Any]
@@ -23,13 +27,12 @@ GIGABYTE = 10**9
 class Settings:
     """What decides the outputs; a folder holds those of one setting.
 
-    >>> Settings(filt_size=3).as_json()
-    {'filt_size': 3, 'strength': 1.0, 'pretrained': False, 'formats': ['native'], 'measure': None, 'recover': None,
-     'calib': 256}
+    >>> Settings(filt_size=3).as_json()["filt_size"]
+    3
+
+    The first ten are arguments of `blurify.antialias`.
 
     Args:
-        filt_size: taps of the blur.
-        strength: how much of it.
         pretrained: with the weights that the library or the hub has.
         formats: of `blurify.files.FORMATS`, the native one among them.
         measure: a folder of pictures to measure every model on.
@@ -37,8 +40,16 @@ class Settings:
         calib: how many of them, at most.
     """
 
-    filt_size: int = 4
-    strength: float = 1.0
+    filt_size: int | Mapping[str, int] = DEFAULT_FILT_SIZE
+    strength: float | Mapping[str, float] = DEFAULT_STRENGTH
+    pad_type: str = "reflect"
+    stem: bool = False
+    patch_embed: bool = False
+    upsample: bool = False
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    grid: str = "published"
+    antialias_resize: bool = True
     pretrained: bool = False
     formats: tuple[str, ...] = ("native",)
     measure: str | None = None
@@ -46,8 +57,13 @@ class Settings:
     calib: int = 256
 
     def as_json(self) -> dict[str, Any]:
-        """The same as JSON gives it back."""
-        return asdict(self) | {"formats": list(self.formats)}
+        """Return the settings as JSON gives them back."""
+        content: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return content
+
+    def spec(self) -> Spec:
+        """Return what is asked of each conversion; a pattern need not match a site of each model."""
+        return replace(Spec.of(**{name: getattr(self, name) for name in ARGUMENTS}), lenient=True)
 
 
 def whole(written: Record) -> Record:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 from rich.console import Console
 
+from blurify import antialias
 from blurify.cli import showing
+from blurify.cli.group import cli
+from blurify.spec import ARGUMENTS, Spec
+from blurify.zoo.settings import Settings
 from tests.cli.conftest import Run
 
 TINY = "tests.zoo.subjects:tiny"
@@ -35,7 +41,7 @@ def test_converts_and_says_so_and_status_says_it_again(run: Run, tmp_path: Path)
     assert "2 of them were there already and are whole" in again.output
     assert "an hour" not in again.output
     status = run("zoo", "status", "out").output.splitlines()
-    assert status[0] == "out: filt_size 4, strength 1.0, pretrained False, formats native"
+    assert status[0] == "out: filt_size 4, pretrained False, formats native"
     assert status[1:] == [*lines[-4:-2], "no run is under way"]
 
 
@@ -50,7 +56,7 @@ def test_what_is_missing_is_told_and_the_figures_are_summed_up(run: Run, tmp_pat
     assert f"  {BESSEL}: no onnx: Sequential cannot be written as ONNX" in done.output
     status = run("zoo", "status", "out").output
     assert status.startswith(
-        f"out: filt_size 4, strength 1.0, pretrained False, formats native, onnx, measure {tmp_path / 'pictures'}\n"
+        f"out: filt_size 4, pretrained False, formats native, onnx, measure {tmp_path / 'pictures'}\n"
     )
     other = run("zoo", BESSEL, "-o", "out", "--format", "onnx")
     assert f"out was begun with measure {tmp_path / 'pictures'}, not None; go on with the same" in other.output
@@ -112,3 +118,22 @@ def test_the_display_shows_what_every_worker_is_on() -> None:
     assert "converting" in shown
     assert "1/3" in shown
     assert re.search(r"1 failed\n  timm:b \(0 s\)", shown)
+
+
+def test_all_commands_that_convert_share_the_options_of_a_conversion() -> None:
+    zoo: Any = cli.commands["zoo"]
+    usual = {option.name: option for option in cli.commands["convert"].params}
+    for command in (zoo.commands["convert"], *(cli.commands[name] for name in ("plan", "convert", "recover"))):
+        options = {option.name: option for option in command.params}
+        assert options.keys() >= set(ARGUMENTS), command.name
+        for name in ARGUMENTS:
+            assert options[name].to_info_dict() == usual[name].to_info_dict()
+    assert inspect.signature(Spec.of).parameters.keys() == set(ARGUMENTS)
+    assert inspect.signature(antialias).parameters.keys() > set(ARGUMENTS)
+    assert Settings.__dataclass_fields__.keys() > set(ARGUMENTS)
+
+
+def test_a_dry_run_with_options_says_which_patterns_match_nothing(run) -> None:
+    result = run("zoo", "test_resnet", "--dry-run", "--stem", "--exclude", "layr2.*", "--filt-size", "layer1.*=3")
+    assert result.exit_code == 0, result.output
+    assert "note: exclude pattern 'layr2.*' matches no site of this model; the nearest" in result.stdout

@@ -133,3 +133,38 @@ def test_urls_need_a_folder_for_the_ledger_and_something_to_write_them() -> None
         convert_all([TINY], Settings(), "memory://zoo")
     with pytest.raises(ArgumentError, match=r"nope://x cannot be written to: .*; install what it names, or check it"):
         open_store("nope://x")
+
+
+def test_a_job_is_asked_what_antialias_is(tmp_path: Path) -> None:
+    settings = Settings(
+        {"layer2.*": 3, "*": 5}, pad_type="zero-renorm", stem=True, exclude=("layer3.*",), grid="centered"
+    )
+    model = timm.create_model("test_resnet").eval()
+    expected = blurify.plan(
+        model, settings.filt_size, pad_type="zero-renorm", stem=True, exclude="layer3.*", grid="centered"
+    )
+    record = job.convert("timm:test_resnet", settings, str(tmp_path))
+    assert record["settings"] == json.loads(json.dumps(settings.as_json()))
+    assert (tmp_path / "timm/test_resnet/plan.json").read_text() == expected.to_json() + "\n"
+    assert "filters of 3 taps at layer2.*, 5 taps)" in (tmp_path / "timm/test_resnet/README.md").read_text()
+    assert job.plan("timm:test_resnet", settings)["sites"] == record["sites"]
+    assert "notes" not in record
+
+
+def test_a_pattern_that_matches_no_site_is_a_note_for_each_model(tmp_path: Path) -> None:
+    settings = Settings(strength={"layr2.*": 0.5}, include=("layer2.*", "features.*"))
+    record = job.convert("timm:test_resnet", settings, str(tmp_path))
+    assert record["status"] == "converted"
+    assert [note.partition(";")[0] for note in record["notes"]] == [
+        "include pattern 'features.*' matches no site of this model",
+        "strength pattern 'layr2.*' matches no site of this model",
+    ]
+    assert "the nearest of its" in record["notes"][1]
+    assert job.plan("timm:test_resnet", settings)["notes"] == record["notes"]
+    with pytest.raises(ArgumentError, match="include pattern 'features"):
+        blurify.plan(timm.create_model("test_resnet"), include=["layer2.*", "features.*"])
+
+
+def test_settings_that_no_conversion_takes_are_refused_at_once() -> None:
+    with pytest.raises(ArgumentError, match="grid must be one of"):
+        job.check(Settings(grid="askew"))
