@@ -47,6 +47,7 @@ class Sites:
 
     network: str
     shares: dict[str, tuple[Figure, Figure, Figure]]
+    not_run: tuple[str, ...] = ()
 
     def rows(self) -> Cells:
         """A table of them."""
@@ -74,6 +75,7 @@ class Measured:
             lines += ["", *aligned(self.price_rows())]
         if self.sites is not None:
             lines += ["", *aligned(self.sites.rows())]
+            lines += [f"not run in .eval(): {site}" for site in self.sites.not_run]
         lines += [""] * bool(self.prices or self.sites) + [str(self.about)]
         if self.skipped:
             lines.append(f"{len(self.skipped)} skipped:")
@@ -119,6 +121,7 @@ class Measured:
             content |= _plain({k: v for k, v in self.both.items() if k == "agreement"})
         if self.sites is not None:
             names = ("before", "after", "difference")
+            content["folded_not_run"] = list(self.sites.not_run)
             content["folded"] = {
                 site: _plain(dict(zip(names, shares, strict=True))) for site, shares in self.sites.shares.items()
             }

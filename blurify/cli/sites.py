@@ -16,7 +16,7 @@ from blurify.cli.settings import Settings
 from blurify.errors import ArgumentError, FileError
 from blurify.files.atomic import check_output
 from blurify.measure import processes
-from blurify.measure.aliasing import folded_energy
+from blurify.measure.aliasing import folded_energy, not_run
 from blurify.measure.estimate import estimate
 from blurify.measure.folder import Folder, Pictures, Preprocessing
 from blurify.measure.probes import middle
@@ -64,7 +64,7 @@ def of_sites(
     for site, values in found.items():
         before, after = values.unbind(1)
         shares[site] = tuple(estimate(part, seed=settings.seed) for part in (before, after, after - before))
-    return Sites(name, shares)  # type: ignore[arg-type]
+    return Sites(name, shares, not_run(converted, found))  # type: ignore[arg-type]
 
 
 def first_pictures(folder: Folder, preprocessing: Preprocessing, device: str) -> Tensor:

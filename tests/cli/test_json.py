@@ -147,7 +147,7 @@ def test_measure() -> None:
         "b": Price(2_342_000_000, 11_689_512, 20_123_456, 18.9, None),
     }
     models = {"a": {"consistency": ESTIMATES[0]}, "b": {"consistency": ESTIMATES[1]}}
-    sites = Sites("b", {"layer1": (ESTIMATES[2], ESTIMATES[3], ESTIMATES[4])})
+    sites = Sites("b", {"layer1": (ESTIMATES[2], ESTIMATES[3], ESTIMATES[4])}, ("aux1",))
     about = About("pictures", 25, True, "classify", 5, 224, 32, "picture", 0, (0.485,), (0.229,), "bilinear")
     both = {"consistency": ESTIMATES[5], "agreement": ESTIMATES[6]}
     measured = Measured(models, both, prices, sites, about, ["b.png: broken"])
@@ -157,6 +157,8 @@ def test_measure() -> None:
     assert [found["cost"], found["other"]["cost"]] == [asdict(price) for price in prices.values()]
     assert found["ratio"].keys() == asdict(prices["a"]).keys() - {"file"}
     assert found["ratio"]["milliseconds"] == 18.9 / 12.345
+    assert "not run in .eval(): aux1" in text
+    assert found["folded_not_run"] == ["aux1"]
 
 
 def test_recover() -> None:

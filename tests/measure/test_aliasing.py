@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import cos, pi
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 
 from blurify import antialias
 from blurify.errors import ArgumentError, ArgumentTypeError
-from blurify.layers import AvgBlurPool2d, BlurPool2d
-from blurify.measure.aliasing import folded_energy, folded_share, response
+from blurify.layers import AdaptiveAvgBlurPool2d, AdaptiveMaxBlurPool2d, AvgBlurPool2d, BlurPool2d, LpBlurPool2d
+from blurify.measure.aliasing import folded_energy, folded_share, not_run, response, site_share
 from tests.conftest import randomize_statistics
 
 
@@ -97,3 +98,90 @@ def test_what_cannot_be_measured_is_refused() -> None:
     smooth = antialias(nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2)))
     with pytest.raises(ArgumentError, match="there are no pictures"):
         folded_energy(smooth, torch.zeros(0, 3, 8, 8))
+
+
+class Resized(nn.Module):
+    """A resize that shrinks, by half or by a third."""
+
+    def __init__(self, factor: float, mode: str) -> None:
+        super().__init__()
+        self.factor, self.mode = factor, mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.interpolate(x, scale_factor=self.factor, mode=self.mode)
+
+
+class Sliced(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[..., ::2, ::2]
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        nn.MaxPool2d(3, 2, 1),
+        nn.AvgPool2d(2),
+        nn.Conv2d(8, 8, 3, 2),
+        Sliced(),
+        nn.LPPool2d(2, 2),
+        nn.LPPool2d(float("inf"), 3, 2),
+        nn.AdaptiveAvgPool2d(8),
+        nn.AdaptiveMaxPool2d((8, 16)),
+        Resized(0.5, "bilinear"),
+        Resized(0.3, "nearest"),
+        nn.ConvTranspose2d(8, 4, 4, 2, 1),
+        nn.Upsample(scale_factor=2),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("form", ["auto", "graph"])
+def test_every_rewritten_site_is_covered_whatever_its_layer(last: nn.Module, form: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), last).eval()
+    smooth = antialias(model, 3, form=form, upsample=True, example_inputs=torch.randn(1, 3, 32, 32))
+    found = folded_energy(smooth, torch.randn(2, 3, 32, 32))
+    sites = [decision.site for decision in smooth.meta["blurify"].rewritten]
+    assert list(found) == sites
+    assert sites
+    assert not_run(smooth, found) == ()
+    for shares in found.values():
+        assert shares.shape == (2, 2)
+        assert bool(((shares >= 0) & (shares < 1)).all())
+        assert bool((shares[:, 1] <= shares[:, 0]).all())
+
+
+def test_an_adaptive_pool_is_covered_where_it_does_not_blur() -> None:
+    for pool in (nn.AdaptiveAvgPool2d(8), nn.AdaptiveMaxPool2d(8)):
+        smooth = antialias(nn.Sequential(pool), example_inputs=torch.randn(1, 3, 32, 32))
+        (shares,) = folded_energy(smooth, torch.randn(2, 3, 36, 36)).values()
+        assert bool((shares > 0).all())
+        torch.testing.assert_close(shares[:, 0], shares[:, 1])
+
+
+@pytest.mark.parametrize("filt_size", [1, 3])
+def test_other_layers_fold_what_the_pools_in_their_place_do(filt_size: int) -> None:
+    x = torch.rand(2, 3, 32, 32) + 1
+    plain, average = BlurPool2d(None, filt_size=filt_size), AvgBlurPool2d(2, 2, filt_size=filt_size)
+    dense = nn.functional.max_pool2d(x, 2, 1)
+    cases: list[tuple[nn.Module, Tensor, Any]] = [
+        (LpBlurPool2d(2, 2, filt_size=filt_size), x.square(), average),
+        (LpBlurPool2d(float("inf"), 2, filt_size=filt_size), dense, plain),
+        (AdaptiveAvgBlurPool2d(16, filt_size=filt_size), x, average),
+        (AdaptiveMaxBlurPool2d(16, filt_size=filt_size), dense, plain),
+    ]
+    for layer, fed, pool in cases:
+        torch.testing.assert_close(site_share(x, layer, layer), folded_share(fed, pool))
+
+
+@pytest.mark.parametrize(("cycles", "filt_size"), [(3, 1), (12, 1), (12, 4), (9, 3)])
+def test_a_layer_of_no_known_family_is_tried(cycles: int, filt_size: int) -> None:
+    blur, x = BlurPool2d(None, "circular", filt_size), waves((1.0, 5), (0.7, cycles))
+    unknown = nn.Sequential(blur)
+    torch.testing.assert_close(site_share(x, unknown, unknown), folded_share(x, blur), rtol=1e-6, atol=1e-9)
+
+
+def test_sites_that_evaluation_does_not_run_are_named() -> None:
+    model = randomize_statistics(torchvision.models.googlenet(init_weights=False)).train()
+    smooth = antialias(model, include=["aux1.*", "maxpool1"], stem=False, example_inputs=torch.randn(2, 3, 224, 224))
+    rewritten = {decision.site for decision in smooth.meta["blurify"].rewritten}
+    found = folded_energy(smooth, torch.randn(1, 3, 64, 64))
+    assert set(found) | set(not_run(smooth, found)) == rewritten
