@@ -35,7 +35,7 @@ def networks_of(name: str) -> dict[str, nn.Module]:
         plain.maxpool = nn.MaxPool2d(2, 2)
     ours = antialias(plain, 4, stem=name == "alexnet", form="graph")
     kept = antialias(plain, 4, stem=name == "alexnet", form="class")
-    # Not what filters of size 1 give, of which the maxima that nobody reads are not taken.
+    # The dense ops without the blurs.
     dense = one_tap(ours, ours.meta["blurify"])
     found = {"plain": plain, "ours": ours, "class": kept, "dense": dense}
     if name in MORE:

@@ -38,17 +38,6 @@ def dense_max(x: Tensor, kernel_size: list[int], padding: list[int], dilation: l
     return plain.dense_max(x, kernel_size, padding, dilation)
 
 
-def max_pool(
-    x: Tensor, kernel_size: list[int], stride: list[int], padding: list[int], dilation: list[int], ceil_mode: bool
-) -> Tensor:
-    """PyTorch's max pooling: every `stride`-th output of `dense_max_pool`."""
-    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-        found = maxima.max_pool(x, kernel_size, stride, padding, dilation, ceil_mode)
-        if found is not None:
-            return found
-    return plain.max_pool(x, kernel_size, stride, padding, dilation, ceil_mode)
-
-
 def blur_pool(x: Tensor, filt: Tensor, stride: list[int], pad_off: int, pad_type: str) -> Tensor:
     """Blur `x` with `filt` of shape `(1, 1, *taps)`, then subsample (Zhang 2019, section 3.2, "BlurPool").
 
@@ -300,7 +289,6 @@ for _name in (
     "dense_max_pool",
     "max_pool_indices",
     "lp_blur_pool",
-    "max_pool",
     "same_blur_pool",
 ):
     fx.wrap(_name)

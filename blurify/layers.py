@@ -668,10 +668,7 @@ class _MaxBlurPool(nn.Module):
         self.blur_pool = self.blur(None, pad_type, filt_size, stride, strength=strength)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Take the dense maximum, then blur and subsample it; of one tap only the maxima that it reads are taken."""
-        if self.blur_pool.is_one_tap():
-            pool = self.max_pool
-            return functional.max_pool(x, pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
+        """Take the dense maximum, then blur and subsample it."""
         return self.blur_pool(self.max_pool(x))  # type: ignore[no-any-return]
 
 
@@ -720,6 +717,5 @@ ADAPTIVE_MAX_BLUR_POOLS: dict[int, type[_AdaptiveBlurPool]] = {
     3: AdaptiveMaxBlurPool3d,
 }
 RESIZES: dict[int, type[AntialiasedResize]] = {1: AntialiasedResize1d, 2: AntialiasedResize, 3: AntialiasedResize3d}
-MAX_BLUR_POOLS: dict[int, type[_MaxBlurPool]] = {1: MaxBlurPool1d, 2: MaxBlurPool2d, 3: MaxBlurPool3d}
 DENSE_MAX_POOLS: dict[int, type[_DenseMaxPool]] = {1: DenseMaxPool1d, 2: DenseMaxPool2d, 3: DenseMaxPool3d}
 INDEXED_MAX_POOLS: dict[int, type[_IndexedMaxPool]] = {1: IndexedMaxPool1d, 2: IndexedMaxPool2d, 3: IndexedMaxPool3d}

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blurify import plain
 from blurify.eager import is_eager
 
 
@@ -28,41 +27,6 @@ def dense_max(x: Tensor, kernel_size: list[int], padding: list[int], dilation: l
     for axis in (1, 0):
         x = shifted_max(x, 2 + axis, kernel_size[axis], padding[axis], dilation[axis])
     return x
-
-
-def max_pool(
-    x: Tensor, kernel_size: list[int], stride: list[int], padding: list[int], dilation: list[int], ceil_mode: bool
-) -> Tensor | None:
-    """Max pooling by maxima of the rows that are read, then of all columns, which lie side by side; or None."""
-    differentiated = x.requires_grad and torch.is_grad_enabled()
-    if len(kernel_size) != 2 or not is_eager(x) or not x.is_contiguous() or differentiated:
-        return None
-    down, across = zip(kernel_size, stride, padding, dilation, strict=True)
-    found = strided_max(x, down, plain.pooled_size(x.shape[2], *down, ceil_mode))
-    if found is None or plain.pooled_size(x.shape[3], *across, ceil_mode) < 1:
-        return None
-    lacking = plain.ceil_extension(x.shape[3], *across, ceil_mode)
-    found = F.pad(found, [0, lacking], value=-float("inf")) if lacking else found
-    return shifted_max(found, 3, kernel_size[1], padding[1], dilation[1])[..., :: stride[1]].contiguous()
-
-
-def strided_max(x: Tensor, window: tuple[int, int, int, int], size: int) -> Tensor | None:
-    """The maxima of so many windows of rows; None where no row of the window is in the map for all of them."""
-    kernel_size, stride, padding, dilation = window
-    whole: list[tuple[int, Tensor]] = []
-    part: list[tuple[int, Tensor]] = []
-    for shift in range(-padding, dilation * (kernel_size - 1) - padding + 1, dilation):
-        first, last = max(0, -(shift // stride)), min(size - 1, (x.shape[2] - 1 - shift) // stride)
-        if first <= last:
-            rows = x[:, :, first * stride + shift : last * stride + shift + 1 : stride]
-            (whole if rows.shape[2] == size else part).append((first, rows))
-    if not whole:
-        return None
-    out = torch.maximum(whole[0][1], whole[-1][1])
-    for first, rows in (*whole[1:-1], *part):
-        into = out.narrow(2, first, rows.shape[2])
-        torch.maximum(into, rows, out=into)
-    return out
 
 
 def shifted_max(x: Tensor, dim: int, kernel_size: int, padding: int, dilation: int) -> Tensor:

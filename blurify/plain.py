@@ -13,18 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def pooled_size(size: int, kernel_size: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
-    """Output length of a pooling or convolution window sliding over one axis (PyTorch's own rule)."""
-    span = size + 2 * padding - dilation * (kernel_size - 1) - 1
-    if not ceil_mode:
-        return span // stride + 1
-    out = (span + stride - 1) // stride + 1
-    # A window that would start in the right padding is dropped.
-    if (out - 1) * stride >= size + padding:
-        out -= 1
-    return out
-
-
 def ceil_extension(size: int, kernel_size: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
     """How many positions the dense output lacks on the right, so that striding over it reaches the last output.
 
@@ -156,15 +144,8 @@ def border_scale(sizes: list[int], filt: Tensor, stride: list[int], left: list[i
 
 def dense_max(x: Tensor, kernel_size: list[int], padding: list[int], dilation: list[int]) -> Tensor:
     """Max pooling at stride 1."""
-    return max_pool(x, kernel_size, [1] * len(kernel_size), padding, dilation, False)
-
-
-def max_pool(
-    x: Tensor, kernel_size: list[int], stride: list[int], padding: list[int], dilation: list[int], ceil_mode: bool
-) -> Tensor:
-    """PyTorch's max pooling."""
     if len(kernel_size) == 1:
-        return F.max_pool1d(x, kernel_size, stride, padding, dilation, ceil_mode)
+        return F.max_pool1d(x, kernel_size, [1], padding, dilation)
     if len(kernel_size) == 2:
-        return F.max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode)
-    return F.max_pool3d(x, kernel_size, stride, padding, dilation, ceil_mode)
+        return F.max_pool2d(x, kernel_size, [1, 1], padding, dilation)
+    return F.max_pool3d(x, kernel_size, [1, 1, 1], padding, dilation)
