@@ -1,7 +1,8 @@
 """Let `isinstance` see a proxy as an instance of its value's class.
 
 Not by a `__class__` of the proxy's own: torch's C++ code would take it for a tensor and read memory that is not there.
-Only Python code outside of torch is answered so.
+Only Python code outside of torch is answered so. The built-in functions are replaced where all code finds them and see
+by whom they are called: to give every module its own takes longer than to trace a small model.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import builtins
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
@@ -24,40 +26,45 @@ UNANSWERED = frozenset({"torch", "blurify", "builtins", *sys.stdlib_module_names
 @contextmanager
 def answered_classes(class_of: Callable[[Any], type], number: Callable[[Any], int]) -> Iterator[None]:
     """Answer `isinstance`, `torch.is_tensor`, `torch.jit.isinstance` and `range` by the class and number of a value."""
-
-    def range_(*limits: Any) -> range:
-        return builtins.range(*(int(number(limit)) if is_proxy(limit) else limit for limit in limits))
+    plain_isinstance, plain_range = builtins.isinstance, builtins.range
+    plain_is_tensor: Any = torch.is_tensor
+    plain_jit: Any = torch.jit.isinstance
 
     def isinstance_(value: Any, kinds: Any) -> bool:
-        kinds = builtins.range if kinds is range_ else kinds
-        if not is_proxy(value):
-            return builtins.isinstance(value, kinds)
-        return builtins.isinstance(value, kinds) or issubclass(class_of(value), kinds)
+        if plain_isinstance(value, kinds):
+            return True
+        return is_proxy(value) and _is_answered(sys._getframe(1)) and issubclass(class_of(value), kinds)
+
+    class Ranges(type):
+        def __instancecheck__(cls, value: Any) -> bool:
+            return plain_isinstance(value, plain_range)
+
+        def __subclasscheck__(cls, kind: type) -> bool:
+            return issubclass(kind, plain_range)
+
+        def __call__(cls, *limits: Any) -> Any:
+            answered = any(map(is_proxy, limits)) and _is_answered(sys._getframe(1))
+            return plain_range(*(int(number(x)) if answered and is_proxy(x) else x for x in limits))
+
+    class range_(metaclass=Ranges):
+        pass
 
     def is_tensor(value: Any) -> bool:
-        return isinstance_(value, Tensor)
+        return bool(plain_is_tensor(value)) or (is_proxy(value) and issubclass(class_of(value), Tensor))
 
     def jit_isinstance(value: Any, kind: Any) -> bool:
-        plain = builtins.isinstance(kind, (type, tuple))
-        return isinstance_(value, kind) if is_proxy(value) and plain else bool(found_jit(value, kind))
+        if is_proxy(value) and plain_isinstance(kind, (type, tuple)):
+            return plain_isinstance(value, kind) or issubclass(class_of(value), kind)
+        return bool(plain_jit(value, kind))
 
-    found_is_tensor: Any = torch.is_tensor
-    found_jit: Any = torch.jit.isinstance
-    # Modules may share their names.
-    spaces = {id(vars(m)): vars(m) for name, m in list(sys.modules.items()) if is_answered(name, m)}.values()
-    for space in spaces:
-        space |= {"isinstance": isinstance_, "range": range_}
+    builtins.isinstance, builtins.range = isinstance_, range_  # type: ignore[assignment, misc]
     torch.is_tensor, torch.jit.isinstance = is_tensor, jit_isinstance  # type: ignore[assignment]
     try:
         yield
     finally:
-        torch.is_tensor, torch.jit.isinstance = found_is_tensor, found_jit
-        for space in spaces:
-            del space["isinstance"], space["range"]
+        builtins.isinstance, builtins.range = plain_isinstance, plain_range  # type: ignore[misc]
+        torch.is_tensor, torch.jit.isinstance = plain_is_tensor, plain_jit
 
 
-def is_answered(name: str, module: object) -> bool:
-    """Return whether a module of Python is somebody's, with the built-in functions under these names."""
-    space = getattr(module, "__dict__", None)
-    somebodys = builtins.isinstance(space, dict) and name.partition(".")[0] not in UNANSWERED
-    return somebodys and not {"isinstance", "range"} & space.keys()  # type: ignore[union-attr]
+def _is_answered(caller: FrameType) -> bool:
+    return str(caller.f_globals.get("__name__")).partition(".")[0] not in UNANSWERED

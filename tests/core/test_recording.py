@@ -213,6 +213,8 @@ QUESTIONS: dict[str, Forward] = {
     "dtype": lambda model, x: x * 2 if x.dtype == torch.float32 else x,
     "weight": lambda model, x: x * 2 if isinstance(model.a.weight, nn.Parameter) and model.a.bias is not None else x,
     "weight's size": lambda model, x: x.reshape(-1, model.a.weight.shape[0], *x.shape[2:]) * model.a.weight.dim(),
+    "range of numbers": lambda model, x: x * 2 if isinstance(range(3), (list, range)) else x * 3,
+    "isinstance of a range": lambda model, x: x * 3 if isinstance(x, (list, range)) else x * 2,
     "range": lambda model, x: torch.cat([x[:, i : i + 1] * i for i in range(x.shape[1])], 1),
     "int": lambda model, x: x * int(x.shape[1]),
     "float": lambda model, x: x / float(x.size(1)),
