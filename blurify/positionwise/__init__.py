@@ -17,7 +17,7 @@ from torch._ops import OpOverload
 from blurify.positionwise import axes, channels, elementwise
 from blurify.positionwise.channels import STATISTICS
 from blurify.positionwise.modules import equal_call
-from blurify.positionwise.sizes import READERS, arithmetic, read_size
+from blurify.positionwise.sizes import CONSTANTS, READERS, arithmetic, constant, read_size
 from blurify.positionwise.values import (
     Call,
     Constant,
@@ -49,6 +49,7 @@ HANDLERS: dict[str, Callable[[Call], Value | None]] = {
     **axes.MOVES,
     **axes.JOINS,
     **dict.fromkeys(READERS, read_size),
+    **dict.fromkeys(CONSTANTS, constant),
     "getitem": axes.getitem,
 }
 OWNERS = (torch, F, torch.special, torch.linalg, operator)

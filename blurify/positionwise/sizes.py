@@ -11,6 +11,7 @@ FACTS = frozenset("dim ndim ndimension dtype device is_cuda layout requires_grad
 EACH = {in_one: axes for axes, in_one in IN_ONE.items()}
 # What `max` and its like give.
 PAIR = ("values", "indices")
+CONSTANTS = frozenset("zeros ones full new_zeros new_ones new_full".split())
 READERS = frozenset({"getattr", "size", "sym_size", "_assert_tensor_metadata", *FACTS})
 
 
@@ -32,6 +33,12 @@ def read_size(call: Call) -> Value | None:
         return Sizes(source.layout)
     at = index_of(source.layout, dim) if name in ("size", "sym_size") else None
     return None if at is None else Size(source.layout[at])
+
+
+def constant(call: Call) -> Value | None:
+    """Return the map of one number that is made as large as a map of the region."""
+    sizes = next((value for value in call.args if isinstance(value, Sizes)), call.kwargs.get("size"))
+    return Map(sizes.layout) if isinstance(sizes, Sizes) else None
 
 
 def arithmetic(call: Call, node: fx.Node) -> Value | None:

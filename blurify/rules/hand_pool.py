@@ -41,7 +41,8 @@ KINDS = {**dict.fromkeys(MEANS | SUMS, Kind.AVG), **dict.fromkeys(MAXIMA, Kind.M
 def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
     """Normalise a reduction that pools a map; where nothing is known of shapes, any that may, to be told by a plan."""
     kind = KINDS.get(name_of(node))
-    if kind is None or not (node.args and isinstance(node.args[0], fx.Node)):
+    # The maximum of two maps is no reduction.
+    if kind is None or len(node.all_input_nodes) != 1 or not isinstance((*node.args, None)[0], fx.Node):
         return None
     if context.positions is None:
         return Site(kind, (), (1,), (), (), by_hand=True, refusal=Reason.UNKNOWN_SIZE)

@@ -15,13 +15,15 @@ import torch
 from torch import fx
 
 from blurify.decision import Blurring
-from blurify.positions import argument
+from blurify.positions import MEANS, argument, name_of
+from blurify.rules.arguments import reads_only_the_first, unpack_first
 from blurify.rules.base import Context, Parts, Rule
 from blurify.rules.exported_slice import END, SLICE
-from blurify.rules.hand_pool import is_map, pool, read_instead
+from blurify.rules.hand_pool import KINDS, is_map, pool, read_instead
 from blurify.sites import Kind, Reason, Site
 
-KINDS: dict[Any, Kind] = {
+STACKS = frozenset({torch.stack, torch.ops.aten.stack.default})
+FUNCTIONS: dict[Any, Kind] = {
     **dict.fromkeys((operator.add, operator.iadd, torch.add, torch.ops.aten.add.Tensor), Kind.AVG),
     **dict.fromkeys((torch.maximum, torch.max, torch.ops.aten.maximum.default), Kind.MAX),
 }
@@ -35,21 +37,41 @@ class Slice(NamedTuple):
     steps: tuple[tuple[int, int, int], ...]
 
 
-def kind_of(node: fx.Node) -> Kind | None:
-    """Return the kind of pool that an op of two maps may be a part of."""
-    if len(node.args) != 2 or node.kwargs or not all(isinstance(arg, fx.Node) for arg in node.args):
-        return None
-    if node.op == "call_method":
-        return METHODS.get(str(node.target))
-    return KINDS.get(node.target) if node.op == "call_function" else None
+def joined(node: fx.Node) -> tuple[Kind, tuple[fx.Node, ...]] | None:
+    """Return the kind of pool that an op of several maps may be a part of, and the maps; None for other nodes."""
+    if name_of(node) in KINDS and _stacks(node):
+        return KINDS[name_of(node)], tuple(argument(node.all_input_nodes[0], 0, "tensors"))
+    kind = METHODS.get(str(node.target)) if node.op == "call_method" else FUNCTIONS.get(node.target)
+    maps = tuple(arg for arg in node.args if isinstance(arg, fx.Node))
+    # `sum(maps)` begins with the number 0.
+    others = [arg for arg in node.args if not isinstance(arg, fx.Node)]
+    fits = len(node.args) == 2 and not node.kwargs and (not others or (others == [0] and kind is Kind.AVG))
+    return (kind, maps) if kind is not None and fits else None
+
+
+def _stacks(node: fx.Node) -> bool:
+    """Return whether a reduction is along the dimension along which maps were stacked."""
+    (stack, *others) = node.all_input_nodes or [node]
+    dims = argument(node, 1, "dim", "axis")
+    along = argument(stack, 1, "dim", default=0)
+    maps = argument(stack, 0, "tensors") if stack.target in STACKS else None
+    whole = not others and isinstance(maps, (list, tuple)) and all(isinstance(part, fx.Node) for part in maps)
+    alone = len(node.args) < 3 and not node.kwargs.get("keepdim") and reads_only_the_first_of(node)
+    return bool(whole and alone and (dims in (along, [along], (along,))))
+
+
+def reads_only_the_first_of(node: fx.Node) -> bool:
+    """Return whether nobody reads the indices that `max` gives beside its values."""
+    return name_of(node) != "max" or reads_only_the_first(node)
 
 
 def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
     """Normalise the sum or maximum of all phases of a map."""
-    kind = kind_of(node)
+    found = joined(node)
+    kind = found[0] if found else None
     slices = [read(leaf) for leaf in leaves(node, kind)] if kind else []
     sources = {each.source for each in slices if each}
-    if kind is None or None in slices or len(sources) != 1:
+    if kind is None or None in slices or len(sources) != 1 or not reads_all(node):
         return None
     strides = {dim: step for dim, _, step in slices[0].steps} if slices[0] else {}
     phases = {each.steps for each in slices if each}
@@ -57,6 +79,12 @@ def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
     if not strides or not alike or not len(phases) == len(slices) == prod(strides.values()):
         return None
     return _site(sources.pop(), strides, kind, context)
+
+
+def reads_all(node: fx.Node) -> bool:
+    """Return whether nobody else reads the slices: sums beside differences, as of wavelets, lose nothing."""
+    inside = {node, *absorbed(node)}
+    return all(user in inside for part in inside - {node} for user in part.users)
 
 
 def _site(source: fx.Node, strides: dict[int, int], kind: Kind, context: Context) -> Site | None:
@@ -75,11 +103,16 @@ def _site(source: fx.Node, strides: dict[int, int], kind: Kind, context: Context
 
 def leaves(node: fx.Node, kind: Kind | None) -> Iterator[fx.Node]:
     """Yield what is joined by ops of one kind."""
-    for source in node.all_input_nodes:
-        if kind_of(source) is kind:
+    for source in (joined(node) or (kind, ()))[1]:
+        found = None if _is_mean(source) else joined(source)
+        if found is not None and found[0] is kind:
             yield from leaves(source, kind)
         else:
             yield source
+
+
+def _is_mean(node: fx.Node) -> bool:
+    return name_of(node) in MEANS
 
 
 def read(node: fx.Node) -> Slice | None:
@@ -112,19 +145,23 @@ def _of_index(source: fx.Node, index: tuple[Any, ...]) -> Slice | None:
 
 def absorbed(node: fx.Node) -> Iterator[fx.Node]:
     """Yield the slices and the ops that join them."""
-    kind = kind_of(node)
+    found = joined(node)
     for source in node.all_input_nodes:
         yield source
-        if kind_of(source) is kind or source.target is SLICE:
+        inside = joined(source)
+        if source.target in STACKS or source.target is SLICE or (inside and found and inside[0] is found[0]):
             yield from absorbed(source)
 
 
 def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Parts:
     """The pool, called on the map itself."""
-    slices = read(next(leaves(node, kind_of(node))))
+    slices = read(next(leaves(node, site.kind)))
+    summed = site.kind is Kind.AVG and not _is_mean(node)
+    if name_of(node) == "max" and len(node.all_input_nodes) == 1:
+        unpack_first(node)
     if slices is not None:
         read_instead(node, slices.source, list(absorbed(node)))
-    return pool(node, site, blurring, summed=site.kind is Kind.AVG)
+    return pool(node, site, blurring, summed)
 
 
 RULE = Rule(recognise, replace, absorbs=absorbed)

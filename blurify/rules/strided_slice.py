@@ -6,12 +6,14 @@ Slices that between them take every phase of a map only move positions to channe
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from typing import Any
 
 from torch import fx
 
 from blurify.decision import Blurring
 from blurify.layers import BlurAxes
+from blurify.positions import has_positions
 from blurify.rules.arguments import are_known
 from blurify.rules.base import Context, Parts, Rule
 from blurify.rules.smoothed import is_smoothed
@@ -24,7 +26,7 @@ def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
         return None
     index = node.args[1]
     steps = {dim: part.step for dim, part in enumerate(index) if isinstance(part, slice) and part.step not in (None, 1)}
-    if not steps:
+    if not steps or steps_over_channels(node, index, steps, context):
         return None
     if not are_known(*steps.values()):
         return _refused((2,), Reason.DYNAMIC)
@@ -37,6 +39,15 @@ def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
     reason = Reason.ALREADY_ANTIALIASED if is_smoothed(node, stride, context) else None
     ones = (1,) * len(stride)
     return Site(Kind.SLICE, ones, stride, (0,) * len(stride), ones, dims=dims, refusal=reason)
+
+
+def steps_over_channels(node: fx.Node, index: tuple[Any, ...], steps: Iterable[int], context: Context) -> bool:
+    """Return whether the dimensions that are stepped over are known to hold no positions of a map that has some."""
+    source = node.args[0]
+    layout = (context.positions or {}).get(source.meta["path"], ()) if isinstance(source, fx.Node) else ()
+    after = len(layout) - len(index)
+    dims = [dim + after if Ellipsis in index[:dim] else dim for dim in steps]
+    return has_positions(layout) and None not in index and not has_positions([layout[dim] for dim in dims])
 
 
 def _refused(stride: tuple[Any, ...], reason: Reason) -> Site:

@@ -49,6 +49,18 @@ POOLS: dict[str, tuple[Function, nn.Module]] = {
     "sum of slices from the end": (lambda x, c: (x[..., ::2, :] + x[..., 1::2, :]) * 0.5, ROWS),
     "sum of four slices": (lambda x, c: summed(x), AVERAGE),
     "maximum of slices": (lambda x, c: torch.maximum(x[:, :, ::2], x[:, :, 1::2]), nn.MaxPool2d((2, 1))),
+    "torch.max of slices": (lambda x, c: torch.max(x[..., ::2], x[..., 1::2]), nn.MaxPool2d((1, 2))),
+    "mean of stacked slices": (lambda x, c: torch.stack([x[:, :, ::2], x[:, :, 1::2]]).mean(0), ROWS),
+    "sum of stacked slices": (lambda x, c: torch.stack((x[:, :, ::2], x[:, :, 1::2]), dim=-1).sum(-1) / 2, ROWS),
+    "maximum of stacked slices": (
+        lambda x, c: torch.stack([x[:, :, ::2], x[:, :, 1::2]], 1).max(dim=1)[0],
+        nn.MaxPool2d((2, 1)),
+    ),
+    "largest of stacked slices": (
+        lambda x, c: torch.stack([x[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)]).amax(0),
+        LARGEST,
+    ),
+    "sum of a list of slices": (lambda x, c: sum([x[:, :, ::2], x[:, :, 1::2]]) / 2, ROWS),
     "average of a permuted map": (lambda x, c: F.avg_pool2d(x.permute(0, 2, 3, 1), (2, 1)).mT.mT, AVERAGE),
 }
 
@@ -69,7 +81,9 @@ def test_pools_as_the_layer_does(name: str) -> None:
     assert verdict.ok, verdict
 
 
-@pytest.mark.parametrize("name", ["view and mean", "one max after the other", "F.unfold", "sum of four slices"])
+@pytest.mark.parametrize(
+    "name", ["view and mean", "one max after the other", "F.unfold", "sum of four slices", "mean of stacked slices"]
+)
 def test_pools_of_exported_programs(name: str) -> None:
     function, pool = POOLS[name]
     x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -103,6 +117,15 @@ def test_a_second_run_changes_nothing() -> None:
         again = plan(once, example_inputs=x)
         assert again.decisions
         assert {d.reason for d in again.decisions} == {Reason.ALREADY_ANTIALIASED}
+
+
+def test_sums_and_differences_lose_nothing() -> None:
+    def haar(x: Tensor, c: Any) -> Tensor:
+        a, b = x[:, :, ::2], x[:, :, 1::2]
+        return torch.cat([a + b, a - b], 1)
+
+    made = plan(Calls(haar), example_inputs=torch.zeros(2, 3, 16, 16))
+    assert {d.reason for d in made.decisions} == {Reason.ALL_PHASES}
 
 
 UNKNOWN: dict[str, Function] = {

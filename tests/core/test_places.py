@@ -73,7 +73,6 @@ SLICES_KEPT: dict[str, tuple[Function, Reason]] = {
     ),
     "rotary halves": (lambda x, c: torch.stack([x[:, :, :, ::2], x[:, :, :, 1::2]], -1), Reason.ALL_PHASES),
     "one axis": (lambda x, c: x[:, :, ::2], Reason.NOT_SPATIAL),
-    "batch": (lambda x, c: x[::2, ::2], Reason.NOT_SPATIAL),
     "computed step": (lambda x, c: x[:, :, :: x.shape[1] - 2, :: x.shape[1] - 2], Reason.DYNAMIC),
     "after a blur": (lambda x, c: c.blur(x)[..., ::2, ::2], Reason.ALREADY_ANTIALIASED),
 }
@@ -85,6 +84,11 @@ def test_kept_slices(name: str) -> None:
     model = Calls(function)
     model.inner.add_module("blur", BlurAxes((-2, -1)))
     assert {d.reason for d in plan(model).decisions} == {reason}
+
+
+@pytest.mark.parametrize("index", [(slice(None, None, 2),) * 2, (slice(None), slice(None, None, 2))])
+def test_samples_and_channels_are_no_positions(index: Any) -> None:
+    assert not plan(Calls(lambda x, c: x[index]), example_inputs=torch.zeros(2, 3, 16, 16)).decisions
 
 
 def exported(model: nn.Module, x: Tensor) -> nn.Module:
