@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from torch import fx, nn
 
 from blurify.decision import Blurring
-from blurify.positions import Layout
+from blurify.positions import Layout, has_positions
 from blurify.sites import Reason, Site
 from blurify.tracing.shapes import Shapes
 
@@ -80,6 +80,12 @@ def refused_unless_exact(site: Site | None, module: object, modules: Container[t
     if site is None or type(module) in modules:
         return site
     return replace(site, refusal=Reason.UNKNOWN_SUBCLASS)
+
+
+def steps_over_channels(source: object, dims: Iterable[int], context: Context) -> bool:
+    """Return whether the dimensions are known to hold no positions of a map that has some."""
+    layout = (context.positions or {}).get(source.meta["path"], ()) if isinstance(source, fx.Node) else ()
+    return has_positions(layout) and not has_positions([layout[dim] for dim in dims])
 
 
 def never(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Parts:

@@ -14,7 +14,7 @@ from torch import fx
 from blurify.decision import Blurring
 from blurify.layers import BlurAxes
 from blurify.rules.arguments import Signature, are_known, bind
-from blurify.rules.base import Context, Parts, Rule
+from blurify.rules.base import Context, Parts, Rule, steps_over_channels
 from blurify.rules.smoothed import is_smoothed
 from blurify.sites import Kind, Reason, Site
 
@@ -37,6 +37,9 @@ def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
     if isinstance(source, fx.Node) and second_of_pair(source) is node:
         return None
     second = second_of_pair(node)
+    stepped = [given["dim"]] if second is None else [given["dim"], given["dim"] + 1]
+    if steps_over_channels(source, stepped, context):
+        return None
     if second is None:
         return _site((given["step"],), (), Reason.NOT_SPATIAL)
     dims = (given["dim"], given["dim"] + 1)

@@ -6,16 +6,15 @@ Slices that between them take every phase of a map only move positions to channe
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import fx
 
 from blurify.decision import Blurring
 from blurify.layers import BlurAxes
-from blurify.positions import has_positions
 from blurify.rules.arguments import are_known
-from blurify.rules.base import Context, Parts, Rule
+from blurify.rules.base import Context, Parts, Rule, steps_over_channels
 from blurify.rules.smoothed import is_smoothed
 from blurify.sites import Kind, Reason, Site
 
@@ -26,7 +25,7 @@ def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
         return None
     index = node.args[1]
     steps = {dim: part.step for dim, part in enumerate(index) if isinstance(part, slice) and part.step not in (None, 1)}
-    if not steps or steps_over_channels(node, index, steps, context):
+    if not steps or steps_over_channels(node.args[0], _dims(index, steps), context):
         return None
     if not are_known(*steps.values()):
         return _refused((2,), Reason.DYNAMIC)
@@ -41,13 +40,11 @@ def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
     return Site(Kind.SLICE, ones, stride, (0,) * len(stride), ones, dims=dims, refusal=reason)
 
 
-def steps_over_channels(node: fx.Node, index: tuple[Any, ...], steps: Iterable[int], context: Context) -> bool:
-    """Return whether the dimensions that are stepped over are known to hold no positions of a map that has some."""
-    source = node.args[0]
-    layout = (context.positions or {}).get(source.meta["path"], ()) if isinstance(source, fx.Node) else ()
-    after = len(layout) - len(index)
-    dims = [dim + after if Ellipsis in index[:dim] else dim for dim in steps]
-    return has_positions(layout) and None not in index and not has_positions([layout[dim] for dim in dims])
+def _dims(index: tuple[Any, ...], steps: Iterable[int]) -> Iterator[int]:
+    """Yield the dimensions of the map at these places of an index; a new axis before them moves them."""
+    for at in steps:
+        before = index[:at]
+        yield at - len(index) + index[at:].count(None) if Ellipsis in before else at - before.count(None)
 
 
 def _refused(stride: tuple[Any, ...], reason: Reason) -> Site:
