@@ -37,6 +37,20 @@ def has_hooks(module: nn.Module) -> bool:
     return any(isinstance(registry, dict) and registry for registry in registries)
 
 
+def foreign_hooks(module: nn.Module) -> bool:
+    """Return whether calling the module runs hooks that are no part of its library's own code."""
+    registries = (getattr(module, name) for name in HOOKS)
+    hooks = (hook for each in registries if isinstance(each, dict) for hook in each.values() if callable(hook))
+    return any(not is_of_library(module, hook) for hook in hooks)
+
+
+def is_of_library(module: nn.Module, hook: object) -> bool:
+    """Return whether a hook was put on the module by the installed library that the module is of."""
+    library = type(module).__module__.partition(".")[0]
+    code = getattr(hook, "__code__", None)
+    return home(hook).partition(".")[0] == library and "site-packages" in getattr(code, "co_filename", "")
+
+
 def home(hook: object) -> str:
     """Return the name of the module of Python that a hook is defined in."""
     return str(getattr(hook, "__module__", ""))

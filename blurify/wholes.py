@@ -30,7 +30,7 @@ def with_wholes(
             break
         whole |= more
         try:
-            again = trace(model, inputs, symbolic=True, whole=whole)
+            again = trace(model, inputs, symbolic=True, whole=whole | traced.meta["whole"])
             locate(again, decisions)
         except (PlanError, TraceError):
             break

@@ -60,7 +60,7 @@ def proved(
         model.eval()
         for site, edit in convs.items():
             set_stride(model.get_submodule(holders[site]), edit.site.dense_stride)
-        again = trace_once(model, inputs).graph
+        again = trace_once(model, inputs, set(traced.meta.get("whole", ()))).graph
     paths = node_paths(again)
     refuted = set()
     for site, edit in convs.items():

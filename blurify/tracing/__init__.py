@@ -6,7 +6,7 @@ its strict mode. What each of them refused is kept, and shown where none succeed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from textwrap import shorten
@@ -20,6 +20,7 @@ from blurify.tracing.compare import unlike_model
 from blurify.tracing.export import export_once, looks_at_values
 from blurify.tracing.failures import first_line
 from blurify.tracing.inputs import Inputs, example_for
+from blurify.tracing.leaves import kept_whole
 from blurify.tracing.modes import as_found, check_weights_stay, flags_against
 from blurify.tracing.paths import align_paths, assign_paths, exported_scopes
 from blurify.tracing.tracer import Recorded, read_values, trace_once
@@ -31,7 +32,7 @@ Front = Callable[[nn.Module], Recorded]
 
 
 def trace(
-    model: nn.Module, inputs: Inputs | None = None, *, symbolic: bool = False, whole: Container[str] = ()
+    model: nn.Module, inputs: Inputs | None = None, *, symbolic: bool = False, whole: Iterable[str] = ()
 ) -> TracedModule:
     """Record the graphs of `model` after `.eval()` and after `.train()`, over its own modules and parameters.
 
@@ -43,7 +44,8 @@ def trace(
     `inputs` does not give take their defaults. `meta["front_end"]` names what recorded the graphs, `meta["refusals"]`
     what the front-ends before it said, `meta["input_shapes"]` the shapes of positional inputs, `meta["unhooked"]`
     the modules whose forward and backward hooks are lost, `meta["omitted"]` what else the graphs leave out, and
-    `meta["omitted_in"]` the modules whose `forward` does that. The modules at the paths in `whole` stay whole.
+    `meta["omitted_in"]` the modules whose `forward` does that. The modules at the paths in `whole` stay whole, and
+    those that the symbolic tracer cannot enter and that have no site; `meta["whole"]` names all of them.
 
     With `symbolic` only the symbolic tracer is asked: a part of a model is none the better for a graph of one example.
 
@@ -58,8 +60,9 @@ def trace(
         return _assemble(model, recorded, recorded, Modes(), {"front_end": "the model's own graph", "refusals": ()})
     check_weights_stay(model)
     shapes = None if inputs is None else inputs.shapes()
+    kept = set(whole)
     fronts: dict[str, Front] = {
-        "torch.fx": partial(trace_once, inputs=inputs, whole=whole),
+        "torch.fx": partial(trace_once, inputs=inputs, whole=kept),
         "torch.export": partial(_export, inputs=inputs, strict=False),
         "torch.export, strict": partial(_export, inputs=inputs, strict=True),
     }
@@ -67,8 +70,7 @@ def trace(
     for name, front in list(fronts.items())[: 1 if symbolic else None]:
         try:
             meta = {"front_end": name, "refusals": tuple(refusals), "input_shapes": shapes}
-            traced = _both_modes(model, front, meta)
-            unlike = unlike_model(model, traced, inputs)
+            traced, unlike = _compared(model, front, meta, kept, inputs)
             if unlike is None:
                 return traced
             refusals.append(f"{name} records something else than {type(model).__name__} computes: {unlike}")
@@ -96,22 +98,31 @@ def check_names(model: nn.Module) -> None:
                 )
 
 
-def _both_modes(model: nn.Module, front: Front, meta: dict[str, Any]) -> TracedModule:
-    in_training: Recorded | None = None
-    with as_found(model):
-        model.train()
-        train_flags = flags_against(model, True)
-        try:
-            in_training = front(model)
-        except Exception:
-            if meta["front_end"] == "torch.fx":
-                raise
-            # Some models can be exported for inference only; then `.train()` switches their layers alone.
-            meta["eval_only"] = True
-    with as_found(model):
-        model.eval()
-        eval_flags = flags_against(model, False)
-        evaluated = front(model)
+def _compared(
+    model: nn.Module, front: Front, meta: dict[str, Any], whole: set[str], inputs: Inputs | None
+) -> tuple[TracedModule, str | None]:
+    """Record both modes, and return in what the graph is unlike the model; a module where it is stays whole."""
+    while True:
+        traced = _both_modes(model, front, meta, whole)
+        unlike = unlike_model(model, traced, inputs)
+        if unlike is None:
+            return traced, None
+        more = kept_whole(model, unlike[1]) - whole if meta["front_end"] == "torch.fx" else set()
+        if not more:
+            return traced, unlike[0]
+        whole |= more
+
+
+def _both_modes(model: nn.Module, front: Front, meta: dict[str, Any], whole: set[str]) -> TracedModule:
+    while True:
+        in_training, train_flags = _in_training(model, front, meta)
+        before = set(whole)
+        with as_found(model):
+            model.eval()
+            eval_flags = flags_against(model, False)
+            evaluated = front(model)
+        if whole == before:
+            break  # both graphs keep the same modules whole
     if in_training is None:
         in_training = evaluated
     elif same_graph(evaluated.graph, in_training.graph):
@@ -119,7 +130,22 @@ def _both_modes(model: nn.Module, front: Front, meta: dict[str, Any]) -> TracedM
         in_training = replace(in_training, graph=evaluated.graph, values=evaluated.values)
     else:
         align_paths(in_training.graph, evaluated.graph, {name for name, _ in model.named_modules()})
-    return _assemble(model, evaluated, in_training, Modes(train_flags, eval_flags), meta)
+    return _assemble(model, evaluated, in_training, Modes(train_flags, eval_flags), meta | {"whole": frozenset(whole)})
+
+
+def _in_training(model: nn.Module, front: Front, meta: dict[str, Any]) -> tuple[Recorded | None, frozenset[str]]:
+    """Record the model after `.train()`; None where it can be exported for inference only."""
+    with as_found(model):
+        model.train()
+        flags = flags_against(model, True)
+        try:
+            return front(model), flags
+        except Exception:
+            if meta["front_end"] == "torch.fx":
+                raise
+            # Then `.train()` switches its layers alone.
+            meta["eval_only"] = True
+            return None, flags
 
 
 def _export(model: nn.Module, inputs: Inputs | None, strict: bool) -> Recorded:

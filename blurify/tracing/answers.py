@@ -52,8 +52,11 @@ class Answers:
 
     def of(self, node: Node) -> Known | None:
         """Return what is known of a node's value; None where it cannot be computed without the input's values."""
-        for each in _unknown_sources(node, self.known):
-            self.known[each] = self._computed(each)
+        unknown = _unknown_sources(node, self.known)
+        if unknown:
+            with self._running() as mode:
+                for each in unknown:
+                    self.known[each] = self._computed(each, mode)
         return self.known[node]
 
     def truth(self, node: Node) -> Known | None:
@@ -94,20 +97,19 @@ class Answers:
         except Exception:
             return None
 
-    def _computed(self, node: Node) -> Known | None:
+    def _computed(self, node: Node, mode: FakeTensorMode) -> Known | None:
         sources = [self.known[source] for source in node.all_input_nodes]
         if None in sources or node.op == "output":
             return None
-        with self._running() as mode:
-            try:
-                value = self._run(node, mode, 0)
-            except Exception:
-                return None
-            try:
-                # Of a model that takes one size only there is no second run.
-                other = None if any(s is not None and s.other is None for s in sources) else self._run(node, mode, 1)
-            except Exception:
-                other = None
+        try:
+            value = self._run(node, mode, 0)
+        except Exception:
+            return None
+        try:
+            # Of a model that takes one size only there is no second run.
+            other = None if any(s is not None and s.other is None for s in sources) else self._run(node, mode, 1)
+        except Exception:
+            other = None
         return Known(value, other, self._holds(node, value, other))
 
     def _holds(self, node: Node, value: Any, other: Any) -> bool:

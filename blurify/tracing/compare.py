@@ -28,7 +28,7 @@ from blurify.tracing.omissions import written_path
 from blurify.tracing.paths import IN_PLACE
 from blurify.tracing.questions import OTHER_SIZES
 from blurify.tracing.shapes import placeholder_values
-from blurify.tree import HOOKS, has_hooks, home
+from blurify.tree import HOOKS, has_hooks, home, is_of_library
 
 # The same operations in the same order leave no more than this, of the largest value.
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -38,10 +38,10 @@ SMALL = ((32, 48), (64, 96))
 LONG = 1.0
 
 
-def unlike_model(model: nn.Module, traced: TracedModule, inputs: Inputs | None) -> str | None:
-    """Return what the traced graph of `.eval()` gives otherwise than the model; None where they are the same.
+def unlike_model(model: nn.Module, traced: TracedModule, inputs: Inputs | None) -> tuple[str, str] | None:
+    """Return what the traced graph of `.eval()` gives otherwise than the model, and in which module first, if any.
 
-    A model that runs on none of the inputs is not compared. Both are left as found.
+    None means that they are the same. A model that runs on none of the inputs is not compared. Both are left as found.
     """
     seen, written = 0, written_tensors(traced)
     exactly = not any(tensor.is_meta for tensor in chain(model.parameters(), model.buffers()))
@@ -64,8 +64,8 @@ def unlike_model(model: nn.Module, traced: TracedModule, inputs: Inputs | None) 
             seen += 1
             unlike = unlikeness(expected, actual, exactly)
             if unlike is not None:
-                where = first_difference(model, traced, example)
-                return f"{unlike}{f', first in {where!r}' if where else ''}"
+                where = first_difference(model, traced, example) or ""
+                return f"{unlike}{f', first in {where!r}' if where else ''}", where
             if seen == 2 or time.perf_counter() - began > LONG:
                 break
     traced.meta["compared"] = seen
@@ -88,13 +88,15 @@ def uncast(traced: TracedModule) -> Iterator[None]:
 
 @contextmanager
 def unheard(model: nn.Module, silent: bool) -> Iterator[None]:
-    """Let no hook run but those that torch itself needs to compute a weight."""
+    """Let no hook run but those that torch itself needs to compute a weight, and a library for its own modules."""
     hooking = [module for module in model.modules() if silent and has_hooks(module)]
     found = [(module, name, getattr(module, name)) for module in hooking for name in HOOKS]
     hooked = [(m, name, hooks) for m, name, hooks in found if isinstance(hooks, dict)]
     for module, name, hooks in hooked:
-        of_torch = ((key, hook) for key, hook in hooks.items() if home(hook).startswith("torch."))
-        module.__dict__[name] = OrderedDict(of_torch)
+        needed = {
+            k: hook for k, hook in hooks.items() if home(hook).startswith("torch.") or is_of_library(module, hook)
+        }
+        module.__dict__[name] = OrderedDict(needed)
     try:
         yield
     finally:
@@ -202,8 +204,8 @@ def _unlike(a: Any, b: Any, exactly: bool = True) -> str:
 
 
 def first_difference(model: nn.Module, traced: TracedModule, inputs: Inputs) -> str | None:
-    """Return the path of the first module whose output the graph has otherwise; None where none can be told."""
-    graph_gives = module_outputs(traced, inputs)
+    """Return the path of the first module whose output the graph has otherwise, or in which it stops, if any."""
+    graph_gives, stopped_in = module_outputs(traced, inputs)
     found: list[str] = []
     counts: dict[str, int] = {}
 
@@ -223,15 +225,18 @@ def first_difference(model: nn.Module, traced: TracedModule, inputs: Inputs) -> 
     finally:
         for hook in hooks:
             hook.remove()
-    return found[0] if found else None
+    return next(iter(found), stopped_in)
 
 
-def module_outputs(traced: TracedModule, inputs: Inputs) -> dict[str, list[Tensor]]:
-    """What each call of a module gives in the graph, by the module's path, as far as the graph runs."""
+def module_outputs(traced: TracedModule, inputs: Inputs) -> tuple[dict[str, list[Tensor]], str | None]:
+    """Return what each call of a module gives in the graph, by path, and the module in which the graph stops."""
     given: dict[str, list[Tensor]] = {}
+    stopped_in: str | None = None
 
     class Recorder(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
+            nonlocal stopped_in
+            stopped_in = next((call.path for call in reversed(n.meta.get("within", ()))), None)
             result = super().run_node(n)
             ends = [call.path for call in reversed(n.meta.get("within", ())) if call.gives is n]
             paths = [str(n.target)] * (n.op == "call_module") + ends
@@ -244,4 +249,5 @@ def module_outputs(traced: TracedModule, inputs: Inputs) -> dict[str, list[Tenso
     with suppress(Exception):
         values = placeholder_values(traced.eval_graph, own)
         Recorder(traced, graph=traced.eval_graph).run(*values, enable_io_processing=False)
-    return given
+        stopped_in = None
+    return given, stopped_in

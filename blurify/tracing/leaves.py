@@ -77,6 +77,38 @@ def is_strided(module: nn.Module) -> bool:
     return any(isinstance(s, int) and s > 1 for s in strides)
 
 
+def kept_whole(model: nn.Module, path: str) -> set[str]:
+    """Return the paths of what to keep whole where the module at `path` cannot be traced: it, and others of its class.
+
+    Nothing is, where there may be a site to rewrite.
+    """
+    module = model.get_submodule(path)
+    if not path or may_stride(module):
+        return set()
+    kind = type(module)
+    alike = {} if kind.__module__.startswith("torch.") else dict(model.named_modules())
+    return {path} | {other for other, each in alike.items() if other and type(each) is kind and not may_stride(each)}
+
+
+def may_stride(module: nn.Module) -> bool:
+    """Return whether something in a module has a stride, or calls functions that may have one."""
+    kinds: set[Any] = {type(each) for each in module.modules()}
+    return any(map(calls_strided, kinds)) or any(map(is_strided, module.modules()))
+
+
+# What functions that reduce resolution are called, for the most part.
+STRIDING = ("conv1d", "conv2d", "conv3d", "max_pool", "avg_pool", "lp_pool", "adaptive_", "interpolate", "unfold")
+
+
+@lru_cache(maxsize=1024)
+def calls_strided(kind: Any) -> bool:
+    """Return whether a class's own code names a function that may reduce resolution."""
+    classes = [each for each in kind.__mro__ if not each.__module__.startswith("torch.") and each is not object]
+    codes = [getattr(value, "__code__", None) for each in classes for value in vars(each).values()]
+    names = (name for code in codes if code is not None for name in code.co_names)
+    return any(name.startswith(STRIDING) for name in names)
+
+
 def leaf_classes() -> Classes:
     """Classes whose instances, subclasses included, stay one node."""
     classes: Classes = (*_modules_of(layers), torch.jit.ScriptModule)

@@ -7,7 +7,7 @@ A module's call is named by the module, a function's by the module that calls it
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from difflib import SequenceMatcher
 from itertools import count
 from typing import Any
@@ -55,18 +55,20 @@ def _token(node: Node) -> str:
 
 
 def _make_unique(graph: fx.Graph, known: dict[Node, str], used: set[str], taken: set[str]) -> None:
+    numbers: dict[str, Iterator[int]] = {}
     for node in graph.nodes:
-        path = known.get(node) or _free(node, used, taken)
+        path = known.get(node) or _free(node, used, taken, numbers)
         used.add(path)
         node.meta["path"] = path
 
 
-def _free(node: Node, used: set[str], taken: set[str]) -> str:
+def _free(node: Node, used: set[str], taken: set[str], numbers: dict[str, Iterator[int]]) -> str:
+    """Return the node's path with the first number that is free; `numbers` are those not yet tried, by path."""
     base = str(node.meta["base"])
     if node.op == "output" or (base not in used and (node.meta["is_modules"] or base not in taken)):
         return base
-    numbered = (f"{base}_{number}" for number in count(1))
-    return next(path for path in numbered if path not in used | taken)
+    numbered = (f"{base}_{number}" for number in numbers.setdefault(base, count(1)))
+    return next(path for path in numbered if path not in used and path not in taken)
 
 
 def node_base(node: Node, scope: str) -> str:

@@ -22,14 +22,14 @@ from blurify.tracing.classes import answered_classes
 from blurify.tracing.failures import describe_failure
 from blurify.tracing.in_place import Latest
 from blurify.tracing.inputs import Inputs
-from blurify.tracing.leaves import is_foreign_blur, leaf_classes, leaf_functions, strided_leaves
+from blurify.tracing.leaves import is_foreign_blur, kept_whole, leaf_classes, leaf_functions, strided_leaves
 from blurify.tracing.omissions import Attributes, chance, contexts, entered, tensors_of, written_path
 from blurify.tracing.paths import IN_PLACE, assign_paths
 from blurify.tracing.proxies import TensorProxy, TruthfulProxy
 from blurify.tracing.questions import Questions, gives_one_tensor
 from blurify.tracing.recording import Recording, is_proxy
 from blurify.tracing.wrappers import seen_through, wrapped
-from blurify.tree import has_hooks
+from blurify.tree import foreign_hooks
 
 CHANCE = "random numbers that forward draws in Python or NumPy"
 
@@ -65,6 +65,8 @@ class LeafAwareTracer(fx.Tracer):
         self.questions = Questions(self, Answers(root, self.inputs))
         self.latest = Latest(root)
         self.owned = tensors_of(root)
+        # What `forward` itself hooks from now on is a part of it.
+        self.hooked = {module for module in root.modules() if foreign_hooks(module)}
         self._paths = {id(tensor): path for path, tensor in self.owned.items()}
         self._contexts, self._chance, self._attributes = contexts(), chance(), Attributes(root)
         with Recording(self), answered_classes(self.questions.class_of, self.questions.number):
@@ -175,7 +177,7 @@ class LeafAwareTracer(fx.Tracer):
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """Record the module in which a failure arises, the innermost first, and the modules whose hooks are lost."""
         path = self.path_of_module(m)
-        if has_hooks(m) and not self.is_leaf_module(m, path):
+        if m in self.hooked and not self.is_leaf_module(m, path):
             # Run now, a hook would see no values and act once; a graph has no place for it.
             self.unhooked.add(path)
             forward = m.forward
@@ -218,8 +220,12 @@ class Recorded:
     omitted: tuple[tuple[str, str], ...] = ()
 
 
-def trace_once(model: nn.Module, inputs: Inputs | None = None, whole: Container[str] = ()) -> Recorded:
-    """Trace the model as it stands (mode included). Arguments that `inputs` does not give take their defaults."""
+def trace_once(model: nn.Module, inputs: Inputs | None = None, whole: set[str] | None = None) -> Recorded:
+    """Trace the model as it stands (mode included). Arguments that `inputs` does not give take their defaults.
+
+    The modules at the paths in `whole` stay whole; those that cannot be traced, and have no site, are added to them.
+    """
+    whole = set() if whole is None else whole
     # A blur in a host of a leaf's class would be inside the leaf.
     opened = strided_leaves(model) | {type(module) for module in model.modules() if isinstance(module, Host)}
     watchful = False
@@ -234,10 +240,12 @@ def trace_once(model: nn.Module, inputs: Inputs | None = None, whole: Container[
             watchful = True  # it is of some use to know where they are drawn
         except Exception as error:
             culprit = _opened_around(model, tracer.failed_in, opened)
-            if culprit is None:
+            more = set() if culprit else kept_whole(model, tracer.failed_in) - whole
+            if culprit is None and not more:
                 raise TraceError(describe_failure(model, tracer.failed_in, error)) from error
             # It is whole for a reason, then.
             opened = opened - {culprit}
+            whole |= more
     if tracer.unhooked and not graph.output_node().all_input_nodes:
         raise TraceError(
             f"{type(model).__name__} gives what hooks collected, on {min(tracer.unhooked)!r} for one, and a graph "

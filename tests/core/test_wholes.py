@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blurify import antialias, verify
-from blurify.errors import OmissionWarning
+from blurify.errors import OmissionWarning, TraceError
 from blurify.tracing import trace
 
 X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -184,3 +184,109 @@ def test_what_chance_decides_is_told_however_it_fell_while_recording(kind: type[
     traced = trace(Around(kind()))
     assert traced.meta["omitted_in"] == ("inner",)
     assert "random numbers" in traced.meta["omitted"][0]
+
+
+class ByValue(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        while x.abs().max() > 1:
+            x = x / 2
+        return self.fc(x)
+
+
+class ByList(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.fc(x) * weight for weight in x[0].tolist()]).sum(0)
+
+
+class Packed(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(8, 8, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(x[:, None], [1] * len(x), batch_first=True)
+        return self.fc(nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True)[0][:, 0])
+
+
+class OnlyInTraining(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x * 2 if self.training and x.mean() > 0 else x)
+
+
+class OnlyInEvaluation(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x * 2 if not self.training and x.mean() > 0 else x)
+
+
+class Modules(Around):
+    """The same network whose sites are modules."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__(inner)
+        self.pool = nn.MaxPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(F.relu(self.a(x)))
+        return self.inner(F.relu(self.b(x)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("outer", [Around, Modules], ids=["graph", "class"])
+@pytest.mark.parametrize("kind", [ByValue, ByList, Packed, OnlyInTraining, OnlyInEvaluation], ids=lambda k: k.__name__)
+def test_a_module_that_cannot_be_traced_stays_whole(kind: type[Plain], outer: type[Around]) -> None:
+    model = outer(kind())
+    converted = antialias(model)
+    assert converted.meta["blurify_form"] == ("graph" if outer is Around else "class")
+    assert converted.meta["front_end"] == "torch.fx"
+    assert [decision.site for decision in converted.meta["blurify"].rewritten] == [
+        "max_pool2d" if outer is Around else "pool"
+    ]
+    assert isinstance(converted.inner, kind)
+    verdict = verify(model, converted, X)
+    assert verdict.ok, verdict
+    assert all(row.state == "ok" for row in verdict.rows)
+
+
+class PoolsByValue(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(x, 2).mean((2, 3)) if x.mean() > 0 else x.mean((2, 3))
+
+
+class StridesByValue(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).mean((2, 3)) if x.mean() > 0 else x.mean((2, 3))
+
+
+@pytest.mark.parametrize("kind", [PoolsByValue, StridesByValue], ids=lambda kind: kind.__name__)
+def test_a_module_that_cannot_be_traced_and_may_have_a_site_is_not_hidden(kind: type[Plain]) -> None:
+    class Outer(Around):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(F.relu(self.a(x)))  # type: ignore[no-any-return]
+
+    with pytest.raises(TraceError, match=r"'inner'.*x\.mean\(\) > 0"):
+        antialias(Outer(kind()))
+
+
+def test_hooks_that_forward_registers_are_a_part_of_it() -> None:
+    class Collects(Modules):
+        def forward(self, x: Tensor) -> Tensor:
+            found: list[Tensor] = []
+            hook = self.stage.register_forward_hook(lambda module, args, output: found.append(output))
+            try:
+                y = super().forward(x)
+            finally:
+                hook.remove()
+            return y + found[0].mean()
+
+    model = Collects(Plain())
+    model.stage = nn.Sequential(model.b)
+    model.b = model.stage
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        converted = antialias(model)
+    assert converted.meta["front_end"] == "torch.fx"
+    verdict = verify(model, converted, X)
+    assert verdict.ok, verdict
