@@ -79,7 +79,7 @@ def trace(
                 str(error) if isinstance(error, TraceError) else f"{name} says: {shorten(first_line(error), 240)}"
             )
             if looks_at_values(error):
-                break  # strict mode meets the same, after minutes
+                break  # the front-ends after this one meet the same, after minutes
     hint = "" if inputs else " If forward takes something else than one picture, pass example_inputs."
     raise TraceError(
         f"{'; '.join(refusals)}. Move that decision out of forward, or convert the part of the model without it "
@@ -142,6 +142,8 @@ def _in_training(model: nn.Module, front: Front, meta: dict[str, Any]) -> tuple[
             return front(model), flags
         except Exception:
             if meta["front_end"] == "torch.fx":
+                model.eval()
+                front(model)  # what stops it here too says more than that it takes other arguments in training
                 raise
             # Then `.train()` switches its layers alone.
             meta["eval_only"] = True

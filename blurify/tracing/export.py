@@ -24,12 +24,15 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.func import functional_call
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.fx.proxy import TraceError as NoAnswer
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.modes import as_found
 from blurify.tracing.wrappers import seen_through
 
+# What the symbolic tracer says of a branch.
+BY_VALUES = "symbolically traced variables cannot be used as inputs to control flow"
 # What fake tensors say of a program that reads values, or of an operator that they do not know.
 READS_VALUES = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
 
@@ -70,7 +73,9 @@ def accepts(program: fx.GraphModule, inputs: Inputs) -> bool:
 
 
 def looks_at_values(error: Exception) -> bool:
-    """Say whether an export failed for a decision by values, which no mode can record."""
+    """Say whether a front-end failed for a decision by values, which none can record."""
+    if isinstance(error.__cause__, NoAnswer) and BY_VALUES in str(error):
+        return True
     return isinstance(error, (GuardOnDataDependentSymNode, *READS_VALUES)) or "data-dependent" in str(error).lower()
 
 

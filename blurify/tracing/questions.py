@@ -18,6 +18,7 @@ from torch.fx.node import Node
 from torch.fx.proxy import TraceError as NoAnswer
 
 from blurify.tracing.answers import Answers, Known
+from blurify.tracing.export import BY_VALUES
 from blurify.tracing.recording import RANDOM
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Questions:
         """Return the truth of the value, checked by the graph where the example's size decides it."""
         known = self.answers.truth(proxy.node) or self._of_constants(proxy, bool)
         if known is None:
-            raise NoAnswer("symbolically traced variables cannot be used as inputs to control flow")
+            raise NoAnswer(BY_VALUES)
         if not self._holds(proxy.node, known):
             self._check(proxy if known.value else self._node(operator.not_, (proxy,)))
         return bool(known.value)

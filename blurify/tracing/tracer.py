@@ -228,7 +228,7 @@ def trace_once(model: nn.Module, inputs: Inputs | None = None, whole: set[str] |
     whole = set() if whole is None else whole
     # A blur in a host of a leaf's class would be inside the leaf.
     opened = strided_leaves(model) | {type(module) for module in model.modules() if isinstance(module, Host)}
-    watchful = False
+    watchful, refusals = False, dict[str, TraceError]()
     while True:
         tracer = LeafAwareTracer(inputs, opened, whole)
         tracer.watchful = watchful
@@ -241,8 +241,12 @@ def trace_once(model: nn.Module, inputs: Inputs | None = None, whole: set[str] |
         except Exception as error:
             culprit = _opened_around(model, tracer.failed_in, opened)
             more = set() if culprit else kept_whole(model, tracer.failed_in) - whole
+            refusal = TraceError(describe_failure(model, tracer.failed_in, error))
+            refusal.__cause__ = error
+            # What stopped the tracer in a module says more than that it cannot be called from a graph either.
+            refusals.setdefault(tracer.failed_in, refusal)
             if culprit is None and not more:
-                raise TraceError(describe_failure(model, tracer.failed_in, error)) from error
+                raise refusals[tracer.failed_in] from refusals[tracer.failed_in].__cause__
             # It is whole for a reason, then.
             opened = opened - {culprit}
             whole |= more

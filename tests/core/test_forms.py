@@ -296,9 +296,8 @@ def test_no_front_end() -> None:
         antialias(Values())
     message = str(caught.value)
     assert "Values cannot be traced" in message
-    assert "torch.export says: " in message
-    # Strict mode meets the same decision, after minutes on a large network.
-    assert "strict" not in message
+    # Other front-ends meet the same decision, after seconds on a small network and minutes on a large one.
+    assert "torch.export" not in message
 
 
 class TakesMuch(nn.Module):

@@ -459,8 +459,17 @@ class Forgets(nn.Module):
         return x * 2 if type(x) in (Tensor, nn.Parameter) else x * 3
 
 
+class ForgetsAndStrides(Forgets):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.conv(x))
+
+
 def test_a_graph_that_differs_is_not_returned_and_the_place_is_named() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Sequential(Forgets()), nn.Conv2d(8, 8, 3, 2, 1))
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Sequential(ForgetsAndStrides()), nn.Conv2d(8, 8, 3, 2, 1))
     traced = trace(model)
     assert traced.meta["front_end"].startswith("torch.export")
     assert "torch.fx records something else than Sequential computes" in traced.meta["refusals"][0]
@@ -469,12 +478,21 @@ def test_a_graph_that_differs_is_not_returned_and_the_place_is_named() -> None:
     torch.testing.assert_close(traced.eval()(x), model.eval()(x))
 
 
+def test_a_module_in_which_a_graph_differs_stays_whole() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Sequential(Forgets()), nn.Conv2d(8, 8, 3, 2, 1))
+    traced = trace(model)
+    assert traced.meta["front_end"] == "torch.fx"
+    assert "1.0" in traced.leaf_paths()
+    torch.testing.assert_close(traced.eval()(X), model.eval()(X))
+
+
 def test_a_difference_of_kind_is_found_without_weights() -> None:
-    class Rank(nn.Module):
+    class Rank(nn.Conv2d):
         def forward(self, x: Tensor) -> Tensor:
+            x = super().forward(x)
             return x if type(x) is Tensor else x.flatten(1)
 
     with torch.device("meta"):
-        model = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), Rank())
+        model = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), Rank(8, 8, 3, 2, 1))
     refused = trace(model).meta["refusals"]
     assert "is of shape" in refused[0]
