@@ -8,8 +8,9 @@ import importlib
 import os
 import time
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -76,6 +77,13 @@ def run(model: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
         out = model(x)
     return out if isinstance(out, Tensor) else out[0]
+
+
+def tiered(values: Iterable[Any], *everyday: Any) -> list[Any]:
+    """Return the values as parameters: those named after them are of the default run, the others of the slow one."""
+    values = list(values)
+    assert set(everyday) <= set(values)
+    return [value if value in everyday else pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

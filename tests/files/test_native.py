@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 import threading
 from collections import OrderedDict
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -21,10 +23,19 @@ from blurify.tracing.inputs import input_size
 ARCH = "timm:test_resnet"
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that is made once and only read."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("written") / "model.blur3.pt"
+    save(blurify.antialias(timm.create_model("test_resnet").eval(), 3), path, arch=ARCH)
+    return path
+
+
 @pytest.fixture
-def saved(tiny: nn.Module, tmp_path: Path) -> Path:
-    save(blurify.antialias(tiny, 3), tmp_path / "model.blur3.pt", arch=ARCH)
-    return tmp_path / "model.blur3.pt"
+def saved(written: Path, tmp_path: Path) -> Path:
+    """A copy of it that may be edited."""
+    return Path(shutil.copy(written, tmp_path))
 
 
 def _edit(path: Path, **changes: Any) -> None:

@@ -17,6 +17,7 @@ from blurify.errors import FileError, UnsafeFileError
 from blurify.files import read_model
 from blurify.files.container import read_object
 from blurify.files.safety import PLAIN, resolve_globals
+from tests.conftest import tiered
 
 # One small network per family; together they name every entry of the curated list but RAFT's.
 TIMM = [
@@ -55,7 +56,19 @@ def _build(name: str) -> nn.Module:
     return torchvision.models.get_model(name, **options)
 
 
-@pytest.mark.parametrize("name", [*(f"timm:{n}" for n in TIMM), *(f"torchvision:{n}" for n in TORCHVISION)])
+REAL = [*(f"timm:{n}" for n in TIMM), *(f"torchvision:{n}" for n in TORCHVISION)]
+# Those whose pickles name most: detectors, transformers, gates, blurs, norm-free and quantizable blocks.
+EVERYDAY = [
+    *(
+        f"timm:{n}"
+        for n in ("test_byobnet", "test_efficientnet", "test_nfnet", "test_vit", "resnetblur18", "levit_128s")
+    ),
+    *("torchvision:googlenet", "torchvision:fasterrcnn_mobilenet_v3_large_fpn", "torchvision:swin_t"),
+    *("torchvision:resnet18", "torchvision:mobilenet_v3_small", "torchvision:mc3_18"),
+]
+
+
+@pytest.mark.parametrize("name", tiered(REAL, *EVERYDAY))
 def test_a_real_model_loads_from_its_pickle(name: str, tmp_path: Path) -> None:
     with (
         torch.device("meta")

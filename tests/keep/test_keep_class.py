@@ -24,7 +24,7 @@ from blurify.hosts import AFTER, BEFORE, Host, can_host, make_host, rebuild
 from blurify.layers import BlurPool2d
 from blurify.sites import Reason
 from blurify.verifying.outputs import tensors_in
-from tests.conftest import randomize_statistics
+from tests.conftest import randomize_statistics, tiered
 from tests.models.families import FAMILIES
 
 SOME = (
@@ -40,6 +40,8 @@ SOME = (
     "torchvision:resnet",
     "torchvision:swin_transformer",
 )
+# The others' constructs are those of more layers.
+EVERYDAY = ("timm:byobnet", "timm:convnext", "timm:mobilenetv3", "timm:nfnet", "timm:resnet", "timm:vgg")
 
 
 def outputs(model: nn.Module, *inputs: Tensor) -> list[Tensor]:
@@ -53,7 +55,7 @@ def assert_equal(one: nn.Module, other: nn.Module, *inputs: Tensor) -> None:
     assert all(torch.equal(a, b) and a.std() > 0 for a, b in pairs)
 
 
-@pytest.mark.parametrize("family", SOME)
+@pytest.mark.parametrize("family", tiered(SOME, *EVERYDAY))
 def test_a_family_gives_what_its_graph_form_gives(family: str) -> None:
     network = FAMILIES[family]
     with warnings.catch_warnings():

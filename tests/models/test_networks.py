@@ -11,14 +11,14 @@ from blurify.layers import Blur
 from blurify.tracing.paths import node_paths
 from blurify.verifying.shapes import subsampling_paths
 from tests.conftest import as_graph as antialias
-from tests.conftest import relative_error, run
+from tests.conftest import relative_error, run, tiered
 from tests.models.nets import ALL, EVERYDAY, size
 from tests.networks import network
 
 
 # LeViT keeps what it has computed from its weights, which a graph computes each time.
 @pytest.mark.filterwarnings("ignore:The graph of LevitDistilled leaves out:blurify.errors.OmissionWarning")
-@pytest.mark.parametrize("name", [n if n in EVERYDAY else pytest.param(n, marks=pytest.mark.slow) for n in ALL])
+@pytest.mark.parametrize("name", tiered(ALL, *EVERYDAY))
 def test_laws(name: str) -> None:
     model, side = network(name), size(name)
     x = torch.randn(2, 3, side, side)
@@ -52,7 +52,7 @@ SMALLEST = {"resnet18": 1, "googlenet": 1, "densenet121": 29}
 HEIGHTS = {"17 to 43": range(17, 44), "44 to 70": range(44, 71)}
 
 
-@pytest.mark.parametrize("heights", HEIGHTS)
+@pytest.mark.parametrize("heights", tiered(HEIGHTS, "17 to 43"))
 @pytest.mark.parametrize("name", ["resnet18", "googlenet", pytest.param("densenet121", marks=pytest.mark.slow)])
 def test_sizes_of_every_height(name: str, heights: str) -> None:
     """The output of every site, for every input height from 17 to 70, through the meta device."""

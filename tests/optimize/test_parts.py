@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from blurify import eager, fast
 from blurify.graph_module import TracedModule
 from tests.conftest import as_graph as antialias
-from tests.conftest import randomize_statistics, relative_error, run
+from tests.conftest import randomize_statistics, relative_error, run, tiered
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
@@ -91,7 +91,10 @@ NETWORKS = [
 ]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+EVERYDAY = ("torchvision:mobilenet_v2", "torchvision:squeezenet1_1", "timm:convnext_atto", "timm:nf_regnet_b0")
+
+
+@pytest.mark.parametrize("name", tiered(NETWORKS, *EVERYDAY))
 def test_networks(name: str, parts: list[tuple[int, ...]]) -> None:
     library, _, architecture = name.partition(":")
     make = timm.create_model if library == "timm" else getattr(torchvision.models, architecture)
@@ -104,16 +107,35 @@ def test_networks(name: str, parts: list[tuple[int, ...]]) -> None:
     assert len(parts) > before, "nothing went in parts"
 
 
-@pytest.mark.parametrize("depthwise", [False, True])
-@settings(max_examples=40, deadline=None, derandomize=True)
-@given(
+CHAINS = given(
     shape=st.tuples(st.integers(1, 6), st.integers(1, 40), st.integers(1, 40)),
     filt_size=st.integers(1, 6),
     stride=st.sampled_from([2, 3, (1, 2)]),
     pad_type=st.sampled_from(["reflect", "replicate", "zero", "circular"]),
     part=st.sampled_from([1, 2**10, 2**14]),
 )
+
+
+@pytest.mark.parametrize("depthwise", [False, True])
+@settings(max_examples=10, deadline=None, derandomize=True)
+@CHAINS
 def test_any_chain(
+    shape: tuple[int, int, int], filt_size: int, stride: Any, pad_type: str, depthwise: bool, part: int
+) -> None:
+    check_chain(shape, filt_size, stride, pad_type, depthwise, part)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depthwise", [False, True])
+@settings(max_examples=60, deadline=None, derandomize=True)
+@CHAINS
+def test_many_chains(
+    shape: tuple[int, int, int], filt_size: int, stride: Any, pad_type: str, depthwise: bool, part: int
+) -> None:
+    check_chain(shape, filt_size, stride, pad_type, depthwise, part)
+
+
+def check_chain(
     shape: tuple[int, int, int], filt_size: int, stride: Any, pad_type: str, depthwise: bool, part: int
 ) -> None:
     torch.manual_seed(0)

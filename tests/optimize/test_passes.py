@@ -21,7 +21,7 @@ from blurify import verify
 from blurify.graph_module import TracedModule
 from blurify.optimize import optimize_graphs
 from tests.conftest import as_graph as antialias
-from tests.conftest import randomize_statistics, relative_error, run
+from tests.conftest import randomize_statistics, relative_error, run, tiered
 
 
 class Shortcut(nn.Module):
@@ -244,7 +244,7 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", tiered(NETWORKS, "torchvision:resnet18", "timm:resnet26d", "timm:regnety_002"))
 def test_networks(name: str) -> None:
     library, _, architecture = name.partition(":")
     make = timm.create_model if library == "timm" else getattr(torchvision.models, architecture)
@@ -257,14 +257,17 @@ def test_networks(name: str) -> None:
     optimized.load_state_dict(model.state_dict())
 
 
-@pytest.mark.parametrize(("name", "gmac"), [("resnet18", 2.342), ("resnet50", 5.141), ("resnext50_32x4d", 4.375)])
-def test_the_arithmetic_is_that_of_the_published_networks(name: str, gmac: float) -> None:
+ARITHMETIC = [("resnet18", 2.342), ("resnet50", 5.141), ("resnext50_32x4d", 4.375)]
+
+
+@pytest.mark.parametrize("case", tiered(ARITHMETIC, ("resnet18", 2.342)))
+def test_the_arithmetic_is_that_of_the_published_networks(case: tuple[str, float]) -> None:
+    name, gmac = case
     model = getattr(torchvision.models, name)()
     assert macs(antialias(model).eval(), torch.zeros(1, 3, 224, 224)) / 1e9 == pytest.approx(gmac, abs=5e-4)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(
+POINTWISE = given(
     size=st.tuples(st.integers(1, 20), st.integers(1, 20)),
     stride=st.sampled_from([2, 3, (1, 2), (2, 1)]),
     filt_size=st.integers(1, 7),
@@ -272,7 +275,26 @@ def test_the_arithmetic_is_that_of_the_published_networks(name: str, gmac: float
     bias=st.booleans(),
     normed=st.booleans(),
 )
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@POINTWISE
 def test_any_pointwise_conv(
+    size: tuple[int, int], stride: Any, filt_size: int, pad_type: str, bias: bool, normed: bool
+) -> None:
+    check_pointwise_conv(size, stride, filt_size, pad_type, bias, normed)
+
+
+@pytest.mark.slow
+@settings(max_examples=100, deadline=None, derandomize=True)
+@POINTWISE
+def test_many_pointwise_convs(
+    size: tuple[int, int], stride: Any, filt_size: int, pad_type: str, bias: bool, normed: bool
+) -> None:
+    check_pointwise_conv(size, stride, filt_size, pad_type, bias, normed)
+
+
+def check_pointwise_conv(
     size: tuple[int, int], stride: Any, filt_size: int, pad_type: str, bias: bool, normed: bool
 ) -> None:
     torch.manual_seed(0)
