@@ -161,8 +161,8 @@ def pixels(shift: Vector, layout: Layout) -> tuple[float, ...]:
 def output_maps(graph: fx.Graph, positions: Mapping[str, Layout]) -> list[tuple[str, str]]:
     """Return the names of the outputs that are maps, or made of maps, and the paths of the nodes that give them."""
     given: Any = graph.output_node().args[0]
-    while isinstance(given, fx.Node) and isinstance(given.target, type) and given.args:
-        given = given.args[0]  # a mapping made in the graph
+    while isinstance(given, fx.Node) and isinstance(given.target, type) and (given.args or given.kwargs):
+        given = given.args[0] if given.args else given.kwargs  # a mapping or a dataclass made in the graph
     given = given if isinstance(given, (fx.Node, tuple, list)) else dict(given or {})
     found = tree_flatten_with_path(given, is_leaf=lambda value: isinstance(value, fx.Node))[0]
     nodes = [(f"output{keystr(key)}", value.meta["path"]) for key, value in found if isinstance(value, fx.Node)]

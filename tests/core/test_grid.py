@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -115,6 +117,42 @@ def test_outputs_are_named_and_those_that_are_no_maps_left_out() -> None:
         "output['maps'][1]": 1.5,
     }
     assert "grid of output['boxes']: moved +1.5" in str(made)
+
+
+@dataclass
+class Sampled:
+    """What a model of diffusion gives."""
+
+    sample: Tensor
+
+
+class Named(NamedTuple):
+    sample: Tensor
+    pooled: Tensor
+
+
+@dataclass
+class Listed(OrderedDict):  # type: ignore[type-arg]
+    """As Hugging Face writes what its models give."""
+
+    sample: Any = None
+
+    def __post_init__(self) -> None:
+        self["sample"] = self.sample
+
+
+@pytest.mark.parametrize("kind", [Sampled, Listed, lambda x: Named(x, x.mean((2, 3))), lambda x: {"sample": x}])
+def test_maps_are_found_in_outputs_of_any_class(kind: Any) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(same(1), same(2), same(2), same(2))
+
+        def forward(self, x: Tensor) -> Any:
+            return kind(self.body(x))
+
+    (shift,) = plan(Model(), example_inputs=EXAMPLE).outputs
+    assert shift.most == 3.5
 
 
 def test_a_pixel_or_more_is_a_warning() -> None:
