@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from blurify import any_size, fast, maxima, plain
-from blurify.plain import ceil_extension
+from blurify.kernels import any_size, fast, maxima, plain
+from blurify.kernels.plain import ceil_extension
 
 
 def blur(x: Tensor, filt: Tensor, stride: list[int], left: list[int], right: list[int], pad_type: str) -> Tensor:

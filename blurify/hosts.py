@@ -17,8 +17,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from blurify import eager
 from blurify.errors import ArgumentTypeError
+from blurify.kernels import eager
 from blurify.lowering import is_watched
 
 BEFORE, AFTER = "blur_before", "blur_after"

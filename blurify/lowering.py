@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Node
 from torch.nn.modules import module as modules
 
-from blurify import eager
+from blurify.kernels import eager
 from blurify.tree import has_hooks
 
 # What a marked node says: the path of its chain's last node, and how many channels the chain's largest map has.

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blurify import Plan, functional, layers, plain, plan, verify
+from blurify import Plan, functional, layers, plan, verify
 from blurify.errors import ArgumentTypeError
+from blurify.kernels import plain
 from tests.conftest import as_graph as antialias
 
 LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {

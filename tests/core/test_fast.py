@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from blurify import fast, functional, maxima, plain
+from blurify import functional
+from blurify.kernels import fast, maxima, plain
 from blurify.layers import BlurPool2d, DenseMaxPool2d, SameBlurPool2d
 
 PADS = ["reflect", "replicate", "zero", "circular"]

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.models.resnet import BasicBlock
 
-from blurify import antialias, eager
+from blurify import antialias
 from blurify.hosts import is_in_parts
+from blurify.kernels import eager
 from tests.conftest import randomize_statistics
 
 X = torch.randn(4, 8, 32, 32, generator=torch.Generator().manual_seed(0))

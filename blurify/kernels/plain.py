@@ -1,6 +1,6 @@
 """The plain formulation of everything: sizes, padding, depthwise filters, max pooling at stride 1.
 
-What compiles, exports and scripts is this; `blurify.fast` must give the same.
+What compiles, exports and scripts is this; `blurify.kernels.fast` must give the same.
 """
 
 from __future__ import annotations

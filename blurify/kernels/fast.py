@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blurify import plain
-from blurify.eager import in_parts, is_eager, samples_at_a_time
+from blurify.kernels import plain
+from blurify.kernels.eager import in_parts, is_eager, samples_at_a_time
 
 # Up to so many positions a whole map is multiplied by one matrix; so many where channels come last.
 WHOLE_MAP, WHOLE_MAP_LAST = 256, 64

@@ -1,7 +1,7 @@
 """Faster ways to maxima, each for a case in which it was measured to win (`python -m benchmarks.layers`).
 
-They are for eager float maps on the CPU, as those of `blurify.fast`. What a gradient must pass through is the plain
-formulation too, where ties are `max_pool`'s to settle.
+Like those of `fast` they are for eager float maps on the CPU. Gradients pass through the plain formulation, where
+`max_pool` settles ties.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blurify.eager import is_eager
+from blurify.kernels.eager import is_eager
 
 
 def dense_max(x: Tensor, kernel_size: list[int], padding: list[int], dilation: list[int]) -> Tensor | None:

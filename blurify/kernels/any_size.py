@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from blurify import plain
+from blurify.kernels import plain
 
 
 def is_exporting() -> bool:
