@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
 from typing import Any, Literal, TypeVar, overload
 
 import torch
@@ -26,7 +25,6 @@ from blurify.tracing.fed import Fed
 from blurify.tracing.inputs import Inputs, as_inputs, example_for
 from blurify.tracing.shapes import Shapes, node_shapes
 from blurify.tracing.wrappers import COMPILED
-from blurify.tree import copying_parameters
 
 M = TypeVar("M", bound=nn.Module)
 QUANTIZED_HOMES = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
@@ -253,16 +251,14 @@ def antialias(
     )
     wanted = form_of(form, keep_class)
     inputs = as_inputs(example_inputs, example_kwargs)
-    with nullcontext() if inplace else copying_parameters(check_model(model)) as copied:
-        traced, made = trace_and_plan(model, spec, inputs, partial)
+    traced, made = trace_and_plan(model, spec, inputs, partial)
     if traced is None and form is None and keep_class is None:
         wanted = "auto"  # others read the attributes of a part
     if not made.rewritten:
         warnings.warn(no_effect(type(model).__name__, made), NoEffectWarning, stacklevel=2)
     if made.moved:
         warnings.warn(moved_grid(made), GridWarning, stacklevel=2)
-    memo = None if copied is None else copied()
-    return carried_out(made, model, traced, inputs, wanted, memo, optimize=optimize, partial=partial)
+    return carried_out(made, model, traced, inputs, wanted, inplace, optimize=optimize, partial=partial)
 
 
 def form_of(form: str | None, keep_class: bool | None) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import nn
 
@@ -30,26 +29,25 @@ def carried_out(
     traced: TracedModule | None,
     inputs: Inputs | None,
     form: str,
-    copied: Mapping[int, Any] | None,
+    inplace: bool = False,
     *,
     optimize: bool,
     partial: bool = False,
 ) -> M | TracedModule:
     """Return the model, which `traced` records, with the plan carried out in the given form.
 
-    `copied` is a memo of `copy.deepcopy` for parameters; with None the result uses the model's own. A graph in the
-    place of the class says why in `meta["blurify_why"]`. A model that cannot be traced whole is converted in parts.
+    With `inplace` the result uses the model's own parameters and buffers. A graph in the place of the class says why in
+    `meta["blurify_why"]`. A model that cannot be traced whole is converted in parts.
 
     Raises:
         PlanError: modules cannot express all sites, and the form is "class" without `partial`.
     """
-    tensors = own_tensors(model) if copied is None else copied
     if traced is None:
-        return in_parts(plan, model, inputs, form, tensors, optimize)
+        return in_parts(plan, model, inputs, form, inplace, optimize)
     why = ""
     if form != "graph":
         try:
-            return kept_class(plan, model, traced, inputs, tensors, optimize, partial and form == "class")
+            return kept_class(plan, model, traced, inputs, inplace, optimize, partial and form == "class")
         except (PlanError, ArgumentError) as error:
             if form == "class":
                 raise
@@ -57,7 +55,7 @@ def carried_out(
     origin = Origin.of(model, inputs, optimize)
     traced = with_wholes(traced, model, inputs, plan.rewritten)
     with traced.edited():
-        plan.apply_traced(traced, copied is None, copied)
+        plan.apply_traced(traced, inplace)
         if optimize:
             optimize_graphs(traced)
     traced.meta["blurify_why"] = why
@@ -70,12 +68,12 @@ def kept_class(
     model: M,
     traced: TracedModule,
     inputs: Inputs | None,
-    copied: Mapping[int, Any],
+    inplace: bool,
     optimize: bool,
     partial: bool,
 ) -> M:
     """Return a copy of the model, of its own class, with the plan carried out; see `blurify.keep`."""
-    kept = keep_class(model, traced, plan.rewritten, inputs, copied=copied, optimize=optimize, partial=partial)
+    kept = keep_class(model, traced, plan.rewritten, inputs, inplace=inplace, optimize=optimize, partial=partial)
     set_plan(kept.model, replace(plan, decisions=tuple(kept.left.get(d.site, d) for d in plan.decisions)), "class")
     meta = vars(kept.model)["meta"]
     meta["optimized"] = tuple(dict.fromkeys((*meta.get("optimized", ()), *kept.optimized)))
@@ -84,16 +82,16 @@ def kept_class(
     return kept.model
 
 
-def in_parts(plan: Plan, model: M, inputs: Inputs | None, form: str, copied: Mapping[int, Any], optimize: bool) -> M:
+def in_parts(plan: Plan, model: M, inputs: Inputs | None, form: str, inplace: bool, optimize: bool) -> M:
     """Return a copy of the model in which each part that the plan converts is converted by itself, in its place."""
 
     def convert(part: Part, module: nn.Module, root: str, call: Inputs) -> nn.Module:
         traced = trace(module, call, symbolic=True)
         own = "graph" if root else form
-        return carried_out(plan.of_part(part, root), module, traced, call, own, None, optimize=optimize, partial=True)
+        return carried_out(plan.of_part(part, root), module, traced, call, own, True, optimize=optimize, partial=True)
 
     converted = [part for part in plan.parts if not part.reason]
-    twin, made = with_parts(model, converted, inputs, copied, convert)
+    twin, made = with_parts(model, converted, inputs, inplace, convert)
     done = [of_whole(d, path, root) for (path, root), each in made.items() for d in (plan_of(each) or plan).decisions]
     by_site = {d.site: d for d in done}
     set_plan(twin, Plan(tuple(by_site.get(d.site, d) for d in plan.decisions), plan.parts), "class")
@@ -102,11 +100,6 @@ def in_parts(plan: Plan, model: M, inputs: Inputs | None, form: str, copied: Map
     if inputs is not None and inputs.shapes() is not None:
         meta["input_shapes"] = inputs.shapes()
     return twin
-
-
-def own_tensors(model: nn.Module) -> dict[int, Any]:
-    """Return a memo of `copy.deepcopy` that lets a copy use the model's own parameters and buffers."""
-    return {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
 
 
 def graph_of(converted: nn.Module) -> tuple[TracedModule, Plan] | None:

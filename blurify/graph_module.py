@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -143,13 +143,10 @@ class TracedModule(fx.GraphModule):
             kind: Any = type(self)
             kind.get_extra_state, kind.set_extra_state = tree.__class__.get_extra_state, tree.__class__.set_extra_state
 
-    def own_tree(self, copied: Mapping[int, Any] | None = None) -> None:
-        """Replace every module, parameter and buffer by a copy of this module's own, ties kept.
-
-        `copied` is a memo of `copy.deepcopy`, with what was copied before.
-        """
+    def own_tree(self) -> None:
+        """Replace every module, parameter and buffer by a copy of this module's own, ties kept."""
         tree = self.detached_tree()
-        self._adopt(own_copy(tree, {**(copied or {}), **dict(computed_copies(tree))}))
+        self._adopt(own_copy(tree, dict(computed_copies(tree))))
 
     def shallow_copy(self) -> TracedModule:
         """A traced module with graphs and tree of its own that shares every leaf module and parameter with this one."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from torch import nn
 
@@ -25,14 +25,14 @@ def as_root(module: nn.Module) -> tuple[nn.Module, str]:
 
 
 def with_parts(
-    model: M, parts: Iterable[Part], inputs: Inputs | None, copied: Mapping[int, Any], convert: Convert
+    model: M, parts: Iterable[Part], inputs: Inputs | None, inplace: bool, convert: Convert
 ) -> tuple[M, dict[tuple[str, str], nn.Module]]:
     """Return a copy of the model with its parts converted, and these by their path and their own root's name.
 
     Raises:
         PlanError: the model has no such part, does not call it, or does not run with it.
     """
-    twin = copy_of(model, copied)
+    twin = copy_of(model, inplace)
     given = example_for(model) if inputs is None else inputs
     calls = Fed(twin, given).calls
     made = {}

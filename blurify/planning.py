@@ -103,21 +103,19 @@ class Plan:
 
         inputs = as_inputs(example_inputs, example_kwargs)
         traced = None if self.parts else trace(model, inputs)
-        return carried_out(self, model, traced, inputs, form, None if inplace else {}, optimize=optimize)
+        return carried_out(self, model, traced, inputs, form, inplace, optimize=optimize)
 
     def of_part(self, part: Part, root: str) -> Plan:
         """Return the plan of one part by itself; `root` is the name that the part has in its own graph, if any."""
         return Plan(tuple(of_part(d, part.path, root) for d in self.decisions if part.holds(d.site)))
 
-    def apply_traced(
-        self, traced: TracedModule, inplace: bool = False, copied: Mapping[int, Any] | None = None
-    ) -> TracedModule:
-        """Rewrite a traced model, itself, over parameters of its own unless `inplace`; see `own_tree` for `copied`."""
+    def apply_traced(self, traced: TracedModule, inplace: bool = False) -> TracedModule:
+        """Rewrite a traced model, itself, over parameters of its own unless `inplace`."""
         name, unhooked, omitted = type(traced).__name__, traced.meta.get("unhooked"), traced.meta.get("omitted")
         if omitted:
             warnings.warn(left_out(name, omitted), OmissionWarning, stacklevel=3)
         if not inplace:
-            traced.own_tree(copied)
+            traced.own_tree()
         hooked = [path for path in traced.leaf_paths() if has_hooks(traced.get_submodule(path))]
         rewrite(traced, self.rewritten)
         lost = (*(unhooked or ()), *(path for path in hooked if not has_hooks(traced.get_submodule(path))))

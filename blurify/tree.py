@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 # What a tree node is, apart from its class. `_version` goes into a state_dict's metadata: some models rebuild
@@ -134,33 +131,3 @@ def own_copy(module: nn.Module, memo: dict[int, Any]) -> Any:
         else:
             twin.__dict__[key] = copy.deepcopy(value, memo)
     return twin
-
-
-@contextmanager
-def copying_parameters(model: nn.Module) -> Iterator[Callable[[], dict[int, Any]]]:
-    """Copy the parameters in a thread, which waits for memory alone, while the caller does something else.
-
-    Gives a function that returns the copies, as a memo for `copy.deepcopy`.
-    """
-    # On other devices a copy is queued, and the queue is the caller's. Subclasses know best how they are copied.
-    plain = [p for p in model.parameters() if type(p) is nn.Parameter and p.device.type == "cpu"]
-
-    def allocate() -> list[tuple[nn.Parameter, Tensor]]:
-        pairs = [(p, torch.empty_like(p, requires_grad=False)) for p in plain if p.layout is torch.strided]
-        return [(p, twin) for p, twin in pairs if twin.stride() == p.stride()]
-
-    def fill() -> None:
-        # One call, which needs the interpreter once: one for each tensor would wait for its turn each time.
-        with torch.no_grad():
-            if pairs:
-                torch._foreach_copy_([twin for _, twin in pairs], [p for p, _ in pairs])
-
-    with ThreadPoolExecutor(1) as pool:
-        pairs = pool.submit(allocate).result()
-        filled: Future[None] = pool.submit(fill)
-
-        def memo() -> dict[int, Any]:
-            filled.result()
-            return {id(p): nn.Parameter(twin, p.requires_grad) for p, twin in pairs}
-
-        yield memo

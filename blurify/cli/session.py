@@ -175,7 +175,6 @@ def convert(session: Session, form: str, partial: bool = False) -> nn.Module:
             session.traced,
             Inputs(session.examples),
             form,
-            {},
             optimize=True,
             partial=partial,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
@@ -62,13 +62,13 @@ def keep_class(
     decisions: Iterable[Decision],
     inputs: Inputs | None,
     *,
-    copied: Mapping[int, Any],
+    inplace: bool = False,
     optimize: bool = True,
     partial: bool = False,
 ) -> Kept[M]:
     """Return a copy of `model`, of its own class, in which the decisions are carried out.
 
-    `copied` is a memo of `copy.deepcopy`: what the copy takes as it is in the place of the model's own tensors.
+    With `inplace` the copy uses the model's own parameters and buffers.
 
     Raises:
         PlanError: modules cannot express all decisions, and `partial` is not wanted.
@@ -77,7 +77,7 @@ def keep_class(
     changes = changes_for(model, traced, tuple(decisions), inputs, optimize)
     if changes.left and not partial:
         raise PlanError(refusal(model, changes))
-    twin = copy_of(model, copied)
+    twin = copy_of(model, inplace)
     borrowed = borrowing(twin, model)
     if borrowed is not None:
         raise PlanError(
@@ -236,10 +236,11 @@ def refusal(model: nn.Module, changes: Changes) -> str:
     )
 
 
-def copy_of(model: M, copied: Mapping[int, Any]) -> M:
-    """A copy of the model, hooks and all."""
+def copy_of(model: M, inplace: bool) -> M:
+    """Return a copy of the model, hooks and all; with `inplace` over the model's own parameters and buffers."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())} if inplace else {}
     try:
-        twin: M = own_copy(model, {**dict(computed_copies(model)), **copied})
+        twin: M = own_copy(model, {**dict(computed_copies(model)), **shared})
     except Exception as error:
         fact = " ".join(str(error).split()).rstrip(".")
         raise ArgumentError(f"{type(model).__name__} cannot be copied by copy.deepcopy: {fact}; {AS_GRAPH}.") from error

@@ -150,7 +150,7 @@ def _made(name: str, settings: Settings, part: Path) -> Record:
     model = loaded.model
     inputs = as_inputs(given_inputs(name, model))
     traced, made = api.trace_and_plan(model, settings.spec(), inputs)
-    converted = carried_out(made, model, traced, inputs, "auto", {}, optimize=True)
+    converted = carried_out(made, model, traced, inputs, "auto", optimize=True)
     made = plan_of(converted) or made
     facts = _of_plan(model, made, settings) | {"parameters": architectures.parameter_count(model)}
     if facts["status"] == CONVERTED:
