@@ -12,7 +12,15 @@ from torch.nn.parameter import is_lazy
 
 from blurify.carrying import FORMS, carried_out
 from blurify.decide import ShapesOf, decide
-from blurify.errors import ArgumentError, ArgumentTypeError, BlurifyError, GridWarning, NoEffectWarning, TraceError
+from blurify.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    BlurifyError,
+    GridWarning,
+    NoEffectWarning,
+    TraceError,
+    first_line,
+)
 from blurify.graph_module import TracedModule
 from blurify.partial import Parts
 from blurify.planning import Plan, moved_grid
@@ -20,7 +28,6 @@ from blurify.sites import Reason
 from blurify.spec import DEFAULT_FILT_SIZE, DEFAULT_STRENGTH, Spec
 from blurify.tracing import trace
 from blurify.tracing.export import quietly
-from blurify.tracing.failures import first_line
 from blurify.tracing.fed import Fed
 from blurify.tracing.inputs import Inputs, as_inputs, example_for
 from blurify.tracing.shapes import Shapes, node_shapes
@@ -376,7 +383,7 @@ def _shapes(model: nn.Module, traced: TracedModule, inputs: Inputs | None) -> di
             # The assumed size may simply not suit the model; then no decision depends on it.
             return {}
         raise ArgumentError(
-            f"{type(model).__name__} does not run on the given example_inputs: {str(error).splitlines()[0]}"
+            f"{type(model).__name__} does not run on the given example_inputs: {first_line(error)}"
         ) from error
 
 

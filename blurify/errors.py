@@ -73,3 +73,23 @@ def one_line(error: BaseException, most: int | None = None) -> str:
     ('bad size', 'KeyboardInterrupt')
     """
     return " ".join(str(error).split())[:most].rstrip(".:") or type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of the text of an exception without its full stop, or its type if it has no text.
+
+    >>> first_line(RuntimeError("sizes differ.\\nSee above."))
+    'sizes differ'
+    """
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def quoted(value: object) -> str:
+    """Return a value as it fits into one sentence: its first characters, in ASCII, with the closing quote of a string.
+
+    >>> quoted("name"), quoted("x" * 200)[-5:]
+    ("'name'", "x...'")
+    """
+    shown = ascii(value)
+    return shown if len(shown) <= 80 else f"{shown[:76]}...{shown[0] if isinstance(value, str) else ''}"

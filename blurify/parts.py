@@ -10,7 +10,7 @@ from torch import nn
 from blurify.decision import Part
 from blurify.errors import PlanError
 from blurify.graph_module import TracedModule
-from blurify.keep.converting import copy_of
+from blurify.keep.converting import copy_of, put
 from blurify.tracing.fed import Fed
 from blurify.tracing.inputs import Inputs, example_for
 from blurify.tree import is_plain_layer
@@ -46,14 +46,6 @@ def with_parts(
         put(twin, old, new)
     _check_runs(twin, given, [path for path, _ in made])
     return twin, made
-
-
-def put(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put `new` wherever `old` is, whatever its mode."""
-    for parent in list(root.modules()):
-        for name, child in parent._modules.items():
-            if child is old:
-                parent._modules[name] = new
 
 
 def _keep_attributes(old: nn.Module, new: nn.Module) -> None:

@@ -13,7 +13,7 @@ from math import prod
 from typing import Any, NoReturn, TypeVar
 
 from blurify.decision import Decision, OutputShift, Part
-from blurify.errors import ArgumentError, ArgumentTypeError, PlanError
+from blurify.errors import ArgumentError, ArgumentTypeError, PlanError, quoted
 from blurify.sites import Action, Kind, Reason
 from blurify.spec import check_pad_type, check_per_axis, check_strength
 
@@ -260,5 +260,4 @@ def _short(value: object) -> str:
         return f"a {'list' if isinstance(value, list) else 'JSON object'} of {len(value)}"
     if isinstance(value, int) and value.bit_length() > 200:
         return f"an integer of {value.bit_length()} bits"
-    shown = ascii(value)
-    return shown if len(shown) <= 80 else f"{shown[:76]}...{shown[0]}"
+    return quoted(value)

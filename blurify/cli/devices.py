@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from blurify.errors import ArgumentError
+from blurify.errors import ArgumentError, one_line
 
 
 def put(model: nn.Module, device: str) -> None:
@@ -18,5 +18,5 @@ def put(model: nn.Module, device: str) -> None:
     try:
         model.to(device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        fact = " ".join(str(error).split()).rstrip(".")
+        fact = one_line(error)
         raise ArgumentError(f"--device {device} cannot be used: {fact}.") from error

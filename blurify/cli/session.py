@@ -16,7 +16,7 @@ from blurify.carrying import carried_out
 from blurify.cli import report
 from blurify.cli.options import Request
 from blurify.cost import Cost, cost
-from blurify.errors import ArgumentError, OmissionWarning
+from blurify.errors import ArgumentError, OmissionWarning, one_line
 from blurify.graph_module import TracedModule
 from blurify.planning import OF_GRAPHS, Plan, left_out, lost_hooks, moved_grid
 from blurify.spec import ARGUMENTS, DEFAULT_FILT_SIZE, Spec
@@ -197,7 +197,7 @@ def _first_cost(model: nn.Module, examples: tuple[Tensor, ...], request: Request
         if not any(isinstance(module, SHRINKING) for module in model.modules()):
             raise ArgumentError(nothing_to_shrink(request)) from error
         size = ",".join(str(number) for number in examples[0].shape[1:])
-        fact = " ".join(str(error).split()) or type(error).__name__
+        fact = one_line(error)
         hint = "give the size it takes" if request.input_size else "name the size it takes"
         raise ArgumentError(
             f"{request.model} does not accept one input of size {size}: {fact.rstrip('.')}; "

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from blurify.errors import ArchitectureError
+from blurify.errors import ArchitectureError, one_line
 
 LIBRARIES = ("timm", "torchvision")
 
@@ -137,7 +137,7 @@ def _call(factory: Callable[[], Any], text: str, pretrained: bool) -> nn.Module:
     try:
         model = factory()
     except Exception as error:  # the factory is not ours: whatever it raises is a fact to report
-        fact = " ".join(str(error).split()) or type(error).__name__
+        fact = one_line(error)
         if pretrained:
             hint = f"check the network, or give a weights file with --arch {text}"
             raise ArchitectureError(f"the pretrained weights of {text!r} cannot be had: {fact}; {hint}.") from error

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from blurify.errors import FileError
+from blurify.errors import FileError, quoted
 from blurify.files.checkpoint import is_state_dict
 from blurify.files.container import identify, read_object
 from blurify.files.safetensors_file import read_safetensors
@@ -44,14 +44,14 @@ def _read_shards(index: Path, allow: Collection[str], max_size: int | None) -> d
     for name, shard in shards.items():
         kind = identify(shard)
         if kind == "index":
-            _refuse(index, f"{_shown(name)} is an index again")
+            _refuse(index, f"{quoted(name)} is an index again")
         content = read_safetensors(shard) if kind == "safetensors" else read_object(shard, allow)
         if not is_state_dict(content):
-            _refuse(index, f"{_shown(name)} is no part of a state_dict")
+            _refuse(index, f"{quoted(name)} is no part of a state_dict")
         listed = {key for key, place in places.items() if place == name}
         if listed != set(content):
             odd = min(listed.symmetric_difference(content), key=str)
-            _refuse(index, f"{_shown(name)} and the index do not agree about {_shown(odd)}")
+            _refuse(index, f"{quoted(name)} and the index do not agree about {quoted(odd)}")
         state.update(content)
     return state
 
@@ -74,16 +74,16 @@ def _places(index: Path) -> dict[str, str]:
 def _shard(index: Path, name: str) -> Path:
     """The file of that name beside the index; a link may lead to where the cache of the Hugging Face hub keeps it."""
     if not name.isprintable() or any(mark in name for mark in '/\\:*?"<>|') or name in ("", ".", ".."):
-        _refuse(index, f"it names {_shown(name)}, which is no file beside it")
+        _refuse(index, f"it names {quoted(name)}, which is no file beside it")
     path, folder = index.parent / name, index.parent.resolve()
     try:
         real, mode = path.resolve(strict=True), path.stat().st_mode
     except (OSError, RuntimeError) as error:
-        raise FileError(f"{index} names {_shown(name)}, which is not beside it; copy all shards.") from error
+        raise FileError(f"{index} names {quoted(name)}, which is not beside it; copy all shards.") from error
     if real.parent not in (folder, folder.parent.parent / "blobs"):
-        _refuse(index, f"it names {_shown(name)}, a link to another folder")
+        _refuse(index, f"it names {quoted(name)}, a link to another folder")
     if not stat.S_ISREG(mode):
-        _refuse(index, f"it names {_shown(name)}, which is no file")
+        _refuse(index, f"it names {quoted(name)}, which is no file")
     return path
 
 
@@ -97,11 +97,6 @@ def check_size(paths: list[Path], given: Path, max_size: int | None) -> None:
         raise FileError(
             f"{given} holds {size} bytes, more than the {max_size} that --max-size allows; raise it, if that is right."
         )
-
-
-def _shown(name: object) -> str:
-    text = ascii(name)
-    return text if len(text) <= 80 else f"{text[:76]}..."
 
 
 def _refuse(index: Path, fact: str) -> NoReturn:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from blurify.errors import FileError
+from blurify.errors import FileError, one_line
 
 PREFIX = "local-dir:"
 _CONFIG = "config.json"
@@ -74,7 +74,7 @@ def _read(path: Path) -> dict[str, Any]:
             raise ValueError("it is too large")
         config = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        fact = " ".join(str(error).split())
+        fact = one_line(error)
         raise FileError(f"{path} cannot be read: {fact}; name the architecture with --arch.") from error
     if not isinstance(config, dict):
         raise FileError(f"{path} holds no JSON object; name the architecture with --arch.")

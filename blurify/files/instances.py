@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, fx, nn
 
-from blurify.errors import FileError, UnsafeFileError
+from blurify.errors import FileError, UnsafeFileError, quoted
 
 # What is put there by torch itself, and called in place of `forward`, though the class has no method of the name.
 _CALLED = ("_compiled_call_impl",)
@@ -192,6 +192,5 @@ def _describe(item: object) -> str:
     if isinstance(item, (type, FunctionType, BuiltinFunctionType)):
         return f"{item.__module__}.{item.__qualname__}"
     if item is None or isinstance(item, (bool, int, float, str)):
-        shown = ascii(item)
-        return shown if len(shown) <= 80 else f"{shown[:76]}..."
+        return quoted(item)
     return "a tensor" if isinstance(item, torch.Tensor) else f"a {type(item).__name__}"

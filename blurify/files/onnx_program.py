@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from blurify.errors import BlurifyError, FileError
+from blurify.errors import BlurifyError, FileError, one_line
 from blurify.files.program import Signature, as_graph
 from blurify.tracing.export import quietly
 from blurify.tracing.inputs import DEFAULT_INPUT_SIZE, random_batch
@@ -198,4 +198,4 @@ def _open_axes(given: Any) -> dict[int, Any]:
 
 
 def _fact(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200].rstrip(".:") or type(error).__name__
+    return one_line(error, 200)

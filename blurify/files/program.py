@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_unflatten
 
-from blurify.errors import FileError
+from blurify.errors import FileError, one_line
 from blurify.files.atomic import Check, check_output, write_atomically
 from blurify.files.exported import checked_archive
 from blurify.files.graphs import unguarded
@@ -86,7 +86,7 @@ def export(model: nn.Module, example: Tensor | Signature, dynamic_size: bool) ->
                 model, taken.inputs.args, taken.inputs.kwargs, dynamic_shapes=dict(taken.open_sizes), strict=False
             )
     except Exception as error:
-        fact = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+        fact = one_line(error, 300)
         raise FileError(
             f"{type(model).__name__} cannot be exported for {taken.open_for}: {fact}; {taken.advice}."
         ) from error
@@ -107,7 +107,7 @@ def read_program(path: Path) -> tuple[fx.GraphModule, Signature]:
             program = torch.export.load(archive)
             return as_graph(program)
     except Exception as error:  # a damaged graph can fail in any way at all
-        fact = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+        fact = one_line(error, 200)
         raise FileError(f"{path} cannot be read: {fact}; export the model again with this version of torch.") from error
 
 

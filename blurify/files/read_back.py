@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from blurify.errors import ArgumentError, FileError
+from blurify.errors import ArgumentError, FileError, first_line
 from blurify.files.program import Signature
 from blurify.files.reading import load
 from blurify.tracing.export import quietly
 from blurify.tracing.inputs import Inputs, random_batch
 from blurify.tracing.modes import as_found
-from blurify.verifying.outputs import compare, fact, named_tensors, run
+from blurify.verifying.outputs import compare, named_tensors, run
 from blurify.verifying.verdict import Row
 
 # What reads a file, and gives a function of the positional and the keyword arguments of a call.
@@ -45,7 +45,7 @@ def read_back(reader: Reader, model: nn.Module, path: Path, arch: str | None, ca
     except CannotRun as error:
         return Row("file", "skipped", str(error))
     except Exception as error:  # what was written wrongly can fail in any way at all
-        return Row("file", "failed", f"what was written cannot be read back and run: {fact(error)}")
+        return Row("file", "failed", f"what was written cannot be read back and run: {first_line(error)}")
     worst = max(found, key=lambda each: each.part)
     text = f"what was written, read back and run, differs from the converted model by {worst}"
     return Row.of("file", worst.ok, text)
@@ -119,7 +119,7 @@ def read_onnx(path: Path, arch: str | None) -> Call:
         session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         if "NOT_IMPLEMENTED" in str(error):
-            raise CannotRun(f"onnxruntime cannot run it on this machine: {fact(error)}") from error
+            raise CannotRun(f"onnxruntime cannot run it on this machine: {first_line(error)}") from error
         raise
     names = [given.name for given in session.get_inputs()]
 

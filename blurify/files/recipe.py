@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from blurify.errors import FileError
+from blurify.errors import FileError, quoted
 
 VERSION = 2
 
@@ -153,6 +153,5 @@ def _refuse(path: Path, fact: str) -> NoReturn:
 def _short(value: object) -> str:
     """A value as it fits into one sentence."""
     if value is None or isinstance(value, (bool, float, str)) or (type(value) is int and value.bit_length() < 200):
-        shown = ascii(value)
-        return shown if len(shown) <= 80 else f"{shown[:76]}..."
+        return quoted(value)
     return f"a {type(value).__name__}"

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
-from blurify.errors import FileError
+from blurify.errors import FileError, quoted
 
 _END = struct.Struct("<4s4H2LH")
 _LOCATOR = struct.Struct("<4sLQL")
@@ -40,9 +40,9 @@ def records_of(path: Path) -> dict[str, int]:
         _refuse(path, "its list of records is not where two readers would both look")
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size or entry.flag_bits & 1:
-            _refuse(path, f"its record {_shown(entry.filename)} is compressed or encrypted, as torch.save never does")
+            _refuse(path, f"its record {quoted(entry.filename)} is compressed or encrypted, as torch.save never does")
         if entry.filename.startswith("/") or ".." in entry.filename.replace("\\", "/").split("/"):
-            _refuse(path, f"its record {_shown(entry.filename)} is named like a file outside of it")
+            _refuse(path, f"its record {quoted(entry.filename)} is named like a file outside of it")
     # torch's reader tells names apart by more than their case only when asked to.
     if len({entry.filename.lower() for entry in entries}) < len(entries):
         _refuse(path, "it has two records of the same name")
@@ -85,10 +85,6 @@ def _ends_plainly(file: BinaryIO, start: int, count: int) -> bool:
     if locator[0] == b"PK\6\7":
         return bool(locator[2] == end - _LOCATOR.size - _END64)
     return bool(start == offset and offset + size == end and total == count)
-
-
-def _shown(name: str) -> str:
-    return ascii(name) if len(name) < 80 else f"{name[:76]!a}..."
 
 
 def _refuse(path: Path, fact: str) -> NoReturn:

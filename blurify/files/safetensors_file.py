@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from blurify.errors import FileError
+from blurify.errors import FileError, one_line
 
 SUFFIX = ".safetensors"
 _KEY = "blurify"
@@ -45,7 +45,7 @@ def read_safetensors(path: Path) -> dict[str, Any]:
             metadata = file.metadata() or {}
             tensors = OrderedDict((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
     except Exception as error:  # the library raises its own, OSError, and what torch raises
-        fact = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        fact = one_line(error)
         raise FileError(f"{path} is a damaged safetensors file: {fact}; save or copy it again.") from error
     if _KEY not in metadata:
         return tensors
@@ -71,7 +71,7 @@ def to_bytes(content: Mapping[str, Any], path: Path) -> bytes:
     try:
         return safetensors.torch.save(tensors, {"format": "pt", _KEY: json.dumps(recipe)})
     except Exception as error:
-        fact = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        fact = one_line(error)
         raise FileError(f"{path} cannot be written: {fact}; write a .pt instead.") from error
 
 

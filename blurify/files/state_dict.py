@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from blurify.errors import ArchitectureError
+from blurify.errors import ArchitectureError, one_line
 
 _SHOWN = 3
 
@@ -40,7 +40,7 @@ def _misfit(model: nn.Module, state: Mapping[str, Any], arch: str, error: Except
     facts += [f"{key} has shape {theirs} in the file and {ours} in the model" for key, theirs, ours in shapes[:_SHOWN]]
     if len(shapes) > _SHOWN:
         facts.append(f"{len(shapes)} shapes differ in all")
-    text = ", ".join(filter(None, facts)) or " ".join(str(error).split())
+    text = ", ".join(filter(None, facts)) or one_line(error)
     return f"{text}; {_hint(shapes, arch)}"
 
 

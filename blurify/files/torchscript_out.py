@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from blurify.errors import BlurifyError, FileError
+from blurify.errors import BlurifyError, FileError, one_line
 from blurify.files.atomic import Check, check_output, write_atomically
 from blurify.files.program import Signature
 from blurify.tracing.export import quietly
@@ -70,7 +70,7 @@ def trace_script(model: nn.Module, example: Tensor | Signature, dynamic_size: bo
             traced = trace(model, given, check_trace=False, strict=False)
             differences = [_difference(model(*other), traced(*other)) for other in others]
     except Exception as error:
-        fact = " ".join(str(error).split())[:200].rstrip(".:") or type(error).__name__
+        fact = one_line(error, 200)
         raise FileError(f"{kind} cannot be written as TorchScript: {fact}; write a .pt2 instead.") from error
     if not max(differences) <= TOLERANCE:
         sizes = "batches and pictures of any size" if dynamic_size else "batches of any length"

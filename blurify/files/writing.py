@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import nn
 
-from blurify.errors import ArgumentError, FileError
+from blurify.errors import ArgumentError, FileError, one_line
 from blurify.files import native
 from blurify.files.atomic import Check, check_output, write_atomically
 from blurify.files.safetensors_file import SUFFIX, to_bytes
@@ -64,6 +64,6 @@ def _pickle(content: Any, opened: Any, path: Path) -> None:
     except Exception as error:  # pickle raises whatever the object's own code raises
         if isinstance(error.__context__, OSError):  # torch covers what the disk said by what its archive missed then
             raise error.__context__ from error
-        fact = " ".join(str(error).split())
+        fact = one_line(error)
         message = f"the converted model cannot be pickled to {path}: {fact}; "
         raise FileError(message + "name its architecture with arch, so that a recipe is written instead.") from error

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from blurify.decision import Decision
-from blurify.errors import ArgumentError, PlanError
+from blurify.errors import ArgumentError, PlanError, one_line
 from blurify.graph_module import TracedModule
 from blurify.hosts import make_host, take_in_parts
 from blurify.keep.borrowed import borrowing
@@ -242,7 +242,7 @@ def copy_of(model: M, inplace: bool) -> M:
     try:
         twin: M = own_copy(model, {**dict(computed_copies(model)), **shared})
     except Exception as error:
-        fact = " ".join(str(error).split()).rstrip(".")
+        fact = one_line(error)
         raise ArgumentError(f"{type(model).__name__} cannot be copied by copy.deepcopy: {fact}; {AS_GRAPH}.") from error
     return twin
 
@@ -257,8 +257,12 @@ def make_dense(twin: nn.Module, path: str, dense: nn.Module | None, stride: tupl
 
 
 def replace_module(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put `new` wherever `old` is."""
-    new.train(old.training)
+    """Put `new` wherever `old` is, in the mode of `old`."""
+    put(root, old, new.train(old.training))
+
+
+def put(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put `new` wherever `old` is, whatever its mode."""
     for parent in list(root.modules()):
         for name, child in parent._modules.items():
             if child is old:

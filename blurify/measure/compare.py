@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from blurify.errors import ArgumentError
+from blurify.errors import ArgumentError, one_line
 from blurify.measure.probes import Probe, Rows
 from blurify.tracing.modes import evaluating
 
@@ -84,7 +84,7 @@ class Asked:
             with torch.autocast(inputs.device.type, enabled=self.amp):
                 output = self.model(inputs)
         except Exception as error:  # whatever it is, the user must know of which model
-            fact = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+            fact = one_line(error)
             size = "x".join(map(str, inputs.shape[1:]))
             raise ArgumentError(
                 f"{self.name} does not run on pictures of {size}: {fact}; "

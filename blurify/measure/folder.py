@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from blurify.errors import ArgumentError, FileError
+from blurify.errors import ArgumentError, FileError, one_line
 from blurify.measure.shards import Member, class_of, find_members
 
 Source = Path | Member
@@ -87,7 +87,7 @@ def from_table(table: Path, folder: Path) -> Folder:
         with table.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.reader(file) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise FileError(f"{table} cannot be read: {' '.join(str(error).split()).rstrip('.')}.") from error
+        raise FileError(f"{table} cannot be read: {one_line(error)}.") from error
     wrong = next((number for number, row in enumerate(rows, 1) if len(row) != 2), None)
     if wrong is not None:
         raise FileError(f"row {wrong} of {table} must be a picture's path and its class, as in: cats/1.png,3")
@@ -127,7 +127,7 @@ def read_picture(path: Source, channels: int, side: int, interpolation: str = "b
             pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
             return pixels.view(side, side, channels).permute(2, 0, 1)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise FileError(f"{path} cannot be read: {' '.join(str(error).split()).rstrip('.')}.") from error
+        raise FileError(f"{path} cannot be read: {one_line(error)}.") from error
 
 
 class Pictures(Dataset[tuple[int, Tensor | str]]):

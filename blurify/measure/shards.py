@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from blurify.errors import FileError
+from blurify.errors import FileError, one_line
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def members_of(archive: Path) -> list[Member]:
         with tarfile.open(archive, "r:") as tar:
             return [Member(archive, m.name, m.offset_data, m.size) for m in tar if m.isreg()]
     except (OSError, tarfile.TarError) as error:
-        fact = " ".join(str(error).split()).rstrip(".")
+        fact = one_line(error)
         raise FileError(
             f"{archive} cannot be read as a tar archive: {fact}; give one that is not compressed."
         ) from error

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from blurify.byte_sizes import size_text
-from blurify.errors import ArgumentError, ArgumentTypeError
+from blurify.errors import ArgumentError, ArgumentTypeError, one_line
 from blurify.graph_module import TracedModule
 from blurify.recovery.calls import Skip
 from blurify.recovery.fits import LayerFit, Settings
@@ -26,7 +26,7 @@ METHODS = ("lstsq", "bn", *TRAINED)
 
 
 class OutOfMemoryError(ArgumentError):
-    """What was done so far is kept, and gone on from with less."""
+    """Memory ran out; a training can be resumed with less."""
 
 
 def check_method(method: str) -> None:
@@ -86,7 +86,7 @@ def check_taken(original: nn.Module, images: Tensor) -> None:
         with evaluating(original), torch.no_grad():
             original(images[:1])
     except Exception as error:
-        fact = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        fact = one_line(error)
         kind = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)} on {images.device}"
         raise ArgumentError(f"original does not take these pictures ({kind}): {fact}.") from error
 

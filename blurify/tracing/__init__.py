@@ -14,11 +14,10 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from blurify.errors import TraceError
+from blurify.errors import TraceError, first_line
 from blurify.graph_module import Modes, TracedModule
 from blurify.tracing.compare import unlike_model
 from blurify.tracing.export import export_once, looks_at_values
-from blurify.tracing.failures import first_line
 from blurify.tracing.inputs import Inputs, example_for
 from blurify.tracing.leaves import kept_whole
 from blurify.tracing.modes import as_found, check_weights_stay, flags_against

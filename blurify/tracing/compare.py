@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
+from blurify.errors import first_line
 from blurify.graph_module import TracedModule
 from blurify.tracing.differing import difference
 from blurify.tracing.export import doubled, quietly
-from blurify.tracing.failures import first_line
 from blurify.tracing.inputs import Inputs, example_for, input_size, random_batch
 from blurify.tracing.modes import evaluating, same_chance
 from blurify.tracing.omissions import written_path

@@ -6,6 +6,7 @@ import traceback
 
 from torch import nn
 
+from blurify.errors import first_line
 from blurify.tracing.questions import is_ours
 
 
@@ -15,9 +16,3 @@ def describe_failure(model: nn.Module, path: str, error: Exception) -> str:
     at = f", at {theirs[-1].filename}:{theirs[-1].lineno} `{theirs[-1].line}`" if theirs else ""
     inside = f" in {path!r}" if path else ""
     return f"{type(model).__name__} cannot be traced{inside}{at}: {first_line(error)}"
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of what an error says, without its full stop."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from blurify.errors import ArgumentError
+from blurify.errors import ArgumentError, first_line
 from blurify.tracing.differing import difference
 from blurify.tracing.inputs import Inputs
 
@@ -38,7 +38,7 @@ def run(model: nn.Module, inputs: Inputs, given: bool = True) -> Named:
         except Exception as error:
             what = "the given input" if given else "the assumed input"
             raise ArgumentError(
-                f"{type(model).__name__} does not run on {what} of size {inputs.sizes()}: {fact(error)} "
+                f"{type(model).__name__} does not run on {what} of size {inputs.sizes()}: {first_line(error)} "
                 "Pass example_inputs (--input-size on the command line) that it takes."
             ) from error
         named = named_tensors(output)
@@ -54,11 +54,6 @@ def set_mode(model: nn.Module, training: bool) -> None:
     """Put the model into a mode; an exported module has one, and refuses to be asked."""
     with suppress(NotImplementedError):
         model.train(training)
-
-
-def fact(error: BaseException) -> str:
-    """Return the first line of an error's text, or its class where it has none."""
-    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from blurify.errors import ArgumentError
+from blurify.errors import ArgumentError, first_line
 from blurify.graph_module import TracedModule
 from blurify.parts import as_root
 from blurify.planning import Plan, plan_of
@@ -23,7 +23,7 @@ from blurify.tracing.fed import Fed
 from blurify.tracing.inputs import Inputs, as_inputs, example_for
 from blurify.tracing.modes import as_found
 from blurify.verifying.dtypes import dtypes
-from blurify.verifying.outputs import Difference, Named, compare, fact, run
+from blurify.verifying.outputs import Difference, Named, compare, run
 from blurify.verifying.reload import reload
 from blurify.verifying.shapes import gives, seen_shapes, site_shapes, watching
 from blurify.verifying.training import evaluate_only, train
@@ -93,7 +93,7 @@ def verify_parts(original: nn.Module, converted: nn.Module, plan: Plan, inputs: 
     fed = Fed(original, inputs)
     paths = [part.path for part in plan.parts if not part.reason]
     if not fed.calls.keys() >= set(paths):
-        why = f": {fact(fed.error)}" if fed.error else ""
+        why = f": {first_line(fed.error)}" if fed.error else ""
         raise ArgumentError(
             f"{type(original).__name__} does not reach all converted parts on an input of size {inputs.sizes()}{why}; "
             "pass example_inputs (--input-size on the command line) that do."
@@ -166,7 +166,7 @@ def examined_once(original: nn.Module, converted: nn.Module, plan: Plan, inputs:
     try:
         pair = None if why else (own_model(original), own_model(converted))
     except Exception as error:
-        why, pair = f"the model cannot be copied: {fact(error)}", None
+        why, pair = f"the model cannot be copied: {first_line(error)}", None
     subsampling = gives(converted, plan)
     mine, theirs = pair or (original, converted)
     with as_found(original) if pair is None else nullcontext(), as_found(converted) if pair is None else nullcontext():

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from blurify.errors import first_line
 from blurify.tracing.inputs import Inputs
-from blurify.verifying.outputs import Named, compare, fact, run
+from blurify.verifying.outputs import Named, compare, run
 from blurify.verifying.verdict import Row
 
 
@@ -24,7 +25,7 @@ def reload(original: nn.Module, twin: nn.Module, source: nn.Module, inputs: Inpu
         load(twin, {name: original.state_dict()[name] for name in source.state_dict()})
         found = compare(expected, run(twin, inputs))
     except Exception as error:  # a model may run its own code when it loads
-        return Row("reload", "failed", f"what the original loads, the converted model does not: {fact(error)}")
+        return Row("reload", "failed", f"what the original loads, the converted model does not: {first_line(error)}")
     text = f"after both load other weights and buffers, one-tap outputs differ by {found}"
     return Row.of("reload", found.ok, text)
 
@@ -40,7 +41,7 @@ def loaded(model: nn.Module, source: nn.Module, inputs: Inputs) -> tuple[Named |
             load(model, perturbed(source.state_dict(), integers))
             outputs = run(model, inputs)
         except Exception as error:  # a model may run its own code when it loads
-            text = fact(error)
+            text = first_line(error)
             continue
         if all(bool(t.isfinite().all()) for t in outputs.values() if t.is_floating_point()):
             return outputs, ""

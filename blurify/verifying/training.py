@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from blurify.errors import first_line
 from blurify.tracing.inputs import Inputs
 from blurify.verifying.outputs import (
     Difference,
     Named,
     compare,
-    fact,
     keeping_buffers,
     named_tensors,
     next_draws,
@@ -47,13 +47,13 @@ def train(original: nn.Module, twin: nn.Module, inputs: Inputs) -> list[Row]:
     try:
         mine, inputs = first_pass(original, inputs)
     except Exception as error:  # whatever the model raises after .train()
-        why = f"the original does not run on this input after .train(): {fact(error)}"
+        why = f"the original does not run on this input after .train(): {first_line(error)}"
         return [Row("train", "skipped", why), in_evaluation(original, twin, inputs)]
     try:
         theirs = one_pass(twin, inputs, SEEDS[0])
         again = second_pass(original, twin, inputs, mine)
     except Exception as error:
-        why = f"the original runs after .train(), and the converted model does not: {fact(error)}"
+        why = f"the original runs after .train(), and the converted model does not: {first_line(error)}"
         return [Row("train", "failed", why), Row("gradients", "failed", why)]
     return [trained_alike(mine, theirs, again), gradients(mine, theirs, "in training")]
 
@@ -69,11 +69,11 @@ def in_evaluation(original: nn.Module, twin: nn.Module, inputs: Inputs) -> Row:
     try:
         mine = one_pass(original, inputs, SEEDS[0], training=False)
     except Exception as error:
-        return Row("gradients", "skipped", f"nothing can be sent back through the original: {fact(error)}")
+        return Row("gradients", "skipped", f"nothing can be sent back through the original: {first_line(error)}")
     try:
         return gradients(mine, one_pass(twin, inputs, SEEDS[0], training=False), "after .eval()")
     except Exception as error:
-        return Row("gradients", "failed", f"nothing can be sent back through the converted model: {fact(error)}")
+        return Row("gradients", "failed", f"nothing can be sent back through the converted model: {first_line(error)}")
 
 
 def first_pass(original: nn.Module, inputs: Inputs) -> tuple[Trained, Inputs]:

@@ -123,9 +123,8 @@ def move_to_holder(twin: nn.Module, holder: str, blurs: tuple[str, ...]) -> None
     """Let the module that holds a site's stride subsample what it gives, instead of the modules behind it."""
     module = twin.get_submodule(holder)
     for path in blurs:
-        parent, _, name = path.rpartition(".")
         blur = twin.get_submodule(path)
-        twin.get_submodule(parent)._modules[name] = nn.Identity()
+        twin.set_submodule(path, nn.Identity())
         if isinstance(blur, Blur) and can_host(module, AFTER):
             make_host(module, AFTER, blur)
 
@@ -146,5 +145,4 @@ def with_original_strides(twin: nn.Module, original: nn.Module) -> None:
         if isinstance(module, type(known)):
             module.stride = stride
         else:
-            parent, _, name = path.rpartition(".")
-            twin.get_submodule(parent)._modules[name] = copy.deepcopy(known).train(module.training)
+            twin.set_submodule(path, copy.deepcopy(known).train(module.training))

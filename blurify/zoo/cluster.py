@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from blurify.errors import ArgumentError
+from blurify.errors import ArgumentError, first_line, one_line
 from blurify.zoo.pool import Task, lost, run_all
 from blurify.zoo.settings import Limits, Record
 
@@ -64,7 +64,7 @@ def connect(address: str) -> Any:
         try:
             ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # what answers may be of another version, or no Ray at all
-            fact = " ".join(str(error).split()).rstrip(".")
+            fact = one_line(error)
             raise ArgumentError(
                 f"the cluster at {address} cannot be used: {fact[:300]}; check its versions."
             ) from error
@@ -134,5 +134,6 @@ def _fetched(ray: Any, reference: Any) -> Record:
     try:
         return dict(ray.get(reference))
     except ray.exceptions.RayError as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        return lost("node", f"was lost with its machine {RETRIES + 1} times: {type(error).__name__}: {first}")
+        return lost(
+            "node", f"was lost with its machine {RETRIES + 1} times: {type(error).__name__}: {first_line(error)}"
+        )

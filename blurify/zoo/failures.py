@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from blurify.errors import BlurifyError, causes
+from blurify.errors import BlurifyError, causes, one_line
 from blurify.zoo import sources, storage
 from blurify.zoo.settings import FAILED, Record
 
@@ -16,7 +16,7 @@ def failure(error: Exception) -> Record:
     >>> failure(MemoryError())["kind"]
     'memory'
     """
-    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    text = one_line(error)
     # Of an error that is not blurify's own, its type is half of what it says.
     sentence = text if isinstance(error, BlurifyError) else f"{type(error).__name__}: {text}"
     return {"status": FAILED, "kind": kind_of(error), "error": sentence[:1000]}

@@ -22,6 +22,7 @@ from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
+from blurify.errors import one_line
 from blurify.zoo.settings import FAILED, GIGABYTE, Limits, Record
 
 # Loaded once, by the process from which all others are forked.
@@ -108,7 +109,7 @@ def outcome(future: Future[Record], limits: Limits) -> Record:
     except ProcessExpired as error:
         return _expired(error.exitcode or 0)
     except Exception as error:  # what the function did not catch itself, or could not send
-        fact = " ".join(str(error).split()) or type(error).__name__
+        fact = one_line(error)
         return lost("memory" if isinstance(error, MemoryError) else "error", f"{type(error).__name__}: {fact}")
 
 

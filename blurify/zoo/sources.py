@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from blurify import files
-from blurify.errors import ArchitectureError, causes
+from blurify.errors import ArchitectureError, causes, one_line
 from blurify.files.reading import rebuilds
 from blurify.zoo.catalogue import SOURCES
 
@@ -51,7 +51,7 @@ def _from_timm_source(name: str, pretrained: bool) -> files.LoadedModel:
     try:
         model = timm.create_model(name, pretrained=pretrained).eval()
     except Exception as error:  # what a configuration or a network can do wrong is not ours to list
-        fact = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        fact = one_line(error)
         raise ArchitectureError(f"{name!r} cannot be had: {fact}; check the name and the network.") from error
     arch = _architecture(model)
     return files.LoadedModel(model, "architecture", arch if arch and rebuilds(model, arch) else None, None)

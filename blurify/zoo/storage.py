@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from blurify.errors import ArgumentError, FileError, causes
+from blurify.errors import ArgumentError, FileError, causes, one_line
 from blurify.zoo.settings import FAILED, Record, whole
 
 REPORT = "report.json"
@@ -133,7 +133,7 @@ class UrlStore:
         try:
             self.files, self.root = fsspec.core.url_to_fs(self.where)
         except (ImportError, ValueError) as error:
-            fact = " ".join(str(error).split()).rstrip(".")
+            fact = one_line(error)
             raise ArgumentError(f"{where} cannot be written to: {fact}; install what it names, or check it.") from error
 
     @contextmanager

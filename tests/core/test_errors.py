@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from blurify.errors import causes, one_line
+from blurify.errors import causes, first_line, one_line, quoted
 
 
 def test_causes_of_an_error_that_is_its_own_cause_end() -> None:
@@ -26,3 +26,15 @@ def test_causes_that_form_a_ring_end() -> None:
 def test_the_text_of_an_error_is_one_line(error: Exception, line: str) -> None:
     assert one_line(error) == line
     assert one_line(error, 1) in (line[:1], type(error).__name__)
+
+
+def test_the_first_line_of_an_error() -> None:
+    assert first_line(RuntimeError("\n sizes differ.\nSee above.")) == "sizes differ"
+    assert first_line(KeyError()) == "KeyError"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [("é\n", r"'\xe9\n'"), (3, "3"), ("x" * 79, f"'{'x' * 75}...'"), (b"x" * 99, f"b'{'x' * 74}...")]
+)
+def test_a_value_is_quoted_shortly(value: object, text: str) -> None:
+    assert quoted(value) == text
