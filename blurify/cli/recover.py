@@ -76,7 +76,7 @@ EPOCHS = 4
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Pictures at a time.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of all that is drawn.")
 @click.option("--device", default="cpu", show_default=True, help="Where the networks run.")
-@click.option("--resume", is_flag=True, help="Go on from the journal that an interrupted run left beside the output.")
+@click.option("--resume", is_flag=True, help="Resume the training from the checkpoint beside the output.")
 @click.option("--force", is_flag=True, help="Overwrite the output.")
 @json_option
 def recover(
@@ -101,7 +101,9 @@ def recover(
     if picture is not None and options["min_agreement"] is None:
         raise click.UsageError("--picture draws the trade-off that --min-agreement finds; give that too.")
     if resume and options["min_agreement"] is not None:
-        raise click.UsageError("--resume goes on with a fit and not with a search; leave it or --min-agreement out.")
+        raise click.UsageError("--resume cannot be combined with --min-agreement; remove one of them.")
+    if resume:
+        check_trained("--resume", method)
     if options["frozen_norms"] and method not in ("bn", "all"):
         raise click.UsageError("--frozen-norms is for --method bn or all; give one of these too.")
     for name in ("epochs", "rate"):

@@ -23,7 +23,6 @@ from blurify.measure.folder import Folder, Preprocessing, find_pictures
 from blurify.measure.networks import Figures, Manner, readable, shares, side_by_side
 from blurify.measure.preparing import Wishes, prepared
 from blurify.recovery.checking import TRAINED, OutOfMemoryError
-from blurify.recovery.progress import checkpoint_of
 from blurify.recovery.recovering import Recovered, recover
 from blurify.recovery.searching import strongest
 from blurify.recovery.team import Team, accelerated, started
@@ -79,7 +78,7 @@ def run(
     resume: bool,
 ) -> Report | None:
     """The same in this process, which may be one of the accelerator's."""
-    team, journal = Team(accelerator), journal_of(target)
+    team, checkpoint = Team(accelerator), checkpoint_of(target)
     folder = find_pictures(settings.images, settings.labels)
     calibrating, testing = shares(range(len(folder.paths)), settings.calib, settings.seed, settings.images)
     opened = session.open_model(request)
@@ -103,8 +102,8 @@ def run(
         low = settings.shift // 2
         middle = pictures[..., low : low + size, low : low + size].contiguous()
         labels = labels_of(folder, [calibrating[number] for number in read]) if settings.fine_tune else None
-        prepare(journal, resume, team)
-        found = _recover(original, converted, middle, settings, journal, labels, accelerator)
+        prepare(checkpoint, resume, team)
+        found = _recover(original, converted, middle, settings, checkpoint, labels, accelerator)
     else:
         converted, found = searched.carried, searched.recovered
     if not team.first:
@@ -117,7 +116,7 @@ def run(
         target,
         files.Wanted(opened.loaded.arch, opened.loaded.signature or opened.examples[0], force=force),
     )
-    remove(journal)
+    checkpoint.unlink(missing_ok=True)
     report.print_remarks([remark] if remark else [])
     written = report.written(target, form)
     return Report(figures.networks, found, written, figures.pictures, skipped + figures.skipped, searched)
@@ -158,44 +157,32 @@ def draw(found: Strongest, path: Path) -> None:
     save(trade_off(strengths, shown, found.chosen.strength, found.min_agreement), path)
 
 
-def journal_of(target: Path) -> Path:
-    """The file beside the output that an interrupted run leaves."""
-    return target.with_name(f"{target.name}.journal")
+def checkpoint_of(target: Path) -> Path:
+    """Return the file beside the output that an interrupted training leaves."""
+    return target.with_name(f"{target.name}.training")
 
 
 @contextmanager
 def resumable(target: Path) -> Iterator[None]:
-    """Say how a run that was interrupted, or that ran out of memory, is continued."""
+    """Say how a training that was interrupted, or that ran out of memory, is resumed."""
     begin = time.monotonic()
     try:
         yield
     except (KeyboardInterrupt, OutOfMemoryError) as error:
-        journal = journal_of(target)
-        if not any(path.exists() for path in left_by(journal)):
+        if not checkpoint_of(target).exists():
             raise
         stopped = "Interrupted" if isinstance(error, KeyboardInterrupt) else str(error).rstrip(".")
         text = f"{stopped} after {time.monotonic() - begin:.0f} s; run the same command with --resume to continue."
         raise type(error)(text) from error
 
 
-def prepare(journal: Path, resume: bool, team: Team) -> None:
-    """Remove what an earlier run left, unless it is to be gone on from."""
+def prepare(checkpoint: Path, resume: bool, team: Team) -> None:
+    """Remove the checkpoint of an earlier run, unless that is to be resumed."""
     if team.first and not resume:
-        remove(journal)
-    elif team.first and not any(path.exists() for path in left_by(journal)):
-        report.print_remarks([f"there is no {journal} to go on from, so this begins anew."])
+        checkpoint.unlink(missing_ok=True)
+    elif team.first and not checkpoint.exists():
+        report.print_remarks([f"There is no {checkpoint} to resume from, so the training starts again."])
     team.wait()
-
-
-def remove(journal: Path) -> None:
-    """Remove what an interrupted run goes on from."""
-    for path in left_by(journal):
-        path.unlink(missing_ok=True)
-
-
-def left_by(journal: Path) -> tuple[Path, Path]:
-    """The files that an interrupted run leaves."""
-    return journal, checkpoint_of(journal)
 
 
 def _recover(
@@ -203,7 +190,7 @@ def _recover(
     converted: nn.Module,
     pictures: Tensor,
     settings: Settings,
-    journal: Path,
+    checkpoint: Path,
     labels: Tensor | None,
     accelerator: Any,
 ) -> Recovered:
@@ -221,14 +208,14 @@ def _recover(
                 frozen_norms=settings.frozen_norms,
                 epochs=settings.epochs,
                 rate=settings.rate,
-                journal=journal,
+                checkpoint=checkpoint,
                 accelerator=accelerator,
             )
     except OutOfMemoryError:
         raise
     except ArgumentError:
         # What is wrong would be so again.
-        remove(journal)
+        checkpoint.unlink(missing_ok=True)
         raise
 
 

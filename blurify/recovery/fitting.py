@@ -19,7 +19,6 @@ from blurify.graph_module import TracedModule
 from blurify.recovery.calls import Call, Skip, find_calls
 from blurify.recovery.fits import LayerFit, Settings
 from blurify.recovery.joins import ordered
-from blurify.recovery.journal import Journal
 from blurify.recovery.lockstep import Batches, Progress, Stepper
 from blurify.recovery.normal import Fit, NormalEquations
 from blurify.recovery.patches import sample_rows
@@ -51,16 +50,15 @@ class Refit:
             batches.append((self.before.start(own), self.after.start(own)))
         return batches
 
-    def run(self, tell: Callable[[LayerFit], None], journal: Journal) -> list[LayerFit]:
-        """Fit every layer that can be and is not in the journal; `tell` is called after each."""
+    def run(self, tell: Callable[[LayerFit], None]) -> list[LayerFit]:
+        """Fit every layer that can be; `tell` is called after each."""
+        fits: list[LayerFit] = []
         try:
             for number, group in enumerate(self.groups):
-                if group[0].path not in journal.done:
-                    journal.add(self._fit(group, self._passes_others(number)))
-                tell(journal.done[group[0].path])
-            return list(journal.done.values())
+                fits.append(self._fit(group, self._passes_others(number)))
+                tell(fits[-1])
+            return fits
         finally:
-            journal.write()
             self.fitting.close()
             self.holding.close()
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from blurify.errors import FileError
 from blurify.files.atomic import write_atomically
-from blurify.recovery.journal import check_mark
 from blurify.recovery.judging import Score
 
 
@@ -70,10 +69,14 @@ class Progress:
             self.random.set_state(content["random"])
             mark = content["mark"]
         except Exception as error:  # whatever a broken file makes torch raise
-            raise FileError(f"{path} is no checkpoint of this network's training; remove it to begin anew.") from error
+            raise FileError(f"{path} is no checkpoint of this network's training; remove it to start again.") from error
         check_mark(path, mark, self.mark)
 
 
-def checkpoint_of(journal: Path) -> Path:
-    """The file of a recovery's training, beside its journal of fits."""
-    return journal.with_name(f"{journal.name}.training")
+def check_mark(path: Path, found: object, wanted: str) -> None:
+    """Refuse a file that another recovery left."""
+    if found != wanted:
+        raise FileError(
+            f"{path} was left by a recovery with other weights, blurs, images, labels, seed, epochs or rate; "
+            "repeat the command of that one, or remove the file to start again."
+        )

@@ -36,10 +36,8 @@ from blurify.recovery.checking import (
 from blurify.recovery.distilling import Schedule, distill
 from blurify.recovery.fits import LayerFit, Settings
 from blurify.recovery.fitting import Refit
-from blurify.recovery.journal import Journal
 from blurify.recovery.judging import Judge
 from blurify.recovery.layout import layout
-from blurify.recovery.progress import checkpoint_of
 from blurify.recovery.statistics import reestimate
 from blurify.recovery.steps import Steps
 from blurify.recovery.team import Team
@@ -124,7 +122,7 @@ def recover(
     frozen_norms: bool = False,
     epochs: int = 4,
     rate: float | None = None,
-    journal: str | Path | None = None,
+    checkpoint: str | Path | None = None,
     tell: Callable[[LayerFit], None] = lambda fit: None,
     accelerator: Any = None,
 ) -> Recovered:
@@ -161,11 +159,10 @@ def recover(
         frozen_norms: whether `bn` estimates those batch-norms anew too that the model itself freezes.
         epochs: how often `distill` goes through the pictures, at most.
         rate: the learning rate that `distill` begins with; unless given, half a millionth a step, 0.001 at most.
-        journal: a file that keeps the layers fitted so far; if it is there already, the fit goes on from it, and so
-            does the training from a file beside it.
+        checkpoint: a file that keeps the training after each epoch; if it exists, the training resumes from it.
         tell: called after each layer.
         accelerator: an `accelerate.Accelerator`: all its processes call this with the same, each on its own device,
-            share the training, and return the same weights. The first alone writes the journal.
+            share the training, and return the same weights. The first alone writes the checkpoint.
 
     Raises:
         ArgumentTypeError: `converted` was not made by blurify, `images` is no float tensor, or `labels` no integers.
@@ -184,7 +181,7 @@ def recover(
         team.settle(network)
     count = settings.held_out_of(len(images))
     known = None if labels is None else labels.to(images.device, dtype=torch.int64)
-    path = None if journal is None else Path(journal)
+    path = None if checkpoint is None else Path(checkpoint)
     mark = "" if path is None else mark_of(converted, images, labels, settings)
     fits: list[LayerFit] = []
     skipped: dict[str, Skip] = {}
@@ -202,7 +199,7 @@ def recover(
             if method in ("lstsq", "all"):
                 refit = Refit(teacher, student, images, settings)
                 skipped = refit.skipped
-                steps.run("lstsq", lambda: fits.extend(refit.run(tell, Journal(path, student, mark, team.first))))
+                steps.run("lstsq", lambda: fits.extend(refit.run(tell)))
                 check_budget(fits, settings)
             if method in ("bn", "all"):
                 steps.run("bn", lambda: reestimate(student, images, batch_size, frozen_norms))
@@ -210,14 +207,11 @@ def recover(
                 # After the fit layers give what they should as nearly as they can, and features only hold back.
                 weight = 0.0 if method == "all" else 1.0
                 schedule = Schedule(epochs=epochs, rate=rate, batch_size=batch_size, seed=seed, features=weight)
-                training = None if path is None else checkpoint_of(path)
                 told = None if known is None else known[:-count]
                 own = f"{mark} {epochs} {rate}"
                 steps.run(
                     "distill",
-                    lambda: distill(
-                        teacher, student, images[:-count], schedule, steps.score, training, told, team, own
-                    ),
+                    lambda: distill(teacher, student, images[:-count], schedule, steps.score, path, told, team, own),
                     by_answers=True,
                 )
         except (MemoryError, RuntimeError) as error:

@@ -18,7 +18,7 @@ from blurify.cli import recovering
 from blurify.cli.group import cli
 from blurify.errors import ArgumentError
 from blurify.measure import networks
-from blurify.recovery import fitting
+from blurify.recovery import distilling
 from tests.digits import write_digits
 
 
@@ -103,7 +103,8 @@ def test_a_budget_is_searched_for(folder: Path, tmp_path: Path) -> None:
     [
         (["--min-agreement", "100"], "100.0 is not in the range 0<x<100"),
         (["--picture", "curve.png"], "--picture draws the trade-off that --min-agreement finds; give that too."),
-        (["--min-agreement", "90", "--resume"], "--resume goes on with a fit and not with a search"),
+        (["--min-agreement", "90", "--resume"], "--resume cannot be combined with --min-agreement"),
+        (["--resume"], "--resume is for --method distill or all, which train, and not for lstsq."),
         (["--min-agreement", "90", "--picture", "curve.txt"], "give it a name in .png or .svg."),
     ],
 )
@@ -167,29 +168,40 @@ def interrupting(after: int) -> Callable[..., Iterator[tuple[Tensor, Tensor]]]:
     return some
 
 
+TRAINING = ("--calib", "40", "--method", "distill", "--epochs", "1")
+
+
 @pytest.mark.parametrize("after", [0, 1])
-def test_an_interrupted_run_goes_on(after: int, folder: Path, tmp_path: Path, monkeypatch) -> None:
+def test_an_interrupted_training_is_resumed(after: int, folder: Path, tmp_path: Path, monkeypatch) -> None:
     target = tmp_path / "out.pt"
     with monkeypatch.context() as patched:
         patched.setattr(networks, "_batches", interrupting(after))
-        result = invoke(folder, "-o", str(target), "--calib", "40")
+        result = invoke(folder, "-o", str(target), *TRAINING)
     assert result.exit_code == 130
     assert re.fullmatch(r"Interrupted after \d+ s; run the same command with --resume to continue.\n", result.stderr)
-    assert [path.name for path in tmp_path.iterdir()] == ["out.pt.journal"]
-    other = invoke(folder, "-o", str(target), "--calib", "40", "--resume", "--filt-size", "5")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.pt.training"]
+    other = invoke(folder, "-o", str(target), *TRAINING, "--resume", "--filt-size", "5")
     assert other.exit_code == 1
-    assert "out.pt.journal was left by a recovery with other weights, blurs, pictures" in other.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["out.pt.journal"]
-    # All is fitted already.
-    monkeypatch.setattr(fitting.Refit, "_fit", None)
-    assert invoke(folder, "-o", str(target), "--calib", "40", "--resume").exit_code == 0
+    assert "out.pt.training was left by a recovery with other weights, blurs, images" in other.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["out.pt.training"]
+    # All epochs are trained already.
+    monkeypatch.setattr(distilling.Training, "run", None)
+    assert invoke(folder, "-o", str(target), *TRAINING, "--resume").exit_code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["out.pt"]
 
 
-def test_nothing_to_go_on_from_is_said(folder: Path, tmp_path: Path) -> None:
-    result = invoke(folder, "-o", str(tmp_path / "out.pt"), "--calib", "40", "--resume")
+def test_an_interrupted_fit_leaves_nothing_and_says_so(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(networks, "_batches", interrupting(0))
+    result = invoke(folder, "-o", str(tmp_path / "out.pt"), "--calib", "40")
+    assert result.exit_code == 130
+    assert result.stderr == "Interrupted; nothing was written.\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_to_resume_from_is_said(folder: Path, tmp_path: Path) -> None:
+    result = invoke(folder, "-o", str(tmp_path / "out.pt"), *TRAINING, "--resume")
     assert result.exit_code == 0
-    assert "out.pt.journal to go on from, so this begins anew." in result.stderr
+    assert "out.pt.training to resume from, so the training starts again." in result.stderr
 
 
 @pytest.mark.parametrize("method", ["lstsq", "distill"])

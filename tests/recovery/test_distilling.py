@@ -17,7 +17,6 @@ from blurify.errors import ArgumentError, ArgumentTypeError, FileError
 from blurify.recovery import distilling, recovering
 from blurify.recovery.distilling import Schedule, distill
 from blurify.recovery.judging import Judge, Score
-from blurify.recovery.progress import checkpoint_of
 from blurify.recovery.recovering import twins
 
 Scoring = Callable[[], Score]
@@ -127,10 +126,10 @@ def test_what_recovering_asks_of_training(pictures: Tensor, monkeypatch: pytest.
 
 def test_a_training_of_other_epochs_is_not_gone_on_with(pictures: Tensor, tmp_path: Path) -> None:
     original = demo.load_demo()[0]
-    converted, journal = blurify.antialias(original, 4), tmp_path / "journal"
-    blurify.recover(original, converted, pictures, method="distill", epochs=1, journal=journal)
+    converted, checkpoint = blurify.antialias(original, 4), tmp_path / "training"
+    blurify.recover(original, converted, pictures, method="distill", epochs=1, checkpoint=checkpoint)
     with pytest.raises(FileError, match=r"was left by a recovery with other weights, .*, epochs or rate"):
-        blurify.recover(original, converted, pictures, method="distill", epochs=2, journal=journal)
+        blurify.recover(original, converted, pictures, method="distill", epochs=2, checkpoint=checkpoint)
 
 
 def test_pictures_move_by_a_share_of_their_side() -> None:
@@ -262,15 +261,17 @@ def test_a_file_of_something_else_is_refused(pictures: Tensor, tmp_path: Path) -
     path = tmp_path / "net.training"
     torch.save({"errors": []}, path)
     teacher, student, error = networks(pictures)
-    with pytest.raises(FileError, match="is no checkpoint of this network's training; remove it to begin anew"):
+    with pytest.raises(FileError, match="is no checkpoint of this network's training; remove it to start again"):
         distill(teacher, student, pictures, Schedule(), error, path)
 
 
-def test_recovering_keeps_its_training_beside_its_journal(pictures: Tensor, tmp_path: Path) -> None:
-    journal = tmp_path / "out.journal"
+def test_recovering_keeps_its_training(pictures: Tensor, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "out.training"
     original = demo.load_demo()[0]
-    blurify.recover(original, blurify.antialias(original, 4), pictures, method="distill", epochs=1, journal=journal)
-    assert [path.name for path in tmp_path.iterdir()] == [checkpoint_of(journal).name]
+    blurify.recover(
+        original, blurify.antialias(original, 4), pictures, method="distill", epochs=1, checkpoint=checkpoint
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["out.training"]
 
 
 def test_bfloat16_trains_too(pictures: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:

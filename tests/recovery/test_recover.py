@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,6 @@ from blurify.measure.consistency import accuracy, agreement, shifted_answers
 from blurify.recovery import checking, recovering
 from blurify.recovery.calls import Skip
 from blurify.recovery.fits import LayerFit, Settings
-from blurify.recovery.judging import Judge, Score
 from blurify.recovery.recovering import Recovered
 from blurify.zoo import failures
 from tests.conftest import relative_error, run
@@ -149,52 +149,18 @@ def test_distilling_lowers_the_error(networks: tuple[nn.Module, nn.Module], pict
     assert not any(p.grad is not None for p in found.model.parameters())
 
 
-def test_an_interrupted_fit_goes_on(networks: tuple[nn.Module, nn.Module], pictures: Tensor, tmp_path: Path) -> None:
-    def interrupt(fit: LayerFit) -> None:
-        seen.append(fit.layer)
-        if len(seen) == 3:
-            raise KeyboardInterrupt
-
-    seen: list[str] = []
-    journal = tmp_path / "journal"
-    whole = blurify.recover(*networks, pictures)
-    with pytest.raises(KeyboardInterrupt):
-        blurify.recover(*networks, pictures, journal=journal, tell=interrupt)
-    resumed = blurify.recover(*networks, pictures, journal=journal)
-    assert [fit.layer for fit in resumed.layers] == [fit.layer for fit in whole.layers]
-    assert [fit.seconds for fit in resumed.layers[:3]] != [fit.seconds for fit in whole.layers[:3]]
-    assert resumed.errors["lstsq"] == pytest.approx(whole.errors["lstsq"], rel=0.05)
-
-
-@pytest.mark.parametrize("method", ["lstsq", "distill"])
-def test_a_journal_of_something_else_is_refused(
-    method: str,
-    networks: tuple[nn.Module, nn.Module],
-    pictures: Tensor,
-    tmp_path: Path,
+def test_a_checkpoint_of_something_else_is_refused(
+    networks: tuple[nn.Module, nn.Module], pictures: Tensor, tmp_path: Path
 ) -> None:
-    (tmp_path / "journal").write_bytes(b"something else")
-    with pytest.raises(FileError, match="is no journal of this network's recovery; remove it to begin anew"):
-        blurify.recover(*networks, pictures, journal=tmp_path / "journal")
-    blurify.recover(*networks, pictures[:20], method=method, journal=str(tmp_path / "other"))
-    others = [
-        (networks[1], pictures[1:21]),
-        (blurify.antialias(networks[0], 3), pictures[:20]),
-    ]
-    for converted, images in others:
-        with pytest.raises(FileError, match="was left by a recovery with other weights, blurs, pictures, labels, seed"):
-            blurify.recover(networks[0], converted, images, method=method, journal=tmp_path / "other")
-
-
-def test_a_resumed_fit_that_does_not_help_is_taken_back_whole(
-    networks: tuple[nn.Module, nn.Module], pictures: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    blurify.recover(*networks, pictures[:20], journal=tmp_path / "journal")
-    rising = iter(range(9))
-    monkeypatch.setattr(Judge, "score", lambda judge, network: Score(0, 0, next(rising)))
-    found = blurify.recover(*networks, pictures[:20], journal=tmp_path / "journal")
-    kept = networks[1].state_dict()
-    assert all(torch.equal(value, kept[name]) for name, value in found.model.state_dict().items())
+    original, converted = networks
+    options: dict[str, Any] = {"method": "distill", "epochs": 1}
+    (tmp_path / "broken").write_bytes(b"something else")
+    with pytest.raises(FileError, match="is no checkpoint of this network's training; remove it to start again"):
+        blurify.recover(*networks, pictures[:20], checkpoint=tmp_path / "broken", **options)
+    blurify.recover(*networks, pictures[:20], checkpoint=str(tmp_path / "other"), **options)
+    for other, images in ((converted, pictures[1:21]), (blurify.antialias(original, 3), pictures[:20])):
+        with pytest.raises(FileError, match="was left by a recovery with other weights, blurs, images, labels, seed"):
+            blurify.recover(original, other, images, checkpoint=tmp_path / "other", **options)
 
 
 def refused(networks: tuple[nn.Module, nn.Module], images: object, kind: type[Exception], match: str) -> None:

@@ -18,7 +18,6 @@ from blurify.graph_module import TracedModule
 from blurify.recovery import fitting
 from blurify.recovery.calls import Call, Skip, find_calls
 from blurify.recovery.fits import LayerFit, Settings
-from blurify.recovery.journal import Journal
 from blurify.recovery.normal import Fit
 from blurify.recovery.recovering import twins
 from blurify.recovery.weights import making
@@ -139,7 +138,7 @@ def fitted(teacher: TracedModule, student: TracedModule, pictures: Tensor) -> li
     """What one walk through both makes of every layer of the student; nothing is skipped."""
     refit = fitting.Refit(teacher, student, pictures, Settings())
     assert not refit.skipped
-    return refit.run(lambda fit: None, Journal(None, student))
+    return refit.run(lambda fit: None)
 
 
 def skip_of(layer: nn.Module) -> object:
