@@ -35,11 +35,9 @@ def check_drawing(report: Path | None) -> None:
     if report is None:
         return
     from blurify.drawing.canvas import require_matplotlib
-    from blurify.report.page import require_jinja
 
     if report.suffix.lower() not in (".html", ".htm"):
         raise ArgumentError(f"--report writes a page, so {report} must end in .html.")
-    require_jinja()
     require_matplotlib()
     check_output(report, force=True)
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from blurify import pages
 from blurify._version import __version__
-from blurify.errors import ArgumentError, BlurifyError
+from blurify.errors import ArgumentError
 from blurify.files.atomic import write_atomically
 
 _KINDS = {b"\x89PNG": "image/png", b"GIF8": "image/gif", b"<?xml": "image/svg+xml", b"<svg": "image/svg+xml"}
@@ -75,42 +76,13 @@ class Content:
     plan: str = ""
 
 
-def require_jinja() -> None:
-    """Refuse, before any slow work, where a report could not be written.
-
-    >>> require_jinja()
-
-    Raises:
-        BlurifyError: Jinja2 is not installed.
-    """
-    try:
-        import jinja2  # noqa: F401
-    except ImportError as error:
-        raise BlurifyError(
-            "writing a report needs Jinja2, which is not installed; get it with: pip install 'blurify[report]'"
-        ) from error
-
-
 def render(content: Content) -> str:
-    """The page's HTML. Whatever the content's texts hold is shown as it is.
+    """Return the HTML of the page.
 
     >>> "&lt;b&gt;" in render(Content("<b>", "blurify measure"))
     True
-
-    Raises:
-        BlurifyError: Jinja2 is not installed.
     """
-    require_jinja()
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("blurify.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html").render(content=content, version=__version__)
+    return pages.render("report.html", content=content, version=__version__)
 
 
 def write_report(path: Path, content: Content) -> None:
@@ -119,7 +91,6 @@ def write_report(path: Path, content: Content) -> None:
     >>> write_report(Path("out.html"), Content("Two networks", "blurify measure a.pt b.pt --images pictures"))
 
     Raises:
-        BlurifyError: Jinja2 is not installed.
         FileError: the file cannot be written.
     """
     page = render(content).encode()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import html
 import io
 from collections.abc import Callable
 from pathlib import Path
 
+from blurify import pages
 from blurify.files.atomic import write_atomically
 from blurify.zoo.ledger import Ledger
 from blurify.zoo.settings import Record
@@ -38,52 +38,6 @@ _COLUMNS: dict[str, Callable[[Record], Cell]] = {
 }
 _TEXTS = ("model", "status", "files", "folder", "reason")
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>{title}</title>
-<style>
-body {{ font: 14px/1.4 system-ui, sans-serif; margin: 2em; }}
-table {{ border-collapse: collapse; }}
-th, td {{ padding: .2em .8em .2em 0; text-align: right; vertical-align: top; }}
-th {{ cursor: pointer; position: sticky; top: 0; background: Canvas; white-space: nowrap; }}
-.text {{ text-align: left; }}
-tr.failed td {{ color: #b00020; }}
-tr.kept td {{ opacity: .6; }}
-@media (prefers-color-scheme: dark) {{ :root {{ color-scheme: dark; }} tr.failed td {{ color: #ff8a80; }} }}
-</style>
-<h1>{title}</h1>
-<p>{summary} A click on a title sorts; a second one turns the order round.</p>
-<table>
-<thead><tr>{head}</tr></thead>
-<tbody>
-{rows}
-</tbody>
-</table>
-<script>
-const heads = [...document.querySelectorAll("th")], body = document.querySelector("tbody");
-let last = null, up = true;
-function value(row, at) {{
-  const text = row.cells[at].dataset.v ?? row.cells[at].textContent;
-  return text === "" ? null : heads[at].className === "text" ? text : Number(text);
-}}
-function sort(at) {{
-  up = last === at ? !up : true;
-  last = at;
-  const rows = [...body.rows].sort((a, b) => {{
-    const x = value(a, at), y = value(b, at);
-    if (x === null || y === null) return (x === null) - (y === null);
-    return (x < y ? -1 : x > y ? 1 : 0) * (up ? 1 : -1);
-  }});
-  body.append(...rows);
-}}
-heads.forEach((head, at) => head.addEventListener("click", () => sort(at)));
-const wanted = heads.findIndex(head => "#" + head.id === location.hash);
-if (wanted >= 0) sort(wanted);
-</script>
-</html>
-"""
-
 
 def write(folder: Path, ledger: Ledger) -> None:
     """Write both tables of all that the ledger has, each whole or not at all.
@@ -110,44 +64,18 @@ def as_csv(records: list[Record]) -> str:
 
 
 def as_html(records: list[Record], title: str) -> str:
-    """A page that needs no other file and no network; `#seconds` behind its address sorts by that column.
+    """Return a page that needs no other file and no network; `#seconds` behind its address sorts by that column.
 
     >>> as_html([], "converted").splitlines()[0]
     '<!doctype html>'
     """
     statuses = [record["status"] for record in records]
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in sorted(set(statuses)))
-    # What nothing was asked of would be a column of nothing.
-    shown = [name for name, column in _COLUMNS.items() if any(column(record) is not None for record in records)]
-    head = "".join(f'<th id="{name}"{_kind(name)} title="sort by this">{name.replace("_", " ")}</th>' for name in shown)
-    return _PAGE.format(
-        title=html.escape(title),
-        summary=f"{len(records)} models: {counts}." if records else "No model yet.",
-        head=head,
-        rows="\n".join(_row(record, shown) for record in records),
-    )
-
-
-def _row(record: Record, shown: list[str]) -> str:
-    cells = "".join(_cell(name, _COLUMNS[name](record)) for name in shown)
-    return f'<tr class="{html.escape(record["status"])}">{cells}</tr>'
-
-
-def _cell(name: str, value: Cell) -> str:
-    if value is None:
-        return f"<td{_kind(name)}></td>"
-    if name == "folder":
-        link = html.escape(str(value))
-        return f'<td class="text"><a href="{link}/README.md">{link}</a></td>'
-    if isinstance(value, str):
-        return f"<td{_kind(name)}>{html.escape(value)}</td>"
-    return (
-        f'<td data-v="{value}">{value:,}</td>' if isinstance(value, int) else f'<td data-v="{value}">{value:.3g}</td>'
-    )
-
-
-def _kind(name: str) -> str:
-    return ' class="text"' if name in _TEXTS else ""
+    summary = f"{len(records)} models: {counts}." if records else "No model yet."
+    rows = [{name: column(record) for name, column in _COLUMNS.items()} for record in records]
+    # A column that no record fills is left out.
+    shown = [name for name in _COLUMNS if any(row[name] is not None for row in rows)]
+    return pages.render("index.html", title=title, summary=summary, columns=shown, texts=_TEXTS, rows=rows)
 
 
 def _measured(record: Record, which: int, figure: str) -> float | None:

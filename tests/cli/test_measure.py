@@ -320,7 +320,6 @@ def test_where_it_aliases(run, digits) -> None:
 
 
 def test_a_report(run, digits, tmp_path: Path) -> None:
-    pytest.importorskip("jinja2")
     asked = (*ALLOW, "--images", "digits", "--labels", *SIZE, "--report", "out.html")
     result = run("measure", "net.pt", "smooth.pt", *asked)
     assert result.exit_code == 0, result.output

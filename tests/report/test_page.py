@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 from blurify.drawing.canvas import encode
 from blurify.drawing.filters import filter_gallery
-from blurify.errors import ArgumentError, BlurifyError, FileError
+from blurify.errors import ArgumentError, FileError
 from blurify.report.page import Content, Picture, Table, render, write_report
 
 HOSTILE = '<script>console.error("x")</script><img src="https://example.org/a.png" onerror=alert(1)>"\'&amp;{{ 7 * 7 }}'
@@ -83,12 +82,6 @@ def test_what_does_not_go_together_is_refused() -> None:
         Table("T", ("a", "b"), (("1",),))
     with pytest.raises(ArgumentError, match="picture 'P' is no PNG, SVG or GIF; it begins b'text'"):
         Picture("P", "", b"text")
-
-
-def test_says_what_to_install_without_jinja(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(BlurifyError, match=r"pip install 'blurify\[report\]'"):
-        render(Content("a", "b"))
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ def test_csv() -> None:
 def test_the_page_needs_nothing_else_and_runs_nothing_of_a_name() -> None:
     page = index.as_html(RECORDS, "<i>zoo")
     assert "http" not in page
-    assert "&lt;b&gt; &quot;x&quot;, y" in page
+    assert "&lt;b&gt; &#34;x&#34;, y" in page
     assert "<i>" not in page
 
 
