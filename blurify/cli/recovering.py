@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +18,14 @@ from blurify.cli.options import Request
 from blurify.cli.recovered import Report
 from blurify.errors import ArgumentError
 from blurify.files.transforms import preprocessing_of
+from blurify.measure import processes
 from blurify.measure.folder import Folder, Preprocessing, find_pictures
 from blurify.measure.networks import Figures, Manner, readable, shares, side_by_side
 from blurify.measure.preparing import Wishes, prepared
 from blurify.recovery.checking import TRAINED, OutOfMemoryError
 from blurify.recovery.recovering import Recovered, recover
 from blurify.recovery.searching import strongest
-from blurify.recovery.team import Team, accelerated, started
+from blurify.recovery.team import Team
 from blurify.recovery.trials import Strongest
 
 
@@ -56,15 +56,15 @@ def run_together(
     request: Request, settings: Settings, target: Path, form: files.Format | None, *, force: bool, resume: bool
 ) -> Report | None:
     """Recover the model and write it; return what came out, or None if another process of several says it."""
-    if started() > 1 and (settings.method not in TRAINED or settings.min_agreement is not None):
+    count = processes.started()
+    if count > 1 and (settings.method not in TRAINED or settings.min_agreement is not None):
         raise ArgumentError(
-            f"{started()} processes were started, and nothing but the training of --method distill or all, without "
-            "--min-agreement, is shared out to several; start one."
+            "Only --method distill and all, without --min-agreement, can run in several processes "
+            f"(WORLD_SIZE is {count})."
         )
-    with resumable(target), accelerated(settings.device) as accelerator:
-        if accelerator is not None and settings.device == "cuda":
-            settings = replace(settings, device=str(accelerator.device))
-        return run(request, settings, target, form, accelerator, force=force, resume=resume)
+    with resumable(target), processes.processes():
+        settings = replace(settings, device=processes.own_device(settings.device))
+        return run(request, settings, target, form, count > 1, force=force, resume=resume)
 
 
 def run(
@@ -72,13 +72,13 @@ def run(
     settings: Settings,
     target: Path,
     form: files.Format | None,
-    accelerator: Any = None,
+    shared: bool = False,
     *,
     force: bool,
     resume: bool,
 ) -> Report | None:
-    """The same in this process, which may be one of the accelerator's."""
-    team, checkpoint = Team(accelerator), checkpoint_of(target)
+    """Run the same in this process, which may be one of several."""
+    team, checkpoint = Team(shared), checkpoint_of(target)
     folder = find_pictures(settings.images, settings.labels)
     calibrating, testing = shares(range(len(folder.paths)), settings.calib, settings.seed, settings.images)
     opened = session.open_model(request)
@@ -103,7 +103,7 @@ def run(
         middle = pictures[..., low : low + size, low : low + size].contiguous()
         labels = labels_of(folder, [calibrating[number] for number in read]) if settings.fine_tune else None
         prepare(checkpoint, resume, team)
-        found = _recover(original, converted, middle, settings, checkpoint, labels, accelerator)
+        found = _recover(original, converted, middle, settings, checkpoint, labels, shared)
     else:
         converted, found = searched.carried, searched.recovered
     if not team.first:
@@ -192,7 +192,7 @@ def _recover(
     settings: Settings,
     checkpoint: Path,
     labels: Tensor | None,
-    accelerator: Any,
+    shared: bool,
 ) -> Recovered:
     try:
         with report.stage(f"recovering from {len(pictures)} pictures"):
@@ -209,7 +209,7 @@ def _recover(
                 epochs=settings.epochs,
                 rate=settings.rate,
                 checkpoint=checkpoint,
-                accelerator=accelerator,
+                shared=shared,
             )
     except OutOfMemoryError:
         raise

@@ -22,14 +22,23 @@ Value = TypeVar("Value")
 PATIENCE = timedelta(minutes=10)
 
 
+def started() -> int:
+    """Return how many processes were started together, this one among them.
+
+    >>> started()
+    1
+    """
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+
+
 @contextmanager
 def processes() -> Iterator[None]:
     """Join the other processes, if `torchrun` started this one beside others."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
+    if started() == 1:
         yield
         return
-    # What is exchanged are answers, which are on the CPU.
-    distributed.init_process_group("gloo", timeout=PATIENCE)
+    # Of CPUs and of GPUs, each by its own backend.
+    distributed.init_process_group(timeout=PATIENCE)
     try:
         yield
     finally:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -124,7 +123,7 @@ def recover(
     rate: float | None = None,
     checkpoint: str | Path | None = None,
     tell: Callable[[LayerFit], None] = lambda fit: None,
-    accelerator: Any = None,
+    shared: bool = False,
 ) -> Recovered:
     """Return `converted` with weights that make it give again what `original` gives, found without labels or training.
 
@@ -161,8 +160,8 @@ def recover(
         rate: the learning rate that `distill` begins with; unless given, half a millionth a step, 0.001 at most.
         checkpoint: a file that keeps the training after each epoch; if it exists, the training resumes from it.
         tell: called after each layer.
-        accelerator: an `accelerate.Accelerator`: all its processes call this with the same, each on its own device,
-            share the training, and return the same weights. The first alone writes the checkpoint.
+        shared: share the training between the processes of `torch.distributed`, which all call this with the same, each
+            on its own device, and return the same weights. The first alone writes the checkpoint.
 
     Raises:
         ArgumentTypeError: `converted` was not made by blurify, `images` is no float tensor, or `labels` no integers.
@@ -175,7 +174,7 @@ def recover(
     check_pictures(images, settings)
     check_labels(labels, images, method)
     check_training(epochs, rate)
-    team = Team(accelerator)
+    team = Team(shared)
     teacher, student = twins(original, converted, images)
     for network in (teacher, student):
         team.settle(network)

@@ -16,7 +16,7 @@ import blurify
 from blurify import demo
 from blurify.cli import recovering
 from blurify.cli.group import cli
-from blurify.errors import ArgumentTypeError
+from blurify.errors import ArgumentError
 from blurify.recovery.recovering import Recovered
 from tests.digits import write_digits
 
@@ -85,28 +85,16 @@ def alone(options: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Tens
     return found[0].model.state_dict()
 
 
-def test_several_processes_need_accelerate(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setitem(sys.modules, "accelerate", None)
-    result = CliRunner().invoke(cli, [*OPTIONS.split(), "-o", "out.pt", "--method", "distill"])
-    assert result.exit_code == 1
-    assert result.stderr == (
-        "Error: 2 processes were started, and accelerate, by which they share a training, is not installed; "
-        "pip install 'blurify[accelerate]', or start one process.\n"
-    )
-
-
 @pytest.mark.parametrize("options", ["--method lstsq", "--method all --min-agreement 90"])
 def test_what_is_not_shared_out_is_refused(folder: Path, options: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("RANK", "1")
     result = CliRunner().invoke(cli, [*OPTIONS.split(), "-o", "out.pt", *options.split()])
     assert result.exit_code == 1
-    assert result.stderr.startswith("Error: 3 processes were started, and nothing but the training of --method distill")
+    assert result.stderr.startswith("Error: Only --method distill and all")
 
 
-def test_what_is_no_accelerator_is_refused() -> None:
+def test_sharing_needs_other_processes() -> None:
     model, pictures, _ = demo.load_demo()
-    with pytest.raises(ArgumentTypeError, match=r"accelerator must be an accelerate\.Accelerator, got int"):
-        blurify.recover(model, blurify.antialias(model), pictures[:8], method="distill", accelerator=2)
+    with pytest.raises(ArgumentError, match=r"shared=True needs torch\.distributed; start the script with torchrun"):
+        blurify.recover(model, blurify.antialias(model), pictures[:8], method="distill", shared=True)
