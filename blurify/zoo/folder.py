@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from blurify.errors import FileError
 from blurify.files.atomic import write_atomically
@@ -20,7 +21,7 @@ from blurify.zoo.storage import FolderStore, check_writable
 # What says that a folder is a zoo's, and of which settings.
 MARK = "zoo.json"
 LEDGER = "ledger.jsonl"
-_LOCK = ".lock"
+_LOCK, _PROCESS = ".lock", ".process"
 
 
 @contextmanager
@@ -35,7 +36,7 @@ def opened(folder: Path, settings: Settings, where: str) -> Iterator[Ledger]:
     """
     _check_ours(folder)
     check_writable(folder)
-    with _locked(folder / _LOCK, folder):
+    with _locked(folder):
         _check_settings(folder / MARK, {"blurify": "zoo", "settings": settings.as_json(), "output": where})
         cut_broken_line(folder / LEDGER)
         FolderStore(folder).clean()
@@ -72,11 +73,13 @@ def holder(folder: Path) -> int | None:
 
     >>> holder(Path("converted"))
     """
-    path = folder / _LOCK
-    if not path.exists():
+    if not (folder / _LOCK).exists():
         return None
-    with path.open("r+") as file:
-        return None if _take(file) else _written(file)
+    try:
+        with FileLock(folder / _LOCK, timeout=0):
+            return None
+    except Timeout:
+        return _process(folder)
 
 
 def _check_ours(folder: Path) -> None:
@@ -127,36 +130,21 @@ def _read_mark(mark: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _locked(path: Path, folder: Path) -> Iterator[None]:
-    # The system lets go of the lock when the process ends, however it ends; the file may stay.
-    with path.open("a+") as file:
-        if not _take(file):
-            raise FileError(
-                f"process {_written(file) or 'of another machine'} is converting into {folder} already; "
-                "wait for it, or name another folder."
-            )
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+def _locked(folder: Path) -> Iterator[None]:
+    # The system releases the lock when the process ends, however it ends. `holder` takes it for a moment.
+    try:
+        held = FileLock(folder / _LOCK).acquire(timeout=0.5)
+    except Timeout as error:
+        raise FileError(
+            f"process {_process(folder) or 'of another machine'} is converting into {folder} already; "
+            "wait for it, or name another folder."
+        ) from error
+    with held:
+        (folder / _PROCESS).write_text(str(os.getpid()))
         yield
 
 
-def _take(file: Any) -> bool:
-    try:
-        import fcntl
-    except ImportError:
-        # Windows: two runs on one folder are not noticed.
-        return True
-    for _ in range(3):
-        with suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        # Who only looks whether a run is under way holds it for a moment.
-        time.sleep(0.1)
-    return False
-
-
-def _written(file: Any) -> int | None:
-    file.seek(0)
-    text = file.read().strip()
-    return int(text) if text.isdigit() else None
+def _process(folder: Path) -> int | None:
+    with suppress(OSError, ValueError):
+        return int((folder / _PROCESS).read_text())
+    return None
