@@ -61,7 +61,7 @@ def guarded(limit: float | None, *marks: str) -> None:
 
 def test_a_test_over_the_limit_fails_by_name() -> None:
     with pytest.raises(pytest.fail.Exception, match=r"a\.py::test_a took 0\.[0-9] s of processor .* or mark it slow"):
-        guarded(0.01)
+        guarded(0.001)
 
 
 @pytest.mark.parametrize(("limit", "marks"), [(None, ()), (30, ()), (0.01, ("slow",)), (0.01, ("zoo",))])

@@ -148,44 +148,46 @@ def test_what_does_not_subsample_is_no_site(function: Callable[[Tensor, Any], Te
     assert not plan(Calls(function)).decisions
 
 
-def test_landing_of_function_forms() -> None:
+LANDINGS: dict[str, tuple[Callable[[Tensor, Any], Tensor], str]] = {
+    "batch_norm": (lambda x, c: F.batch_norm(x, c.m, c.v, training=False), "batch_norm"),
+    "group_norm": (lambda x, c: F.group_norm(x, 2), "group_norm"),
+    "scalar": (lambda x, c: (x * 2 + 1).clamp(min=0), "clamp"),
+    "per channel": (lambda x, c: x * c.m.view(1, -1, 1, 1), "mul"),
+    "indexed": (lambda x, c: x * c.g[:, None, None] + c.g[None, ..., None, None], "add"),
+    "unsqueezed": (lambda x, c: x * torch.unsqueeze(c.g, 1).unsqueeze(-1), "mul"),
+    "viewed and indexed": (lambda x, c: x * c.g.view(4, 1)[:, :, None], "mul"),
+    "indexed along a row": (lambda x, c: x * c.g[None, None, :], "conv2d"),
+    "unsqueezed along a row": (lambda x, c: x * c.g.unsqueeze(0), "conv2d"),
+    "picked": (lambda x, c: x * c.g[:4], "conv2d"),
+    "the only one picked": (lambda x, c: x * c.g[:1], "mul"),
+    "prelu": (lambda x, c: F.prelu(x, c.g).relu(), "relu"),
+    "aten prelu": (lambda x, c: torch.ops.aten.prelu.default(x, c.g), "prelu"),
+    "prelu of a computed weight": (lambda x, c: F.prelu(x, x.mean((0, 2, 3))), "conv2d"),
+    "per position": (lambda x, c: x * c.p, "conv2d"),
+    "per row": (lambda x, c: x + c.m, "conv2d"),
+    "softmax": (lambda x, c: x.softmax(-1), "conv2d"),
+    "size": (lambda x, c: x.relu() * x.shape[-1], "conv2d"),
+    "branch": (lambda x, c: x.relu() + F.avg_pool2d(x, 3, 1, 1), "conv2d"),
+    "gate": (lambda x, c: x * x.mean((2, 3), keepdim=True).sigmoid(), "conv2d"),
+    "transpose": (lambda x, c: x.transpose(2, 3).relu(), "conv2d"),
+    "layer_norm": (lambda x, c: F.layer_norm(x, x.shape[-1:]), "conv2d"),
+}
+
+
+@pytest.mark.parametrize("name", LANDINGS)
+def test_landing_of_function_forms(name: str) -> None:
     """Norms and activations are crossed as functions too; positions, branches and sizes are not."""
-    cases: dict[str, tuple[Callable[[Tensor, Any], Tensor], str]] = {
-        "batch_norm": (lambda x, c: F.batch_norm(x, c.m, c.v, training=False), "batch_norm"),
-        "group_norm": (lambda x, c: F.group_norm(x, 2), "group_norm"),
-        "scalar": (lambda x, c: (x * 2 + 1).clamp(min=0), "clamp"),
-        "per channel": (lambda x, c: x * c.m.view(1, -1, 1, 1), "mul"),
-        "indexed": (lambda x, c: x * c.g[:, None, None] + c.g[None, ..., None, None], "add"),
-        "unsqueezed": (lambda x, c: x * torch.unsqueeze(c.g, 1).unsqueeze(-1), "mul"),
-        "viewed and indexed": (lambda x, c: x * c.g.view(4, 1)[:, :, None], "mul"),
-        "indexed along a row": (lambda x, c: x * c.g[None, None, :], "conv2d"),
-        "unsqueezed along a row": (lambda x, c: x * c.g.unsqueeze(0), "conv2d"),
-        "picked": (lambda x, c: x * c.g[:4], "conv2d"),
-        "the only one picked": (lambda x, c: x * c.g[:1], "mul"),
-        "prelu": (lambda x, c: F.prelu(x, c.g).relu(), "relu"),
-        "aten prelu": (lambda x, c: torch.ops.aten.prelu.default(x, c.g), "prelu"),
-        "prelu of a computed weight": (lambda x, c: F.prelu(x, x.mean((0, 2, 3))), "conv2d"),
-        "per position": (lambda x, c: x * c.p, "conv2d"),
-        "per row": (lambda x, c: x + c.m, "conv2d"),
-        "softmax": (lambda x, c: x.softmax(-1), "conv2d"),
-        "size": (lambda x, c: x.relu() * x.shape[-1], "conv2d"),
-        "branch": (lambda x, c: x.relu() + F.avg_pool2d(x, 3, 1, 1), "conv2d"),
-        "gate": (lambda x, c: x * x.mean((2, 3), keepdim=True).sigmoid(), "conv2d"),
-        "transpose": (lambda x, c: x.transpose(2, 3).relu(), "conv2d"),
-        "layer_norm": (lambda x, c: F.layer_norm(x, x.shape[-1:]), "conv2d"),
-    }
-    for name, (tail, landing) in cases.items():
-        model = Calls(lambda x, c, tail=tail: tail(F.conv2d(x, c.weight, c.bias, 2), c))
-        model.inner.register_buffer("m", torch.rand(4))
-        model.inner.register_buffer("v", torch.rand(4))
-        model.inner.register_parameter("g", nn.Parameter(torch.rand(4)))
-        model.inner.register_buffer("p", torch.rand(1, 1, 4, 4))
-        (decision,) = plan(model).rewritten
-        assert decision.landing == landing, name
-        assert bool(decision.statistics) == (name == "group_norm")
-        x = torch.randn(1, 3, 10, 10)
-        verdict = verify(model, antialias(model), x)
-        assert verdict.ok, f"{name}\n{verdict}"
+    tail, landing = LANDINGS[name]
+    model = Calls(lambda x, c: tail(F.conv2d(x, c.weight, c.bias, 2), c))
+    model.inner.register_buffer("m", torch.rand(4))
+    model.inner.register_buffer("v", torch.rand(4))
+    model.inner.register_parameter("g", nn.Parameter(torch.rand(4)))
+    model.inner.register_buffer("p", torch.rand(1, 1, 4, 4))
+    (decision,) = plan(model).rewritten
+    assert decision.landing == landing
+    assert bool(decision.statistics) == (name == "group_norm")
+    verdict = verify(model, antialias(model), torch.randn(1, 3, 10, 10))
+    assert verdict.ok, str(verdict)
 
 
 def test_weight_parametrizations_stay() -> None:

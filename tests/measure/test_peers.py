@@ -22,13 +22,14 @@ def test_accuracy() -> None:
         assert float(scores[name].mean()) == pytest.approx(float(expected), abs=1e-6)
 
 
-def test_peak_signal_to_noise() -> None:
+@pytest.mark.parametrize("span", [1.0, 3.0])
+def test_peak_signal_to_noise(span: float) -> None:
     torch.manual_seed(0)
-    first, second = torch.rand(4, 3, 8, 8), torch.rand(4, 3, 8, 8)
+    first, second = span * torch.rand(2, 4, 3, 8, 8)
     expected = functional.image.peak_signal_noise_ratio(
-        first, second, data_range=(0.0, 1.0), dim=(1, 2, 3), reduction="none"
+        first, second, data_range=(0.0, span), dim=(1, 2, 3), reduction="none"
     )
-    found = psnr(list(zip(first, second, strict=True)), 1.0)
+    found = psnr(list(zip(first, second, strict=True)), span)
     assert torch.allclose(found.float(), expected, atol=1e-4)
 
 
