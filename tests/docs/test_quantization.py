@@ -25,7 +25,7 @@ def test_a_converted_model_is_quantized_and_its_blurs_stay() -> None:
         (example,) = (b.text for b in blocks(DOCS / "deploy.md", "python") if "prepare_pt2e" in b.text)
         names: dict[str, Any] = {}
         exec(compile(example, "deploy.md", "exec"), names)
-    model, quantized, x = names["model"], names["quantized"], names["pictures"][:3]
+    model, quantized, x = names["model"], names["quantized"], names["images"][:3]
     convs = [node for node in quantized.graph.nodes if node.target is aten.conv2d.default]
     # Only blurs are in groups in this network.
     blurs = [node for node in convs if len(node.args) == 7 and node.args[6] > 1]
