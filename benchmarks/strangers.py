@@ -3,7 +3,7 @@
 None of the packages is needed by blurify, and what is not installed is skipped with a line. All that are listed: `pip
 install --no-deps transformers tokenizers safetensors ultralytics segmentation-models-pytorch monai open_clip_torch ftfy
 kornia kornia_rs speechbrain hyperpyyaml ruamel.yaml torchaudio pytorchcv efficientnet_pytorch facenet-pytorch lpips
-demucs encodec pretrainedmodels spandrel diffusers vit-pytorch resnest unet tsai`, beside `huggingface_hub`,
+demucs encodec pretrainedmodels spandrel diffusers vit-pytorch resnest unet`, beside `huggingface_hub`,
 `opencv-python-headless`, `scipy`, `einops`, `sentencepiece` and `julius`. No weights are fetched: networks are built
 from local configurations, with random weights.
 
@@ -133,6 +133,9 @@ NETWORKS: dict[str, Callable[[], Made]] = {
     "transformers: EfficientNet": of_transformers("EfficientNetModel", "EfficientNetConfig", depth_coefficient=0.5),
     "transformers: MobileViT": of_transformers("MobileViTForImageClassification", "MobileViTConfig", image_size=128),
     "transformers: LeViT": of_transformers("LevitForImageClassification", "LevitConfig", image_size=128),
+    "transformers: BiT": of_transformers(
+        "BitForImageClassification", "BitConfig", depths=[1, 1], hidden_sizes=[64, 128], embedding_size=32, num_groups=8
+    ),
     "transformers: DETR": detr,
     "ultralytics: yolov8n": yolo("yolov8n"),
     "ultralytics: yolo11n": yolo("yolo11n"),
@@ -149,10 +152,13 @@ NETWORKS: dict[str, Callable[[], Made]] = {
     "monai: UNet": called("monai.networks.nets:UNet", 2, 3, 2, (8, 16, 32), (2, 2)),
     "monai: DynUNet": called("monai.networks.nets:DynUNet", 2, 3, 2, [3, 3, 3], [1, 2, 2], [2, 2], filters=[8, 16, 32]),
     "monai: SegResNet": called("monai.networks.nets:SegResNet", 2, 8, 3, 2),
+    "monai: AttentionUnet": called("monai.networks.nets:AttentionUnet", 2, 3, 2, (8, 16, 32), (2, 2)),
     "monai: DenseNet121": called("monai.networks.nets:DenseNet121", 3, 1, 2, inputs=small(32, 1, 3)),
     "open_clip: RN50": clip,
     "kornia: HardNet": called("kornia.feature:HardNet", pretrained=False, inputs=small(32, 1)),
-    "kornia: DISK": called("kornia.feature.disk._unets:Unet", in_features=3, inputs=small(64)),
+    "kornia: DISK": called(
+        "kornia.feature.disk._unets:Unet", in_features=3, down=[16, 32, 64], up=[64, 33], inputs=small(64)
+    ),
     "speechbrain: CRDNN": called("speechbrain.lobes.models.CRDNN:CRDNN", input_shape=(None, None, 80), inputs=mel),
     "speechbrain: ECAPA-TDNN": called(
         "speechbrain.lobes.models.ECAPA_TDNN:ECAPA_TDNN", 80, channels=[64] * 4 + [192], lin_neurons=64, inputs=mel
@@ -161,14 +167,14 @@ NETWORKS: dict[str, Callable[[], Made]] = {
     "torchaudio: Conv-TasNet": called("torchaudio.models:ConvTasNet", inputs=audio(4000)),
     "pytorchcv: ResNet-18": called("pytorchcv.model_provider:get_model", "resnet18", inputs=small(224)),
     "pytorchcv: MobileNet": called("pytorchcv.model_provider:get_model", "mobilenet_w1", inputs=small(224)),
-    "pytorchcv: PSPNet": called("pytorchcv.model_provider:get_model", "pspnet_resnetd50b_voc", inputs=small(480)),
+    "pytorchcv: PSPNet": called("pytorchcv.model_provider:get_model", "pspnet_resnetd50b_voc", in_size=(128, 128)),
     "efficientnet_pytorch: B0": called("efficientnet_pytorch:EfficientNet.from_name", "efficientnet-b0"),
     "facenet_pytorch: InceptionResnetV1": called("facenet_pytorch:InceptionResnetV1", inputs=small(160)),
     "lpips: SqueezeNet": called(
         "lpips:LPIPS", net="squeeze", pretrained=False, pnet_rand=True, verbose=False, inputs=two_images
     ),
     "demucs: Demucs": called("demucs.demucs:Demucs", ["a"], channels=8, depth=3, inputs=audio(16000, 2)),
-    "demucs: HDemucs": called("demucs.hdemucs:HDemucs", ["a"], channels=8, depth=4, inputs=audio(32768, 2)),
+    "demucs: HDemucs": called("demucs.hdemucs:HDemucs", ["a"], channels=8, inputs=audio(32768, 2)),
     "encodec: encoder": encodec,
     "pretrainedmodels: BN-Inception": called("pretrainedmodels:bninception", pretrained=None, inputs=small(224)),
     "spandrel: NAFNet": called(
@@ -214,8 +220,6 @@ NETWORKS: dict[str, Callable[[], Made]] = {
     ),
     "resnest: ResNeSt-50": called("resnest.torch:resnest50", pretrained=False),
     "unet: UNet2D": called("unet:UNet2D", in_channels=3, out_channels_first_layer=8, num_encoding_blocks=3, padding=1),
-    "tsai: ResNet": called("tsai.models.ResNet:ResNet", 3, 5, inputs=audio(128, 3)),
-    "tsai: XceptionTime": called("tsai.models.XceptionTime:XceptionTime", 3, 5, inputs=audio(128, 3)),
 }
 
 

@@ -10,6 +10,7 @@ from blurify.graph_module import TracedModule
 from blurify.positionwise import crosses
 from blurify.rules.low_pass import smoothed_axes
 from blurify.tracing.constants import constant_tensor, operator_name
+from blurify.tracing.questions import ancestors
 
 # What reads the size of a map takes nothing else from it.
 SIZES = frozenset({"size", "sym_size", "getattr"})
@@ -56,7 +57,10 @@ def is_learnt(node: fx.Node, traced: TracedModule) -> bool:
     if node.op == "call_module":
         module = traced.get_submodule(str(node.target))
         return not all(map(is_low_pass, module.buffers() if frozen else module.parameters()))
-    tensors = [constant_tensor(source, traced) for source in node.all_input_nodes]
+    # Weights may be computed from parameters: standardised, normed, quantized.
+    computed = [each for weights in node.all_input_nodes[1:] for each in ancestors(weights) if each.op == "get_attr"]
+    read = [*node.all_input_nodes, *(computed if is_product(node) else ())]
+    tensors = [constant_tensor(source, traced) for source in read]
     weights = [each for each in tensors if isinstance(each, nn.Parameter) or (frozen and is_product(node))]
     return not all(each is None or is_low_pass(each) for each in weights)
 

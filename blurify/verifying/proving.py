@@ -180,7 +180,9 @@ def examined_once(original: nn.Module, converted: nn.Module, plan: Plan, inputs:
     identity = compare(expected, run(twin, inputs))
     rows = [reload(mine, twin, original, inputs)]
     subsample_as(twin, mine)
-    trained = evaluate_only(mine, twin, inputs) if eval_only(converted) else train(mine, twin, inputs)
+    recorded = any(isinstance(module, TracedModule) for module in twin.modules())
+    only = eval_only(converted)
+    trained = evaluate_only(mine, twin, inputs) if only else train(mine, twin, inputs, recorded=recorded)
     return Examined(identity, (*rows, *trained, same), shapes)
 
 

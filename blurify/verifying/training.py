@@ -42,8 +42,12 @@ class Trained:
     draws: tuple[float, float, float]
 
 
-def train(original: nn.Module, twin: nn.Module, inputs: Inputs) -> list[Row]:
-    """Return the rows of both proofs; gradients are those after `.eval()` where no training pass can be had."""
+def train(original: nn.Module, twin: nn.Module, inputs: Inputs, *, recorded: bool) -> list[Row]:
+    """Return the rows of both proofs; gradients are those after `.eval()` where no training pass can be had.
+
+    `recorded` tells whether the twin, or a part of it, is a graph: there a draw may have decided once and for all, as
+    one more pass shows. In a model of its own class the author's forward decides.
+    """
     try:
         mine, inputs = first_pass(original, inputs)
     except Exception as error:  # whatever the model raises after .train()
@@ -51,11 +55,11 @@ def train(original: nn.Module, twin: nn.Module, inputs: Inputs) -> list[Row]:
         return [Row("train", "skipped", why), in_evaluation(original, twin, inputs)]
     try:
         theirs = one_pass(twin, inputs, SEEDS[0])
-        again = second_pass(original, twin, inputs, mine)
+        again = second_pass(original, twin, inputs, mine) if recorded else None
     except Exception as error:
         why = f"the original runs after .train(), and the converted model does not: {first_line(error)}"
         return [Row("train", "failed", why), Row("gradients", "failed", why)]
-    return [trained_alike(mine, theirs, again), gradients(mine, theirs, "in training")]
+    return [trained_alike(mine, theirs, again, recorded), gradients(mine, theirs, "in training")]
 
 
 def evaluate_only(original: nn.Module, twin: nn.Module, inputs: Inputs) -> list[Row]:
@@ -126,7 +130,7 @@ def sent_back(outputs: Iterable[Tensor], parameters: Mapping[str, Tensor]) -> Na
     return {name: gradient for name, gradient in zip(names, got, strict=True) if gradient is not None}
 
 
-def trained_alike(mine: Trained, theirs: Trained, again: tuple[Trained, Trained] | None) -> Row:
+def trained_alike(mine: Trained, theirs: Trained, again: tuple[Trained, Trained] | None, recorded: bool) -> Row:
     """Judge the outputs, the buffers and the random numbers of the passes."""
     outputs = compare(mine.outputs, theirs.outputs)
     shared = [name for name in mine.buffers if name in theirs.buffers]
@@ -137,7 +141,8 @@ def trained_alike(mine: Trained, theirs: Trained, again: tuple[Trained, Trained]
     if mine.draws != theirs.draws:
         return Row("train", "failed", f"{text}; the two do not draw the same random numbers")
     if again is None:
-        return Row.of("train", outputs.ok and buffers.ok, f"{text}; no random numbers")
+        drawn = "no random numbers" if recorded else "random numbers, if any, are drawn by the model's own forward"
+        return Row.of("train", outputs.ok and buffers.ok, f"{text}; {drawn}")
     other = compare(again[0].outputs, again[1].outputs)
     text += f"; from another seed by {other.error:.1e}"
     return Row.of("train", outputs.ok and buffers.ok and other.ok, text)

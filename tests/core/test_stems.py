@@ -88,6 +88,8 @@ STEMS: dict[str, tuple[Prepare, tuple[int, ...], int]] = {
 NO_STEMS: dict[str, tuple[Prepare, tuple[int, ...], int]] = {
     "conv": (lambda x, m: m.one(x), IMAGE, 3),
     "conv as a function": (lambda x, m: F.conv2d(x, m.one.weight), IMAGE, 3),
+    "conv by standardised weights": (lambda x, m: F.conv2d(x, m.one.weight - m.one.weight.mean()), IMAGE, 3),
+    "conv by scaled weights": (lambda x, m: F.conv2d(x, weight=F.normalize(m.one.weight, dim=1) * 2), IMAGE, 3),
     "conv beside": (lambda x, m: torch.cat([x, m.one(x)], 1), IMAGE, 6),
     "gate": (lambda x, m: x * m.one(x).mean((2, 3), keepdim=True), IMAGE, 3),
     "positions": (lambda x, m: x + m.place, IMAGE, 3),
