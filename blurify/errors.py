@@ -53,8 +53,10 @@ class GridWarning(UserWarning):
     """The sampling grid of an output that is a map, or made of maps, moves by a pixel or more."""
 
 
-def causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None, *, contexts: bool = True) -> Iterator[BaseException]:
     """Yield an exception and all that led to it, each once: an exception can be its own cause.
+
+    Without `contexts` only what an exception was raised from counts.
 
     >>> [type(each) for each in causes(ValueError())]
     [<class 'ValueError'>]
@@ -63,7 +65,7 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None and not any(error is each for each in seen):
         seen.append(error)
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (error.__context__ if contexts else None)
 
 
 def one_line(error: BaseException, most: int | None = None) -> str:

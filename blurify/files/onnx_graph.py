@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, fx, nn
 
-from blurify.errors import BlurifyError, FileError
+from blurify.errors import BlurifyError, FileError, causes
 from blurify.files.atomic import Check, check_output, write_atomically
 from blurify.files.program import Signature, export
 from blurify.tracing.export import quietly
@@ -127,7 +127,5 @@ def rename(graph: Any, known: Signature) -> None:
 
 
 def _first(error: BaseException) -> BaseException:
-    """What led to all else: the exporter's own words around it say at which of its steps, and to debug it."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
+    """Return what led to all else: the exporter's own words around it say at which of its steps, and to debug it."""
+    return list(causes(error, contexts=False))[-1]

@@ -17,6 +17,7 @@ def test_causes_that_form_a_ring_end() -> None:
     first, second, third = RuntimeError(), OSError(), ValueError()
     first.__cause__, second.__context__, third.__cause__ = second, third, first
     assert list(causes(first)) == [first, second, third]
+    assert list(causes(first, contexts=False)) == [first, second]
 
 
 @pytest.mark.parametrize(
