@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import torch
 from torch import nn
@@ -34,6 +34,31 @@ from blurify.tracing.shapes import Shapes, node_shapes
 from blurify.tracing.wrappers import COMPILED
 
 M = TypeVar("M", bound=nn.Module)
+
+if TYPE_CHECKING:
+    from typing import TypedDict
+
+    from typing_extensions import Unpack
+
+    class Options(TypedDict, total=False):
+        """The arguments of `antialias` that do not decide the type of its result."""
+
+        strength: float | Mapping[str, float]
+        pad_type: str
+        stem: bool
+        patch_embed: bool
+        upsample: bool
+        include: Iterable[str]
+        exclude: Iterable[str]
+        grid: str
+        antialias_resize: bool
+        example_inputs: Any
+        example_kwargs: Mapping[str, Any] | None
+        inplace: bool
+        optimize: bool
+        partial: bool
+
+
 QUANTIZED_HOMES = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 
 
@@ -82,90 +107,38 @@ def plan(
 @overload
 def antialias(
     model: nn.Module,
-    filt_size: int | Mapping[str, int] = DEFAULT_FILT_SIZE,
+    filt_size: int | Mapping[str, int] = ...,
     *,
-    strength: float | Mapping[str, float] = ...,
-    pad_type: str = ...,
-    stem: bool = ...,
-    patch_embed: bool = ...,
-    upsample: bool = ...,
-    include: Iterable[str] = ...,
-    exclude: Iterable[str] = ...,
-    grid: str = ...,
-    antialias_resize: bool = ...,
-    example_inputs: Any = ...,
-    example_kwargs: Mapping[str, Any] | None = ...,
-    inplace: bool = ...,
-    optimize: bool = ...,
     form: Literal["graph"],
     keep_class: Literal[False] | None = ...,
-    partial: bool = ...,
+    **options: Unpack[Options],
 ) -> TracedModule: ...
 @overload
 def antialias(
     model: M,
-    filt_size: int | Mapping[str, int] = DEFAULT_FILT_SIZE,
+    filt_size: int | Mapping[str, int] = ...,
     *,
-    strength: float | Mapping[str, float] = ...,
-    pad_type: str = ...,
-    stem: bool = ...,
-    patch_embed: bool = ...,
-    upsample: bool = ...,
-    include: Iterable[str] = ...,
-    exclude: Iterable[str] = ...,
-    grid: str = ...,
-    antialias_resize: bool = ...,
-    example_inputs: Any = ...,
-    example_kwargs: Mapping[str, Any] | None = ...,
-    inplace: bool = ...,
-    optimize: bool = ...,
     form: Literal["class"],
     keep_class: Literal[True] | None = ...,
-    partial: bool = ...,
+    **options: Unpack[Options],
 ) -> M: ...
 @overload
 def antialias(
     model: M,
-    filt_size: int | Mapping[str, int] = DEFAULT_FILT_SIZE,
+    filt_size: int | Mapping[str, int] = ...,
     *,
-    strength: float | Mapping[str, float] = ...,
-    pad_type: str = ...,
-    stem: bool = ...,
-    patch_embed: bool = ...,
-    upsample: bool = ...,
-    include: Iterable[str] = ...,
-    exclude: Iterable[str] = ...,
-    grid: str = ...,
-    antialias_resize: bool = ...,
-    example_inputs: Any = ...,
-    example_kwargs: Mapping[str, Any] | None = ...,
-    inplace: bool = ...,
-    optimize: bool = ...,
     form: Literal["class"] | None = ...,
     keep_class: Literal[True],
-    partial: bool = ...,
+    **options: Unpack[Options],
 ) -> M: ...
 @overload
 def antialias(
     model: nn.Module,
-    filt_size: int | Mapping[str, int] = DEFAULT_FILT_SIZE,
+    filt_size: int | Mapping[str, int] = ...,
     *,
-    strength: float | Mapping[str, float] = ...,
-    pad_type: str = ...,
-    stem: bool = ...,
-    patch_embed: bool = ...,
-    upsample: bool = ...,
-    include: Iterable[str] = ...,
-    exclude: Iterable[str] = ...,
-    grid: str = ...,
-    antialias_resize: bool = ...,
-    example_inputs: Any = ...,
-    example_kwargs: Mapping[str, Any] | None = ...,
-    inplace: bool = ...,
-    optimize: bool = ...,
     form: str | None = ...,
     keep_class: bool | None = ...,
-    partial: bool = ...,
+    **options: Unpack[Options],
 ) -> nn.Module: ...
 def antialias(
     model: nn.Module,
