@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from benchmarks.effect.experiment import Recipe, Run
 from benchmarks.timing import environment
-from benchmarks.zoo.ledger import parsed
+from blurify.zoo.ledger import append_line, cut_broken_line, read_lines
 
 Line = dict[str, Any]
 
 
 def read(path: Path) -> dict[Run, Line]:
     """The lines by run."""
-    if not path.exists():
-        return {}
-    lines = [parsed(line) for line in path.read_text().splitlines()]
-    return {_run(line): line for line in lines if line}
+    return {_run(line): line for line in read_lines(path)}
 
 
 def append(path: Path, run: Run, figures: dict[str, list[float]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        # What a run that was killed left of its line must not spoil this one.
-        file.seek(0)
-        cut_off = not (file.read() or "\n").endswith("\n")
-        file.write("\n" * cut_off + json.dumps(run.key() | figures | {"environment": environment()}) + "\n")
+    cut_broken_line(path)
+    append_line(path, run.key() | figures | {"environment": environment()})
 
 
 def _run(line: Line) -> Run:

@@ -8,9 +8,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from benchmarks.zoo.ledger import STAGES, Ledger
-from benchmarks.zoo.pool import Job, Outcome, run_all
 from benchmarks.zoo.summary import smallest_of_families, summary
 from benchmarks.zoo.support import support
+from blurify.zoo.pool import Task, run_all
+from blurify.zoo.settings import GIGABYTE, Limits
 
 RESULTS = Path(__file__).parent.parent / "results" / "zoo.jsonl"
 
@@ -21,7 +22,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pattern", default="*", help="glob on names such as timm:resnet18, or a bare architecture")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--limit", type=int, help="at most so many models")
-    parser.add_argument("--timeout", type=float, default=300, help="seconds that a stage of a model may take")
+    parser.add_argument("--timeout", type=float, default=300, help="mean seconds that a stage of a model may take")
     parser.add_argument("--memory", type=float, default=12, help="gigabytes that a process may use")
     parser.add_argument("--retry-failed", action="store_true", help="run again what failed")
     parser.add_argument("--again", action="store_true", help="run again what is done, too")
@@ -43,7 +44,7 @@ def chosen_names(options: argparse.Namespace, ledger: Ledger) -> list[str]:
     return [n for n in names if fnmatchcase(n, options.pattern) or fnmatchcase(n.split(":")[1], options.pattern)]
 
 
-def jobs_left(options: argparse.Namespace, ledger: Ledger) -> list[Job]:
+def jobs_left(options: argparse.Namespace, ledger: Ledger) -> list[tuple[str, tuple[str, ...]]]:
     stages = STAGES if options.stage == "all" else (options.stage,)
 
     def is_left(name: str, stage: str) -> bool:
@@ -55,18 +56,21 @@ def jobs_left(options: argparse.Namespace, ledger: Ledger) -> list[Job]:
 
 
 def run(options: argparse.Namespace, ledger: Ledger) -> None:
-    jobs = jobs_left(options, ledger)
-    total = sum(len(stages) for _, stages in jobs)
-    begin, done = time.perf_counter(), 0
+    from benchmarks.zoo.stages import outcomes_of
 
-    def record(name: str, stage: str, outcome: Outcome) -> None:
-        nonlocal done
-        done += 1
-        ledger.record(name, stage, outcome)
-        verdict = "ok" if outcome["ok"] else f"FAILED {outcome.get('error', '')}"
-        print(f"{done}/{total} {time.perf_counter() - begin:.0f}s {name} {stage}: {verdict}", flush=True)
-
-    run_all(jobs, options.jobs, options.timeout, options.memory, record)
+    jobs = dict(jobs_left(options, ledger))
+    memory = int(options.memory * GIGABYTE)
+    limits = Limits(options.jobs, options.timeout * len(STAGES), memory * options.jobs)
+    tasks = [Task(name, outcomes_of, (name, stages), memory) for name, stages in jobs.items()]
+    begin = time.perf_counter()
+    ledger.begin()
+    for done, (task, outcomes) in enumerate(run_all(tasks, limits), 1):
+        if "error" in outcomes:
+            outcomes = {stage: {"ok": False, "error": outcomes["error"]} for stage in jobs[task.name]}
+        for stage, outcome in outcomes.items():
+            ledger.record(task.name, stage, outcome)
+            verdict = "ok" if outcome["ok"] else f"FAILED {outcome.get('error', '')}"
+            print(f"{done}/{len(tasks)} {time.perf_counter() - begin:.0f}s {task.name} {stage}: {verdict}", flush=True)
     ledger.compact()
 
 

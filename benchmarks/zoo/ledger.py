@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import blurify
+from blurify.files.atomic import write_atomically
+from blurify.zoo.ledger import append_line, cut_broken_line, read_lines
 
 STAGES = ("plan", "shapes", "identity", "names")
 Entry = dict[str, Any]
@@ -28,23 +30,23 @@ class Ledger:
         self.path = path
         self.versions = current_versions()
         self.entries: dict[str, Entry] = {}
-        if path.exists():
-            for line in path.read_text().splitlines():
-                self._merge(parsed(line))
+        for entry in read_lines(path):
+            self._merge(entry)
 
     def _merge(self, entry: Entry) -> None:
-        if not entry:
-            return
         known = self.entries.get(entry["model"], {})
         self.entries[entry["model"]] = known | entry if known.get("versions") == entry["versions"] else entry
+
+    def begin(self) -> None:
+        """Make the file ready for new lines."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        cut_broken_line(self.path)
 
     def record(self, model: str, stage: str, outcome: Entry) -> None:
         """Append one outcome, on disk before this returns."""
         entry = {"model": model, "versions": self.versions, stage: outcome}
         self._merge(entry)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+        append_line(self.path, entry)
 
     def outcome(self, model: str, stage: str) -> Entry | None:
         """What the stage gave at the current versions, if it was run."""
@@ -54,18 +56,8 @@ class Ledger:
     def compact(self) -> None:
         """Rewrite the file with one line a model, sorted."""
         lines = [json.dumps(_ordered(self.entries[model])) for model in sorted(self.entries)]
-        draft = self.path.with_suffix(".draft")
-        draft.write_text("".join(line + "\n" for line in lines))
-        draft.replace(self.path)
-
-
-def parsed(line: str) -> Entry:
-    """The line's object, or an empty one of a line that is not whole."""
-    try:
-        return json.loads(line)
-    except ValueError:
-        # The last line of a run that was killed while it wrote.
-        return {}
+        content = "".join(line + "\n" for line in lines).encode()
+        write_atomically(self.path, lambda file: file.write(content))
 
 
 def _ordered(entry: Entry) -> Entry:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -13,8 +11,9 @@ import torch
 import torchvision
 from torch import nn
 
+from blurify.files.architecture import build_architecture
 from blurify.tracing.inputs import Inputs
-from blurify.zoo.architectures import Shape, inputs_of, own_shape, task
+from blurify.zoo.architectures import Shape, inputs_of, meta_device, own_shape, task
 
 SIDES = (64, 96, 128, 192, 224, 256)
 ODD_SIDES = ((67, 83), (99, 115), (131, 163), (225, 257), (307, 331))
@@ -31,7 +30,7 @@ def family(name: str) -> str:
     library, _, architecture = name.partition(":")
     if library == "timm":
         return _timm_families()[architecture]
-    return ".".join(_builder(architecture).__module__.split(".")[2:])
+    return ".".join(torchvision.models.get_model_builder(architecture).__module__.split(".")[2:])
 
 
 @cache
@@ -39,34 +38,17 @@ def _timm_families() -> dict[str, str]:
     return {name: module for module in timm.list_modules() for name in timm.list_models(module=module)}
 
 
-def _builder(architecture: str) -> Callable[..., nn.Module]:
-    return torchvision.models.get_model_builder(architecture)
-
-
 def make(name: str, device: str = "meta", **sizes: Any) -> nn.Module:
     """Build the architecture in eval mode with seeded random weights; of a detector, the backbone.
 
     `sizes` go to its builder, to make a smaller network of the same kind.
     """
-    library, _, architecture = name.partition(":")
-    build = timm.create_model if library == "timm" else _torchvision
-    # torchvision's RegNets compute their widths with tensors, which needs storage.
-    where = "cpu" if library == "torchvision" and architecture.startswith("regnet_") else device
+    query = "&".join(f"{key}={value}" for key, value in sizes.items())
     torch.manual_seed(0)
-    with warnings.catch_warnings(), torch.device(where):
+    with warnings.catch_warnings(), meta_device(name) if device == "meta" else torch.device(device):
         warnings.simplefilter("ignore")
-        model = build(architecture, **sizes).to(device)
+        model = build_architecture(f"{name}?{query}").to(device)
     return (model.backbone if task(name) == "detection" else model).eval()
-
-
-def _torchvision(architecture: str, **sizes: Any) -> nn.Module:
-    builder = _builder(architecture)
-    known = inspect.signature(builder).parameters
-    # Without this, detectors and segmenters fetch the weights of their backbones.
-    options: dict[str, Any] = {"weights_backbone": None} if "weights_backbone" in known else {}
-    if architecture in ("googlenet", "inception_v3"):
-        options["init_weights"] = False
-    return builder(weights=None, **options, **sizes)
 
 
 def given_inputs(name: str, model: nn.Module) -> Inputs | None:

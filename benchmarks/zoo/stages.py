@@ -296,6 +296,11 @@ def run_stages(subject: Subject, stages: tuple[str, ...]) -> Iterator[tuple[str,
         yield stage, outcome | {"seconds": round(time.perf_counter() - begin, 2)}
 
 
+def outcomes_of(name: str, stages: tuple[str, ...]) -> dict[str, Outcome]:
+    """Return the outcome of each stage of an architecture."""
+    return dict(run_stages(Subject(name), stages))
+
+
 def described(error: Exception) -> Outcome:
     """What an exception says, and the last lines of this program and of the libraries that led to it."""
     frames = traceback.extract_tb(error.__traceback__)
