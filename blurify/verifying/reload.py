@@ -22,7 +22,8 @@ def reload(original: nn.Module, twin: nn.Module, source: nn.Module, inputs: Inpu
     if expected is None:
         return Row("reload", "skipped", f"the original does not run with other weights: {text}")
     try:
-        load(twin, {name: original.state_dict()[name] for name in source.state_dict()})
+        state = original.state_dict()
+        load(twin, {name: state[name] for name in source.state_dict()})
         found = compare(expected, run(twin, inputs))
     except Exception as error:  # a model may run its own code when it loads
         return Row("reload", "failed", f"what the original loads, the converted model does not: {first_line(error)}")
