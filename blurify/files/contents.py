@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 
 from blurify.errors import FileError, quoted
 from blurify.files.checkpoint import is_state_dict
-from blurify.files.container import identify, read_object
 from blurify.files.safetensors_file import read_safetensors
+from blurify.files.untrusted.container import identify, read_object
 
 _MOST_INDEX_BYTES = 2**26
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from blurify.errors import ArgumentError, FileError
 from blurify.files import read_back
 from blurify.files.atomic import Check
-from blurify.files.container import identify
 from blurify.files.onnx_graph import require_onnx, save_onnx
 from blurify.files.program import Signature, save_program
 from blurify.files.torchscript_out import require_torchscript, save_torchscript
+from blurify.files.untrusted.container import identify
 from blurify.files.writing import write
 from blurify.verifying.verdict import Row
 

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from blurify.errors import ArchitectureError, FileError, PlanError, UnsafeFileError
 from blurify.files.architecture import Architecture, build_architecture
-from blurify.files.bounded import Bounded
 from blurify.files.recipe import VERSION, read_recipe
 from blurify.files.state_dict import load_weights
+from blurify.files.untrusted.bounded import Bounded
 from blurify.planning import Plan
 from blurify.tracing.inputs import example_for, random_batch
 

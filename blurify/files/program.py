@@ -14,8 +14,8 @@ from torch.utils._pytree import tree_unflatten
 
 from blurify.errors import FileError, one_line
 from blurify.files.atomic import Check, check_output, write_atomically
-from blurify.files.exported import checked_archive
 from blurify.files.graphs import unguarded
+from blurify.files.untrusted.exported import checked_archive
 from blurify.tracing.export import quietly
 from blurify.tracing.inputs import Inputs, random_batch
 from blurify.tracing.modes import evaluating

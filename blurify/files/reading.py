@@ -15,14 +15,14 @@ from blurify.errors import ArchitectureError, ArgumentError, FileError
 from blurify.files import folder as folders
 from blurify.files import native
 from blurify.files.architecture import build_architecture, looks_like_architecture, suggestions
-from blurify.files.bounded import Bounded
 from blurify.files.checkpoint import Weights, find_module, find_weights, fitted
-from blurify.files.container import PROGRAMS, identify
 from blurify.files.contents import check_size, read_contents
 from blurify.files.onnx_program import read_onnx
 from blurify.files.program import Signature, read_program
 from blurify.files.state_dict import load_weights
 from blurify.files.torchscript import read_torchscript
+from blurify.files.untrusted.bounded import Bounded
+from blurify.files.untrusted.container import PROGRAMS, identify
 
 Form = Literal["architecture", "state_dict", "module", "native", "program", "torchscript", "onnx"]
 

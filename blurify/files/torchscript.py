@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from blurify.errors import ArgumentError, BlurifyError, FileError, UnsafeFileError
 from blurify.files.graphs import named_by_weights, unguarded, with_state
-from blurify.files.zipped import REFUSED, Entries, packed, read_entries
+from blurify.files.untrusted.zipped import REFUSED, Entries, packed, read_entries
 from blurify.tracing.export import quietly
 from blurify.tracing.inputs import DEFAULT_INPUT_SIZE, MOST_CHANNELS, random_batch
 

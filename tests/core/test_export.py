@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blurify import antialias, verify
-from blurify.files.exported import _has_small_powers
 from blurify.files.program import read_program, save_program
+from blurify.files.untrusted.exported import _has_small_powers
 from blurify.tracing.export import export_once
 from blurify.tracing.inputs import Inputs
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from blurify.errors import FileError, UnsafeFileError
-from blurify.files.operators import is_known_operator
 from blurify.files.program import read_program, save_program
+from blurify.files.untrusted.operators import is_known_operator
 from tests.files.conftest import RunsACommand
 
 Entries = dict[str, bytes]

@@ -21,8 +21,8 @@ from torch import nn
 import blurify
 from blurify.errors import BlurifyError, FileError, UnsafeFileError
 from blurify.files import load, native, read_model
-from blurify.files.container import read_object
-from blurify.files.pickled import MOST_EXPANDED
+from blurify.files.untrusted.container import read_object
+from blurify.files.untrusted.pickled import MOST_EXPANDED
 
 SECONDS = 5.0
 

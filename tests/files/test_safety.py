@@ -15,8 +15,8 @@ from torch import nn
 
 from blurify.errors import FileError, UnsafeFileError
 from blurify.files import read_model
-from blurify.files.container import read_object
-from blurify.files.safety import PLAIN, resolve_globals
+from blurify.files.untrusted.container import read_object
+from blurify.files.untrusted.safety import PLAIN, resolve_globals
 from tests.conftest import tiered
 
 # One small network per family; together they name every entry of the curated list but RAFT's.

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from blurify.errors import FileError, UnsafeFileError
-from blurify.files.operators import is_known_operator
-from blurify.files.zipped import REFUSED, Unsafe, packed, read_entries
+from blurify.files.untrusted.operators import is_known_operator
+from blurify.files.untrusted.zipped import REFUSED, Unsafe, packed, read_entries
 
 WEIGHTS, CONSTANTS = "data/weights/model_weights_config.json", "data/constants/model_constants_config.json"
 GRAPH, SAMPLES = "models/model.json", "data/sample_inputs/model.pt"

@@ -15,12 +15,12 @@ import torch
 from torch import nn
 
 from blurify.errors import FileError
-from blurify.files import legacy
-from blurify.files.instances import check_instances, unchanged_enums
-from blurify.files.pickled import Following
-from blurify.files.records import content_of, records_of, root_of
 from blurify.files.safetensors_file import looks_like_safetensors
-from blurify.files.safety import PLAIN, resolve_globals
+from blurify.files.untrusted import legacy
+from blurify.files.untrusted.instances import check_instances, unchanged_enums
+from blurify.files.untrusted.pickled import Following
+from blurify.files.untrusted.records import content_of, records_of, root_of
+from blurify.files.untrusted.safety import PLAIN, resolve_globals
 from blurify.origin import Pending
 
 _INSTEAD = "give a .pt or .pth file with a state_dict or a model, or safetensors"

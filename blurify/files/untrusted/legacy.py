@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from blurify.files.pickled import Following
+from blurify.files.untrusted.pickled import Following
 
 _MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _PICKLES_BEFORE = 3  # magic number, protocol version, facts about the machine
