@@ -155,8 +155,11 @@ class TracedModule(fx.GraphModule):
         return rebuild(state)
 
     def leaf_paths(self) -> set[str]:
-        """The paths of the modules that the graphs call."""
-        return {str(node.target) for graph in self.graphs for node in graph.nodes if node.op == "call_module"}
+        """The paths of the modules that the graphs call, or give to an operator, as exported ones with contexts do."""
+        nodes = [node for graph in self.graphs for node in graph.nodes]
+        read = {str(node.target) for node in nodes if node.op == "get_attr"}
+        given = {path for path, _ in self.named_modules() if path in read}
+        return {str(node.target) for node in nodes if node.op == "call_module"} | given
 
     def _state(self) -> dict[str, Any]:
         graphs = [encode_graph(graph) for graph in self.graphs]

@@ -290,3 +290,35 @@ def test_hooks_that_forward_registers_are_a_part_of_it() -> None:
     assert converted.meta["front_end"] == "torch.fx"
     verdict = verify(model, converted, X)
     assert verdict.ok, verdict
+
+
+class Casts(nn.Module):
+    """A network that casts in its own forward, around a strided conv, perhaps on a condition that fx cannot read."""
+
+    def __init__(self, by_size: bool) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, 1, 1), nn.Conv2d(8, 8, 3, 2, 1)
+        self.by_size = by_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.a(x))
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=x.shape[1] > 4 if self.by_size else True):
+            x = self.b(x)
+        return F.max_pool2d(x.float(), 2)
+
+
+def test_an_exported_context_is_copied_with_its_part_of_the_graph() -> None:
+    model = Casts(by_size=True)
+    converted = antialias(model, example_inputs=X)
+    assert converted.meta["front_end"] == "torch.export"
+    verdict = verify(model, converted, X)
+    assert verdict.ok, verdict
+
+
+def test_a_lost_autocast_fails_the_proof() -> None:
+    model = Casts(by_size=False)
+    with pytest.warns(OmissionWarning, match="autocast"):
+        converted = antialias(model, form="graph", example_inputs=X)
+    verdict = verify(model, converted, X)
+    assert not verdict.ok
+    assert verdict.identity_error > verdict.tolerance
