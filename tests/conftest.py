@@ -135,7 +135,7 @@ def _slowness() -> float:
     """Return how many times longer this machine takes than the quiet one that limits are meant for."""
     begin = time.process_time()
     sum(number * number for number in range(1_000_000))
-    return max(1.0, (time.process_time() - begin) / 0.05)
+    return max(1.0, (time.process_time() - begin) / 0.035)
 
 
 @pytest.hookimpl(wrapper=True)

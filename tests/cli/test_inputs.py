@@ -30,7 +30,7 @@ def test_safetensors_in_and_out(run, tiny: nn.Module, tmp_path: Path) -> None:
 def test_a_folder_is_converted_beside_itself(
     run, name: str, tiny: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    timm.models._hub.save_for_hf(tiny, tmp_path / "net")
+    timm.models.save_for_hf(tiny, tmp_path / "net")
     before = sorted((tmp_path / "net").iterdir())
     if name == ".":
         monkeypatch.chdir(tmp_path / "net")

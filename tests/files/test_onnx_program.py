@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from torch import nn
 
 from blurify import antialias, verify
 from blurify.errors import BlurifyError, FileError
@@ -29,25 +30,40 @@ def outputs(path: Path, x: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
 
 
-def test_a_graph_is_read_converted_and_written_back(tmp_path: Path) -> None:
-    original = randomize_statistics(timm.create_model("test_resnet")).eval()
-    save_onnx(original, tmp_path / "net.onnx", torch.randn(1, 3, 64, 64))
-    (tmp_path / "net.onnx").rename(tmp_path / "net.bin")
-    loaded = read_model(tmp_path / "net.bin")
+@pytest.fixture(scope="module")
+def original() -> nn.Module:
+    torch.manual_seed(0)
+    return randomize_statistics(timm.create_model("test_resnet")).eval()
+
+
+@pytest.fixture(scope="module")
+def written(original: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A graph under a name that says nothing of it."""
+    path = tmp_path_factory.mktemp("written") / "net.onnx"
+    save_onnx(original, path, torch.randn(1, 3, 64, 64))
+    return path.rename(path.with_suffix(".bin"))
+
+
+def test_a_graph_is_read_and_proved(written: Path) -> None:
+    loaded = read_model(written)
     assert (loaded.form, loaded.signature is not None) == ("onnx", True)
     x = torch.randn(3, 3, 64, 64)
+    assert verify(loaded.model, antialias(loaded.model, example_inputs=x), x).ok
+
+
+def test_a_graph_is_read_converted_and_written_back(original: nn.Module, written: Path, tmp_path: Path) -> None:
+    loaded, x = read_model(written), torch.randn(3, 3, 64, 64)
     converted = antialias(loaded.model, example_inputs=x)
-    assert verify(loaded.model, converted, x).ok
     remark = FORMATS["onnx"].write(converted, tmp_path / "out.onnx", Wanted(example=loaded.signature))
     assert remark is None
-    before, after = onnx.load(tmp_path / "net.bin"), onnx.load(tmp_path / "out.onnx")
+    before, after = onnx.load(written), onnx.load(tmp_path / "out.onnx")
     assert before.opset_import[0].version == after.opset_import[0].version
     for name in ("input", "output"):
         assert [i.name for i in getattr(before.graph, name)] == [i.name for i in getattr(after.graph, name)]
     with torch.no_grad():
         expected = antialias(original)(x)
     assert relative_error(expected, outputs(tmp_path / "out.onnx", x)) < 1e-4
-    assert relative_error(expected, outputs(tmp_path / "net.bin", x)) > 1e-3
+    assert relative_error(expected, outputs(written, x)) > 1e-3
 
 
 def graph(*nodes: Any, opset: int = 13) -> Any:

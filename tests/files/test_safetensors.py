@@ -81,7 +81,7 @@ def test_a_folder_of_timm_s_needs_no_arch(
     safe: bool, prefix: str, picture: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = timm.create_model("test_resnet", num_classes=7, in_chans=1, drop_rate=0.25).eval()
-    timm.models._hub.save_for_hf(model, tmp_path / "m", safe_serialization=safe)
+    timm.models.save_for_hf(model, tmp_path / "m", safe_serialization=safe)
     monkeypatch.chdir(tmp_path)
     loaded = read_model(f"{prefix}m")
     assert loaded.form == "state_dict"

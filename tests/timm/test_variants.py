@@ -88,7 +88,7 @@ def test_weights_come_from_where_the_originals_do(tmp_path: Path) -> None:
 
 def test_a_folder_of_timms_makes_it_again(tmp_path: Path) -> None:
     made = randomize_statistics(make(NAME, num_classes=7, blur_filt_size=3))
-    timm.models._hub.save_for_hf(made, tmp_path, model_args=made._model_args)
+    timm.models.save_for_hf(made, tmp_path, model_args=made._model_args)
     assert json.loads((tmp_path / "config.json").read_text())["architecture"] == NAME
     again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
     assert torch.equal(run(again, X), run(made, X))

@@ -13,7 +13,7 @@ import fsspec
 import pytest
 import timm
 import torch
-from timm.models._hub import save_for_hf
+from timm.models import save_for_hf
 
 import blurify
 from blurify import files
