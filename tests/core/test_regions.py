@@ -212,6 +212,7 @@ FORMS: dict[str, Form] = {
     "leaky, method": lambda x, m: x.where(x >= 0, x * 0.1),
     "leaky, maximum": lambda x, m: torch.maximum(x, 0.1 * x),
     "leaky, max": lambda x, m: torch.max(x, 0.1 * x),
+    "relu, view by slices of its size": lambda x, m: x.flatten(2).relu().view(*x.shape[:2], *x.shape[2:]),
     "relu, zeros": lambda x, m: torch.maximum(x, torch.zeros(x.shape)),
     "relu, new zeros": lambda x, m: torch.max(x, x.new_zeros(x.size())),
     "relu, full": lambda x, m: torch.where(x > 0, x, torch.full(x.shape, 0.0, dtype=x.dtype)),
