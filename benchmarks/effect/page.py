@@ -1,4 +1,4 @@
-"""The page of results: tables over seeds, what they say of the paper's direction, and every run."""
+"""The page of results: tables over seeds, and what they say of the paper's direction."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ $ python -m benchmarks.effect --page docs/effect.md    # make this page and its 
 ```
 
 An MNIST run takes one to two minutes on one thread. Both commands write one line per run to
-`benchmarks/results/effect.jsonl` and skip runs that are already in it.
+`benchmarks/results/effect.jsonl`, with an interval over test images, and skip runs that are already in it.
 
 ![Consistency against accuracy: with longer filters the points move up, not left](img/effect.png)
 
@@ -45,10 +45,9 @@ total stride of the networks, change nothing.
 | consistency | how often the top-1 predictions for two such shifts of an image agree |
 | variation | sum of absolute changes of the true class's probability along the diagonal; 100 % is once from 0 to 1 |
 
-For the variation, the image moves by 8 pixels, one at a time. In the tables of means, `±` is half of the 95 %
+For the variation, the image moves by 8 pixels, one at a time. In the tables, `±` is half of the 95 %
 interval over seeds (Student's t). Seeds differ in initial weights and order of images and share the test
-images. A difference is computed within each seed first. In the tables of runs, the interval is a bootstrap over
-the test images of one trained network.
+images. A difference is computed within each seed first.
 """
 
 TITLES = {
@@ -71,10 +70,7 @@ def page(results: dict[Run, Line]) -> str:
                 *changes(summary),
             ]
             parts += [*verdicts(summary), ""]
-    parts += ["## Every run", *environments(results)]
-    for data, summary in summaries.items():
-        if summary.seeds:
-            parts += [f"\n### {TITLES[data]}: runs\n", *every_run(summary)]
+    parts += ["## Versions", *environments(results)]
     return "\n".join(parts) + "\n"
 
 
@@ -126,13 +122,6 @@ def verdicts(summary: Summary) -> Iterator[str]:
 def environments(results: dict[Run, Line]) -> Iterator[str]:
     for each in dict.fromkeys(tuple(line["environment"].items()) for line in results.values()):
         yield f"\nWith {', '.join(f'{name} {value}' for name, value in each)}."
-
-
-def every_run(summary: Summary) -> Iterator[str]:
-    yield from table("network", "filter", "seed", *COLUMNS)
-    for (network, taps, seed), line in sorted(summary.lines.items()):
-        cells = ("{:.1f} ({:.1f} to {:.1f})".format(*line[metric]) for metric in METRICS)
-        yield row(network, named(taps), seed, *cells)
 
 
 def named(taps: int) -> str:
