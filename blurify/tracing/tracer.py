@@ -15,6 +15,7 @@ from torch.fx.node import Node
 
 from blurify.errors import TraceError
 from blurify.hosts import Host
+from blurify.tracing import modes
 from blurify.tracing.answers import Answers
 from blurify.tracing.arguments import arguments
 from blurify.tracing.calls import Call
@@ -229,7 +230,11 @@ def trace_once(model: nn.Module, inputs: Inputs | None = None, whole: set[str] |
     # A blur in a host of a leaf's class would be inside the leaf.
     opened = strided_leaves(model) | {type(module) for module in model.modules() if isinstance(module, Host)}
     watchful, refusals = False, dict[str, TraceError]()
+    found = [modes.Attributes.of(module) for module in model.modules()]
     while True:
+        # What another try has set would be taken for the model's own.
+        for attributes in found:
+            attributes.restore()
         tracer = LeafAwareTracer(inputs, opened, whole)
         tracer.watchful = watchful
         try:

@@ -322,3 +322,36 @@ def test_a_lost_autocast_fails_the_proof() -> None:
     verdict = verify(model, converted, X)
     assert not verdict.ok
     assert verdict.identity_error > verdict.tolerance
+
+
+class Counts(nn.Module):
+    """Counts its calls in a buffer that it sets anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.steps += 1
+        return x + self.steps
+
+
+class Lowers(nn.Module):
+    """A conv in bfloat16, which no graph holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            y = self.conv(x)
+        return y.to(x.dtype)
+
+
+def test_another_try_of_the_tracer_finds_the_model_as_it_was() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, 1, 1), nn.Conv2d(4, 4, 3, 2, 1), Counts(), Lowers())
+    traced = trace(model)
+    assert traced.meta["omitted"] == ()
+    assert type(model[2].steps) is Tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -59,6 +60,73 @@ class Excite(nn.Module):
         return x * torch.sigmoid(self.fc(x.mean((2, 3), keepdim=True)))
 
 
+class Moving(nn.Module):
+    """A mean that training moves in place, and a counter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.rand(CHANNELS))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean.mul_(0.9).add_(0.1 * x.detach().mean((0, 2, 3)))
+            self.steps += 1
+        return x - self.mean.view(1, -1, 1, 1)
+
+
+class Depth(nn.Module):
+    """Stochastic depth by random draws of torch; its branch is a conv of stride 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = nn.Conv2d(CHANNELS, CHANNELS, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.branch(x)
+        if self.training:
+            y = y * (torch.rand(x.shape[0], 1, 1, 1, device=x.device) > 0.5).to(y.dtype)
+        return x + y
+
+
+class Cautious(nn.Module):
+    """Asks what its input is, has an argument with a default, and leaves a gradient out."""
+
+    def forward(self, x: Tensor, scale: float = 1.0, *, strict: bool = True) -> Tensor:
+        if not isinstance(x, Tensor) or (strict and x.dim() != 4):
+            raise TypeError("a batch of maps is wanted")
+        assert x.shape[1] == CHANNELS
+        with torch.no_grad():
+            largest = x.abs().amax((1, 2, 3), keepdim=True)
+        return x / (largest + scale)
+
+
+class Low(nn.Module):
+    """A conv in bfloat16 amid the rest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(CHANNELS, CHANNELS, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            y = self.conv(x)
+        return y.to(x.dtype)
+
+
+class Written(nn.Module):
+    """A strided conv whose activation is a statement in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(CHANNELS, CHANNELS, 3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        y.mul_(torch.sigmoid(y))
+        return y
+
+
 class Head(nn.Module):
     """Outputs of several dtypes, in a dict."""
 
@@ -70,8 +138,21 @@ class Head(nn.Module):
         return {"logits": self.fc(x.mean((2, 3))), "maps": [x.double(), None]}
 
 
+OTHERS: dict[str, Callable[[], nn.Module]] = {
+    "lp": lambda: nn.LPPool2d(2, 2),
+    "excite": Excite,
+    "gate": Gate,
+    "dropout": lambda: nn.Dropout2d(0.3),
+    "moving": Moving,
+    "depth": Depth,
+    "cautious": Cautious,
+    "low": Low,
+    "written": Written,
+}
+
+
 def stage(draw: Any) -> list[nn.Module]:
-    kind = draw(st.sampled_from(["conv", "conv", "max", "avg", "lp", "residual", "excite", "gate", "dropout"]))
+    kind = draw(st.sampled_from(["conv", "conv", "max", "avg", "residual", *OTHERS]))
     if kind == "conv":
         kernel, stride, dilation = draw(st.sampled_from([1, 3])), draw(st.integers(1, 2)), draw(st.integers(1, 2))
         conv = nn.Conv2d(CHANNELS, CHANNELS, kernel, stride, kernel // 2 * dilation, dilation, bias=draw(st.booleans()))
@@ -82,8 +163,7 @@ def stage(draw: Any) -> list[nn.Module]:
         return [nn.AvgPool2d(draw(st.integers(2, 5)), 2, 1, count_include_pad=draw(st.booleans()))]
     if kind == "residual":
         return [Residual(draw(st.integers(1, 2)), draw(st.booleans()))]
-    made = {"lp": lambda: nn.LPPool2d(2, 2), "excite": Excite, "gate": Gate, "dropout": lambda: nn.Dropout2d(0.3)}
-    return [made[kind]()]  # type: ignore[no-untyped-call]
+    return [OTHERS[kind]()]
 
 
 @st.composite
