@@ -76,10 +76,18 @@ class Questions:
         """Return the truth of the value, checked by the graph where the example's size decides it."""
         known = self.answers.truth(proxy.node) or self._of_constants(proxy, bool)
         if known is None:
-            raise NoAnswer(BY_VALUES)
+            # Another front-end may know what comes from no tensor, the keys of a dict for one.
+            by_values = self._reads_tensors(proxy.node)
+            raise NoAnswer(BY_VALUES if by_values else "a branch depends on a value that is not known while tracing")
         if not self._holds(proxy.node, known):
             self._check(proxy if known.value else self._node(operator.not_, (proxy,)))
         return bool(known.value)
+
+    def _reads_tensors(self, node: fx.Node) -> bool:
+        known = self.answers.of(node)
+        if node in self.tracer.tensors or (known is not None and isinstance(known.value, Tensor)):
+            return True
+        return any(map(self._reads_tensors, node.all_input_nodes))
 
     def number(self, proxy: fx.Proxy) -> Any:
         """Return the value as a number, checked by the graph where the example's size decides it."""

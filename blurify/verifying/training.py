@@ -141,7 +141,7 @@ def trained_alike(mine: Trained, theirs: Trained, again: tuple[Trained, Trained]
     if mine.draws != theirs.draws:
         return Row("train", "failed", f"{text}; the two do not draw the same random numbers")
     if again is None:
-        drawn = "no random numbers" if recorded else "random numbers, if any, are drawn by the model's own forward"
+        drawn = "no random numbers" if recorded else "own random draws"
         return Row.of("train", outputs.ok and buffers.ok, f"{text}; {drawn}")
     other = compare(again[0].outputs, again[1].outputs)
     text += f"; from another seed by {other.error:.1e}"

@@ -60,7 +60,7 @@ CASES = [
     *(("getitem", {"landing": place}, ELSEWHERE) for place in ("getitem", "blur", "pool", "x", "output", "pair")),
     ("blur", {**REWRITE, "landing": "blur"}, "which cannot be: already antialiased."),
     ("interpolate", {**REWRITE, "landing": "interpolate"}, "which cannot be: already antialiased."),
-    ("pair", {**REWRITE, "landing": "pair"}, "which cannot be: returns the indices of its maxima, which "),
+    ("pair", {**REWRITE, "landing": "pair"}, "which cannot be: gives maxima and indices as a pair "),
     ("conv", {"stride": (4, 4)}, "as of another stride than its 2x2 in this model."),
     ("conv", {"stride": (1, 2), "filt_size": (1, 3)}, "as of another stride than its 2x2 in this model."),
     ("conv", {"stride": (2,), "filt_size": (3,)}, "as of another stride than its 2x2 in this model."),

@@ -69,9 +69,6 @@ def test_what_is_computed_when_the_model_runs_is_kept(name: str) -> None:
 
 # Steps that are no subsampling of a map: by axis, by sign, by form.
 NOT_SPATIAL: dict[str, tuple[Function, int]] = {
-    "channels": (lambda x, c: x[:, ::2], 2),
-    "channels, ellipsis after": (lambda x, c: x[:, ::2, ...], 2),
-    "batch and channels": (lambda x, c: x[::2, ::2], 2),
     "batch and rows": (lambda x, c: x[::2, :, ::2], 2),
     "rows": (lambda x, c: x[:, :, ::2], 2),
     "columns": (lambda x, c: x[..., ::2], 2),
@@ -509,11 +506,15 @@ def test_pools_whose_indices_are_read_alone_are_kept(name: str) -> None:
 
 
 class LooksAtValues(nn.Module):
-    """No front-end can record what a value decides."""
+    """No front-end can record what a value decides, and the strided conv cannot stay in a module kept whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.sum().item() > 0:  # the line that a message must show
-            return x.relu()
+            return self.conv(x)
         return x
 
 
@@ -525,10 +526,8 @@ def test_control_flow_that_no_front_end_takes_says_where_who_and_what_to_do() ->
     line = LooksAtValues.forward.__code__.co_firstlineno + 1
     assert re.match(r"Sequential cannot be traced in '1\.0', at .+test_refusals\.py:(\d+) `", message)
     assert f"test_refusals.py:{line} `if x.sum().item() > 0:" in message
-    said = message.split("; ")
-    assert said[1].startswith("torch.export says: ")
-    # What goes by values is not tried again, strictly.
-    assert "strict" not in message
+    # What goes by values is not tried by other front-ends.
+    assert "torch.export" not in message
     assert "Move that decision out of forward, or convert the part of the model without it (its " in message
     # Its parts without that decision convert.
     assert antialias(model[0], stem=True).meta["blurify"].rewritten
