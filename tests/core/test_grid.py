@@ -155,6 +155,20 @@ def test_maps_are_found_in_outputs_of_any_class(kind: Any) -> None:
     assert shift.most == 3.5
 
 
+def test_positions_are_followed_through_products_over_channels() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(same(1), same(2))
+            self.weight = nn.Parameter(torch.ones(1, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x).flatten(2).transpose(1, 2) @ self.weight
+
+    (shift,) = plan(Tokens(), example_inputs=EXAMPLE).outputs
+    assert shift.most == 0.5
+
+
 def test_a_pixel_or_more_is_a_warning() -> None:
     model = NETWORKS["convs"]
     with pytest.warns(GridWarning, match=r"of output by 3.5 input pixels; use an odd filter \(filt_size=3\)"):

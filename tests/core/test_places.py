@@ -352,6 +352,16 @@ def test_adaptive_pools_of_a_whole_factor(name: str) -> None:
     assert torch.equal(run(converted, y), run(model, y))
 
 
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["Avg", "Max"])
+def test_adaptive_pools_of_one_to_three_axes(kind: str, axes: int) -> None:
+    conv, pool = getattr(nn, f"Conv{axes}d")(3, 4, 1), getattr(nn, f"Adaptive{kind}Pool{axes}d")(3)
+    model, x = nn.Sequential(conv, pool), torch.randn((2, 3) + (6,) * axes)
+    (decision,) = plan(model, example_inputs=x).rewritten
+    assert decision.stride == (2,) * axes
+    assert verify(model, antialias(model, example_inputs=x), x).ok
+
+
 def unpacks_both(x: Tensor, c: Any) -> Tensor:
     values, _ = c.pool(x)
     return values
