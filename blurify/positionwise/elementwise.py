@@ -29,7 +29,8 @@ COPIES = frozenset(
 )
 COMPARISONS = frozenset(
     "eq ne lt le gt ge equal greater greater_equal less less_equal not_equal isnan isinf isfinite logical_and "
-    "logical_or logical_xor logical_not bitwise_and bitwise_or bitwise_not and_ or_ xor invert signbit".split()
+    "logical_or logical_xor logical_not bitwise_and bitwise_or bitwise_not and_ or_ xor __and__ __or__ __xor__ "
+    "invert signbit".split()
 )
 CASTS = {
     **dict.fromkeys("to type type_as _to_copy".split()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -93,9 +94,9 @@ def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(small_disk: Path) -> N
         assert process.stdout is not None
         said = process.stdout.read()
         assert process.wait(120) == 1
-    assert "MB, and" in said.splitlines()[-1]
+    assert re.search(r"need about [\d.]+MB \([\d.]+[KM]B are free\)", said.splitlines()[-1])
     assert said.splitlines()[-1].startswith(f"Error: The disk of {folder} is full: the ")
-    assert said.splitlines()[-1].endswith("are free; make room and run the same again, it goes on from here.")
+    assert said.splitlines()[-1].endswith("are free); free some space and run the same command again to continue.")
     assert "Traceback" not in said
     assert 0 < len(model_records(folder)) < len(names)
     subprocess.run(["mount", "-o", "remount,size=60m", small_disk], check=True)
