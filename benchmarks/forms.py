@@ -1,8 +1,8 @@
 """The forms of a converted network beside each other: `python -m benchmarks.forms [--quick]`.
 
 Milliseconds of one forward of the plain network, eager, without gradients and in one thread, and as ratios to that, in
-the same interleaved run: the network that keeps its class, and its graph without and with `blurify.optimize`. They are
-of the processor's time, so that other work on the machine counts little. `gmac` are ratios of arithmetic.
+the same interleaved run: the network that keeps its class, and its graph without and with `blurify.optimizing`. They
+are of the processor's time, so that other work on the machine counts little. `gmac` are ratios of arithmetic.
 """
 
 from __future__ import annotations

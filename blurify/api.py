@@ -195,7 +195,7 @@ def antialias(
         example_kwargs: keyword arguments of the model, beside `example_inputs`.
         inplace: let the result use the model's own parameters and buffers instead of copies, so that an optimizer made
             before goes on working. The model object itself keeps its structure.
-        optimize: remove arithmetic that the outputs do not need (`blurify.optimize`): a blur after a 1x1 conv moves
+        optimize: remove arithmetic that the outputs do not need (`blurify.optimizing`): a blur after a 1x1 conv moves
             before it, for one. `meta["optimized"]` says what was done.
         form: "class" for a copy of `model` of its own class, which keeps its methods and attributes: strides become 1
             on its modules, and modules blur. "graph" for a `torch.fx.GraphModule`. "auto" for the class wherever

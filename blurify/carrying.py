@@ -11,7 +11,7 @@ from blurify.decision import Part, of_whole
 from blurify.errors import ArgumentError, PlanError
 from blurify.graph_module import TracedModule
 from blurify.keep import keep_class
-from blurify.optimize import optimize_graphs
+from blurify.optimizing import optimize_graphs
 from blurify.origin import Origin
 from blurify.parts import with_parts
 from blurify.planning import Plan, plan_of, set_plan

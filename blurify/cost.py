@@ -40,7 +40,7 @@ def cost(model: nn.Module, *examples: Tensor) -> Cost:
     1814073344
 
     `activations` are the most bytes that the input, the maps and whatever else the forward makes take at one time. They
-    are counted of the plain formulation without gradients; batches that go through in parts (`blurify.optimize`) take
+    are counted of the plain formulation without gradients; batches that go through in parts (`blurify.optimizing`) take
     less.
 
     Args:

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map_only
 
 from blurify.graph_module import TracedModule
-from blurify.optimize import optimize_graphs
+from blurify.optimizing import optimize_graphs
 from blurify.planning import Plan, plan_of
 from blurify.tracing import same_graph, trace
 from blurify.tracing.inputs import Inputs, random_batch

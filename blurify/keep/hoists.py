@@ -1,7 +1,7 @@
 """Find the 1x1 convs that may be fed a blurred map instead of being blurred after; nothing is changed.
 
-`blurify.optimize.pointwise` states the law and where it pays. Here the conv must be a module whose every call is such a
-conv, so that it can blur what it takes.
+`blurify.optimizing.hoist_blur` states the law and where it pays. Here the conv must be a module whose every call is
+such a conv, so that it can blur what it takes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from blurify.errors import PlanError
 from blurify.graph_module import TracedModule
 from blurify.hosts import BEFORE, can_host
 from blurify.keep.places import Place, alike
-from blurify.optimize.pointwise import conv_before
+from blurify.optimizing.hoist_blur import conv_before
 from blurify.rewrite import callers, rewrite
 
 Moved = tuple[fx.Node, fx.Node]

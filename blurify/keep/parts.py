@@ -1,7 +1,7 @@
 """Find the modules that a large batch may pass a few samples at a time, so that dense maps stay in a processor's cache.
 
-`blurify.optimize.parts` states the law. Here a module runs its own forward on a part of the batch: it must treat each
-sample by itself, and be of a class that is known to do nothing beside. It subsamples once, since later maps are small.
+`blurify.optimizing.microbatch` states the law. Here a module runs its own forward on a part of the batch: it must treat
+each sample by itself, and be of a class that is known to do nothing else. It subsamples once: later maps are small.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import fx, nn
 from blurify.graph_module import TracedModule
 from blurify.hosts import Host
 from blurify.keep.places import Landed, Place
-from blurify.optimize.nodes import called, only_source
-from blurify.optimize.parts import conv_sizes, is_of_one_sample, spans_samples
+from blurify.optimizing.microbatch import conv_sizes, is_of_one_sample, spans_samples
+from blurify.optimizing.nodes import called, only_source
 from blurify.positionwise import operator_name
 from blurify.rewrite import Edit
 from blurify.tracing.calls import Call, calls_by_path, running

@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
 from blurify.graph_module import TracedModule
-from blurify.optimize.nodes import writes
+from blurify.optimizing.nodes import writes
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.shapes import placeholder_values
 

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from blurify.graph_module import TracedModule
-from blurify.optimize.nodes import batch_statistics
+from blurify.optimizing.nodes import batch_statistics
 from blurify.rules.arguments import Signature, bind
 from blurify.tracing.constants import constant_tensor
 

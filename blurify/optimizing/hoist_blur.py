@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 
 from blurify.graph_module import TracedModule
 from blurify.layers import Blur, BlurPool1d, BlurPool2d, BlurPool3d
-from blurify.optimize.nodes import batch_statistics, called, only_source
+from blurify.optimizing.nodes import batch_statistics, called, only_source
 from blurify.positionwise import operator_name
 from blurify.rewrite import insert_after
 from blurify.rules.arguments import bind

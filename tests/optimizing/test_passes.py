@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from blurify import verify
 from blurify.graph_module import TracedModule
-from blurify.optimize import optimize_graphs
+from blurify.optimizing import optimize_graphs
 from tests.conftest import as_graph as antialias
 from tests.conftest import randomize_statistics, relative_error, run, tiered
 

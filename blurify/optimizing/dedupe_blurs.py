@@ -9,7 +9,7 @@ from torch import fx
 
 from blurify.graph_module import TracedModule
 from blurify.layers import Blur
-from blurify.optimize.nodes import called, writes
+from blurify.optimizing.nodes import called, writes
 
 
 def run(traced: TracedModule, graph: fx.Graph) -> list[str]:

@@ -21,7 +21,7 @@ from torch.nn.modules.conv import Conv2d
 from blurify.graph_module import TracedModule
 from blurify.layers import Blur, DenseMaxPool2d
 from blurify.lowering import Part, before
-from blurify.optimize.nodes import batch_statistics, called, only_source
+from blurify.optimizing.nodes import batch_statistics, called, only_source
 from blurify.positionwise import crosses, operator_name
 from blurify.tracing.constants import constant_shape, constant_tensor
 
