@@ -18,8 +18,8 @@ from torch import nn
 
 from benchmarks.timing import medians, record, table
 from blurify import antialias
-from blurify.cost import cost
 from blurify.files import save_onnx
+from blurify.measure.cost import cost
 
 NETWORKS = ("resnet18", "resnet50", "vgg16_bn", "densenet121", "mobilenet_v2")
 

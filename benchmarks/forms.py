@@ -16,7 +16,7 @@ import torchvision
 
 from benchmarks.timing import medians, record, table
 from blurify import antialias
-from blurify.cost import cost
+from blurify.measure.cost import cost
 
 NETWORKS = ("resnet18", "resnet50", "mobilenet_v2", "densenet121")
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from benchmarks.timing import medians, record, table
 from blurify import antialias
-from blurify.measure.compare import Asked, compare
+from blurify.measure.compare import EvaluatedModel, compare
 from blurify.measure.consistency import ROUNDS, window_offsets
 from blurify.measure.folder import IMAGENET_MEAN, IMAGENET_STD, Pictures, Preprocessing, find_pictures
 from blurify.measure.probes import Windows
@@ -43,7 +43,7 @@ def measured(models: dict[str, nn.Module], folder: Path) -> None:
         for numbers in torch.arange(len(pictures)).split(BATCH)
     )
     offsets = window_offsets(len(pictures), SHIFT, ROUNDS, seed=0)
-    compare([Asked(name, model) for name, model in models.items()], [Windows(offsets, SIZE)], batches)
+    compare([EvaluatedModel(name, model) for name, model in models.items()], [Windows(offsets, SIZE)], batches)
 
 
 def raw(models: dict[str, nn.Module], batches: int) -> None:

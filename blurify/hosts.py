@@ -28,7 +28,7 @@ PARTS = "in_parts"
 LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
-class Host(nn.Module):
+class BlurWrapper(nn.Module):
     """Mixed into a host's class: how it is copied and pickled, though nobody can import its class.
 
     A `__deepcopy__` would be found by what `torch.compile` wraps around a host too, whose copy then lost its wrapper.
@@ -46,7 +46,7 @@ class Host(nn.Module):
         return rebuild, (kind.original, kind.blurs, state)
 
 
-class BlursInput(Host):
+class BlursInput(BlurWrapper):
     """Blurs its first argument."""
 
     def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
@@ -54,7 +54,7 @@ class BlursInput(Host):
         return super().forward(self.blur_before(x), *args, **kwargs)  # type: ignore[operator]
 
 
-class InParts(Host):
+class InParts(BlurWrapper):
     """Runs a large batch a few samples at a time."""
 
     def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
@@ -66,7 +66,7 @@ class InParts(Host):
         return eager.in_parts(lambda part: run(part, *args, **kwargs), x, samples)
 
 
-class BlursOutput(Host):
+class BlursOutput(BlurWrapper):
     """Blurs what it gives."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -75,7 +75,7 @@ class BlursOutput(Host):
 
 
 # What is mixed in first runs around the others.
-MIXINS: dict[str, type[Host]] = {PARTS: InParts, AFTER: BlursOutput, BEFORE: BlursInput}
+MIXINS: dict[str, type[BlurWrapper]] = {PARTS: InParts, AFTER: BlursOutput, BEFORE: BlursInput}
 
 
 def _before(self: Any, x: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ def host_class(original: Any, blurs: tuple[str, ...]) -> type[nn.Module]:
     methods = {"hosted": renamed(forward, "hosted"), "forward": run}
     if PARTS in blurs:
         methods |= {"whole": renamed(run, "whole"), "forward": renamed(_in_parts, "forward", argument)}
-    return type(original.__name__, (Host, original), names | methods)
+    return type(original.__name__, (BlurWrapper, original), names | methods)
 
 
 def takes_one(forward: Any) -> bool:
@@ -160,7 +160,7 @@ def is_sequence(module: nn.Module) -> bool:
 def original_class(module: nn.Module) -> Any:
     """Return the class that the module had before it became a host."""
     kind: Any = type(module)
-    return kind.original if isinstance(module, Host) else kind
+    return kind.original if isinstance(module, BlurWrapper) else kind
 
 
 def make_host(module: nn.Module, name: str, blur: nn.Module) -> None:
@@ -185,12 +185,12 @@ def take_in_parts(module: nn.Module, channels: float) -> None:
 
 def is_in_parts(module: nn.Module) -> bool:
     """Return whether the module takes large batches in parts."""
-    return isinstance(module, Host) and PARTS in module.blurs
+    return isinstance(module, BlurWrapper) and PARTS in module.blurs
 
 
 def become_host(module: nn.Module, name: str) -> None:
     """Make the module's class a subclass of its own that does also what the name says."""
-    blurs = type(module).blurs if isinstance(module, Host) else ()
+    blurs = type(module).blurs if isinstance(module, BlurWrapper) else ()
     module.__class__ = host_class(original_class(module), tuple(sorted({*blurs, name})))
 
 

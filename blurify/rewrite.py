@@ -14,7 +14,7 @@ from blurify.errors import PlanError
 from blurify.graph_module import TracedModule
 from blurify.layers import AntialiasedResize, Blur
 from blurify.placement import check_fits
-from blurify.rules import Context, Parts, Rule, recognise, set_module
+from blurify.rules import Context, Replacement, Rule, recognise, set_module
 from blurify.sites import Kind, Site
 from blurify.tracing.constants import constant_tensor
 from blurify.tracing.paths import node_paths
@@ -153,7 +153,7 @@ def apply_edit(traced: TracedModule, edit: Edit, free: bool, names: Names) -> No
     """Rewrite one site in one graph."""
     decision, node = edit.decision, edit.node
     parts = edit.rule.replace(node, edit.module, edit.site, decision.blurring)
-    settle(parts, node, traced, decision)
+    move_to_device(parts, node, traced, decision)
     if parts.dense is not None and (free or not parts.has_parameters):
         call_instead(traced, node, parts, dense_path(decision, node, free, names))
     elif parts.dense is not None and edit.module is not None and edit.rule.as_function is not None:
@@ -171,7 +171,7 @@ def apply_edit(traced: TracedModule, edit: Edit, free: bool, names: Names) -> No
         blur.meta["gives"] = node.meta.pop("gives")
 
 
-def call_instead(traced: TracedModule, node: fx.Node, parts: Parts, path: str) -> None:
+def call_instead(traced: TracedModule, node: fx.Node, parts: Replacement, path: str) -> None:
     """Let the node call the dense module, put at `path`."""
     if parts.dense is not None:
         set_module(traced, path, parts.dense)
@@ -181,7 +181,7 @@ def call_instead(traced: TracedModule, node: fx.Node, parts: Parts, path: str) -
     node.op, node.target = "call_module", path
 
 
-def settle(parts: Parts, node: fx.Node, traced: TracedModule, decision: Decision) -> None:
+def move_to_device(parts: Replacement, node: fx.Node, traced: TracedModule, decision: Decision) -> None:
     """Put the new layers, whose only tensors are filters, on the device of the weights nearest before the site.
 
     What else the decision says of how they blur is told to them.

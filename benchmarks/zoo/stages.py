@@ -32,7 +32,7 @@ from blurify.verifying.shapes import subsampling_paths
 from blurify.verifying.twins import one_tap
 from blurify.verifying.weights import compare_weights
 from blurify.zoo.architectures import Shape, inputs_of, parameter_count
-from blurify.zoo.telling import randomize
+from blurify.zoo.randomize_weights import randomize
 
 Outcome = dict[str, Any]
 # The largest network whose weights are given values.

@@ -104,7 +104,7 @@ def convert(
     form = files.fitting_format(form, arch)
     _say_form(converted, saying)
     _prove(opened, converted, saying, verify=not no_verify)
-    wanted = files.Wanted(arch, opened.loaded.signature or opened.examples[0], dynamic_size, force)
+    wanted = files.SaveOptions(arch, opened.loaded.signature or opened.examples[0], dynamic_size, force)
     with report.stage("writing"):
         if no_verify:
             remark, row = form.write(converted, target, wanted), None
@@ -128,7 +128,7 @@ def _say_form(converted: nn.Module, saying: Saying) -> None:
 
 def _prove(opened: Session, converted: nn.Module, saying: Saying, *, verify: bool) -> None:
     from blurify.cli import report, session
-    from blurify.cost import cost
+    from blurify.measure.cost import cost
 
     before, after = opened.cost, cost(converted, *opened.examples)
     prices = {"before": asdict(before), "after": asdict(after)}

@@ -18,10 +18,18 @@ from blurify.cli.sites import check_drawing, of_sites, write_report
 from blurify.errors import ArgumentError, BlurifyError, FileError
 from blurify.files.transforms import preprocessing_of
 from blurify.measure import processes
-from blurify.measure.compare import Asked, Classes, Comparison, NoPicturesError, NotFiniteError, compare, joined
+from blurify.measure.compare import (
+    Classes,
+    Comparison,
+    EvaluatedModel,
+    NoPicturesError,
+    NotFiniteError,
+    compare,
+    joined,
+)
 from blurify.measure.consistency import window_offsets
 from blurify.measure.folder import Folder, Preprocessing, find_pictures
-from blurify.measure.preparing import Wishes, prepared
+from blurify.measure.preparing import PreprocessOverrides, prepared
 from blurify.measure.probes import Diagonal, Maps, Probe, Rolled, Windows
 from blurify.measure.shifts import draw_offsets
 
@@ -35,7 +43,7 @@ def run(names: list[str], settings: Settings) -> Measured:
     first_one = next(iter(loaded.values()))
     size, preprocessing = prepared(
         preprocessing_of(first_one.model, first_one.arch),
-        Wishes(settings.input_size, settings.mean, settings.std, settings.shift),
+        PreprocessOverrides(settings.input_size, settings.mean, settings.std, settings.shift),
     )
     compared, skipped = everybodys_answers(models, folder, size, preprocessing, settings)
     labels = labels_of(folder.labels, compared.pictures)
@@ -95,7 +103,7 @@ def everybodys_answers(
     """What the models answer in all processes, and which pictures could not be read."""
     skipped: list[str] = []
     dense = settings.task != "classify"
-    asked = [Asked(name, model, dense, settings.amp, settings.channels_last) for name, model in models.items()]
+    asked = [EvaluatedModel(name, model, dense, settings.amp, settings.channels_last) for name, model in models.items()]
     shown = batches(folder, preprocessing, settings, skipped)
     try:
         found: Comparison | BlurifyError | None = compare(asked, probes(folder, size, settings), shown, classes(folder))

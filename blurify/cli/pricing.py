@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
-from blurify.cost import cost, milliseconds
 from blurify.errors import ArgumentError
+from blurify.measure.cost import cost, milliseconds
 from blurify.measure.folder import Preprocessing
 from blurify.tracing.inputs import random_batch
 

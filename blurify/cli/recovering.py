@@ -20,8 +20,8 @@ from blurify.errors import ArgumentError
 from blurify.files.transforms import preprocessing_of
 from blurify.measure import processes
 from blurify.measure.folder import Folder, Preprocessing, find_pictures
-from blurify.measure.networks import Figures, Manner, readable, shares, side_by_side
-from blurify.measure.preparing import Wishes, prepared
+from blurify.measure.networks import EvalConfig, Figures, readable, shares, side_by_side
+from blurify.measure.preparing import PreprocessOverrides, prepared
 from blurify.recovery.checking import TRAINED, OutOfMemoryError
 from blurify.recovery.recovering import Recovered, recover
 from blurify.recovery.searching import strongest
@@ -88,7 +88,7 @@ def run(
     form = files.fitting_format(form, opened.loaded.arch)
     size, preprocessing = prepared(
         preprocessing_of(opened.loaded.model, opened.loaded.arch),
-        Wishes(taken(opened), settings.mean, settings.std, settings.shift),
+        PreprocessOverrides(taken(opened), settings.mean, settings.std, settings.shift),
     )
     original = opened.loaded.model
     put(original, settings.device)
@@ -114,7 +114,7 @@ def run(
     remark, _ = form.write_proved(
         found.model.cpu(),
         target,
-        files.Wanted(opened.loaded.arch, opened.loaded.signature or opened.examples[0], force=force),
+        files.SaveOptions(opened.loaded.arch, opened.loaded.signature or opened.examples[0], force=force),
     )
     checkpoint.unlink(missing_ok=True)
     report.print_remarks([remark] if remark else [])
@@ -251,6 +251,6 @@ def _measured(
     size: int,
 ) -> Figures:
     """The figures of every network on the pictures that none was recovered from."""
-    manner = Manner(size, settings.shift, settings.rounds, settings.batch_size, settings.seed, settings.device)
+    manner = EvalConfig(size, settings.shift, settings.rounds, settings.batch_size, settings.seed, settings.device)
     labels = None if folder.labels is None else [folder.labels[number] for number in numbers]
     return side_by_side(networks, [folder.paths[number] for number in numbers], preprocessing, manner, labels)

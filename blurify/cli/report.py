@@ -18,8 +18,8 @@ from blurify.planning import Plan, grid_lines
 from blurify.sites import Action
 
 if TYPE_CHECKING:
-    from blurify.cost import Cost
     from blurify.files import Format
+    from blurify.measure.cost import Cost
 
 # A pipe or file has no width; wide enough that no site's name is ever cut.
 _PIPE_WIDTH = 10_000

@@ -15,9 +15,9 @@ from blurify import api, files
 from blurify.carrying import carried_out
 from blurify.cli import report
 from blurify.cli.options import Request
-from blurify.cost import Cost, cost
 from blurify.errors import ArgumentError, OmissionWarning, one_line
 from blurify.graph_module import TracedModule
+from blurify.measure.cost import Cost, cost
 from blurify.planning import OF_GRAPHS, Plan, left_out, lost_hooks, moved_grid
 from blurify.spec import ARGUMENTS, DEFAULT_FILT_SIZE, Spec
 from blurify.tracing.inputs import Inputs, input_size, random_batch

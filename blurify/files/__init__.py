@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from blurify.files.architecture import build_architecture, looks_like_architecture
 from blurify.files.atomic import check_output
-from blurify.files.formats import FORMATS, Format, Wanted, choose_format, fitting_format, own_format
+from blurify.files.formats import FORMATS, Format, SaveOptions, choose_format, fitting_format, own_format
 from blurify.files.onnx_graph import require_onnx, save_onnx
 from blurify.files.program import Signature, save_program
 from blurify.files.reading import LoadedModel, load, read_model
@@ -14,8 +14,8 @@ __all__ = [
     "FORMATS",
     "Format",
     "LoadedModel",
+    "SaveOptions",
     "Signature",
-    "Wanted",
     "build_architecture",
     "check_output",
     "choose_format",

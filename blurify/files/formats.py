@@ -20,7 +20,7 @@ from blurify.verifying.verdict import Row
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SaveOptions:
     """What a writer is told beside the model and the path.
 
     `arch` is the model's architecture where it is known, `example` a picture `(1, C, H, W)` that the model takes, or
@@ -45,7 +45,7 @@ class Format:
 
     name: str
     suffixes: tuple[str, ...]
-    write: Callable[[nn.Module, Path, Wanted], str | None]
+    write: Callable[[nn.Module, Path, SaveOptions], str | None]
     read: read_back.Reader
     description: str
     is_program: bool = False
@@ -57,7 +57,7 @@ class Format:
         """That of an output which is not named."""
         return self.suffixes[0]
 
-    def write_proved(self, model: nn.Module, path: Path, wanted: Wanted) -> tuple[str | None, Row | None]:
+    def write_proved(self, model: nn.Module, path: Path, wanted: SaveOptions) -> tuple[str | None, Row | None]:
         """Write a file, read it back and run it; return what `write` says, and the row of that proof.
 
         Raises:
@@ -74,21 +74,21 @@ class Format:
         return remark, rows[0] if rows else None
 
 
-def _write_recipe(model: nn.Module, path: Path, wanted: Wanted) -> None:
+def _write_recipe(model: nn.Module, path: Path, wanted: SaveOptions) -> None:
     write(model, path, wanted.arch, wanted.force, wanted.check)
 
 
-def _write_module(model: nn.Module, path: Path, wanted: Wanted) -> None:
+def _write_module(model: nn.Module, path: Path, wanted: SaveOptions) -> None:
     write(model, path, None, wanted.force, wanted.check)
 
 
-def _write_program(model: nn.Module, path: Path, wanted: Wanted) -> None:
+def _write_program(model: nn.Module, path: Path, wanted: SaveOptions) -> None:
     save_program(
         model, path, _example(wanted), dynamic_size=wanted.dynamic_size, force=wanted.force, check=wanted.check
     )
 
 
-def _write_onnx(model: nn.Module, path: Path, wanted: Wanted) -> str | None:
+def _write_onnx(model: nn.Module, path: Path, wanted: SaveOptions) -> str | None:
     example = _example(wanted)
     opset = save_onnx(model, path, example, dynamic_size=wanted.dynamic_size, force=wanted.force, check=wanted.check)
     wished = example.opset if isinstance(example, Signature) else None
@@ -97,13 +97,13 @@ def _write_onnx(model: nn.Module, path: Path, wanted: Wanted) -> str | None:
     return f"opset {wished} became {opset}, since PyTorch's exporter does not write that one of this graph."
 
 
-def _write_torchscript(model: nn.Module, path: Path, wanted: Wanted) -> None:
+def _write_torchscript(model: nn.Module, path: Path, wanted: SaveOptions) -> None:
     save_torchscript(
         model, path, _example(wanted), dynamic_size=wanted.dynamic_size, force=wanted.force, check=wanted.check
     )
 
 
-def _example(wanted: Wanted) -> Tensor | Signature:
+def _example(wanted: SaveOptions) -> Tensor | Signature:
     if wanted.example is None:
         raise ArgumentError("a program is recorded from an example of the model's input; give one.")
     return wanted.example

@@ -19,8 +19,8 @@ from blurify.keep.hoists import hoisted
 from blurify.keep.parts import modules_in_parts
 from blurify.keep.places import Landed, Place, Places, alike, behind_nothing
 from blurify.keep.strides import holder, proved, set_stride, whole
-from blurify.rewrite import Edit, locate, settle
-from blurify.rules import Parts
+from blurify.rewrite import Edit, locate, move_to_device
+from blurify.rules import Replacement
 from blurify.sites import Kind, Reason
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.leaves import is_strided
@@ -48,7 +48,7 @@ class Kept(Generic[M]):
 class Changes:
     """What is to be done at each site that modules can express, and which decisions they cannot, with the reason."""
 
-    parts: dict[str, Parts]
+    parts: dict[str, Replacement]
     holders: dict[str, str]
     strides: dict[str, tuple[int, ...]]
     places: dict[str, tuple[Place, ...]]
@@ -145,7 +145,7 @@ def placed(
     model: nn.Module,
     traced: TracedModule,
     edits: list[Edit],
-    parts: Mapping[str, Parts],
+    parts: Mapping[str, Replacement],
     holders: Mapping[str, str],
     fit: set[str],
     hoists: Mapping[str, tuple[Place, ...]],
@@ -197,25 +197,25 @@ def strides_elsewhere(model: nn.Module, traced: TracedModule) -> Iterator[str]:
             yield path
 
 
-def parts_of(traced: TracedModule, decisions: tuple[Decision, ...]) -> dict[str, Parts]:
+def parts_of(traced: TracedModule, decisions: tuple[Decision, ...]) -> dict[str, Replacement]:
     """What takes each site's place; making it edits the graph, so it is made for another."""
     fresh = traced.shallow_copy()
-    parts: dict[str, Parts] = {}
+    parts: dict[str, Replacement] = {}
     for edit in locate(fresh, decisions):
         if edit.decision.site not in parts:
             made = edit.rule.replace(edit.node, edit.module, edit.site, edit.decision.blurring)
-            settle(made, edit.node, fresh, edit.decision)
+            move_to_device(made, edit.node, fresh, edit.decision)
             parts[edit.decision.site] = made
     return parts
 
 
-def is_expressible(parts: Parts, edits: list[Edit], site: str, holders: Mapping[str, str]) -> bool:
+def is_expressible(parts: Replacement, edits: list[Edit], site: str, holders: Mapping[str, str]) -> bool:
     """Whether a module holds the site's stride, or the site has none."""
     upsamples = any(edit.decision.site == site and edit.decision.kind is Kind.UPSAMPLE for edit in edits)
     return not parts.before and not parts.all_arguments and (upsamples or site in holders)
 
 
-def landing(edit: Edit, parts: Mapping[str, Parts]) -> Landed:
+def landing(edit: Edit, parts: Mapping[str, Replacement]) -> Landed:
     """Where the site is to be blurred in the edit's graph."""
     return Landed(edit.decision.site, behind_nothing(edit.landing), alike(parts[edit.decision.site].blur))
 

@@ -14,7 +14,7 @@ import torch
 from torch import fx, nn
 
 from blurify.graph_module import TracedModule
-from blurify.hosts import Host
+from blurify.hosts import BlurWrapper
 from blurify.keep.places import Landed, Place
 from blurify.optimizing.microbatch import conv_sizes, is_of_one_sample, spans_samples
 from blurify.optimizing.nodes import called, only_source
@@ -131,6 +131,6 @@ class Finder:
 
 def is_known(module: nn.Module) -> bool:
     """Return whether the module and all in it are of classes that do nothing beside what they give."""
-    kinds = (each.original if isinstance(each, Host) else type(each) for each in module.modules())
+    kinds = (each.original if isinstance(each, BlurWrapper) else type(each) for each in module.modules())
     changed = any("forward" in each.__dict__ for each in module.modules())
     return not changed and all(kind.__module__.startswith(HOMES) for kind in kinds)

@@ -48,7 +48,7 @@ class NotFiniteError(ArgumentError):
 
 
 @dataclass
-class Asked:
+class EvaluatedModel:
     """A model that is asked: how it is run, and what its outputs must be like.
 
     `dense` models give a map as large as their input for each picture, all others a row of classes.
@@ -109,7 +109,7 @@ class Asked:
 
 
 def compare(
-    models: Sequence[Asked], probes: Sequence[Probe], batches: Iterable[Batch], classes: Classes | None = None
+    models: Sequence[EvaluatedModel], probes: Sequence[Probe], batches: Iterable[Batch], classes: Classes | None = None
 ) -> Comparison:
     """Ask every model the same of every picture.
 
@@ -142,7 +142,7 @@ def compare(
     return joined([Comparison(rows, numbers, interrupted is None) for rows, numbers in zip(found, seen, strict=True)])
 
 
-def check_alike(models: Sequence[Asked], classes: Classes | None) -> None:
+def check_alike(models: Sequence[EvaluatedModel], classes: Classes | None) -> None:
     """Refuse models that cannot be compared, and labels of other classes than a model has."""
     first, *others = models
     for other in others:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from blurify.errors import ArgumentError, FileError
-from blurify.measure.compare import Asked, Comparison, NoPicturesError, compare
+from blurify.measure.compare import Comparison, EvaluatedModel, NoPicturesError, compare
 from blurify.measure.consistency import ROUNDS, agreement, window_offsets
 from blurify.measure.estimate import Estimate, estimate
 from blurify.measure.folder import Pictures, Preprocessing, Source
@@ -25,7 +25,7 @@ FEWEST = 4
 
 
 @dataclass(frozen=True)
-class Manner:
+class EvalConfig:
     """How many pairs of windows of that side are shown of a picture, how far apart, and how many pictures at a time."""
 
     size: int
@@ -91,12 +91,12 @@ def side_by_side(
     networks: Mapping[str, nn.Module],
     paths: Sequence[Source],
     preprocessing: Preprocessing,
-    manner: Manner,
+    manner: EvalConfig,
     labels: Sequence[int] | None = None,
 ) -> Figures:
     """Shift consistency of every network, its agreement with the first, and with labels its accuracy.
 
-    >>> figures = side_by_side({"original": model, "converted": smooth}, paths, preprocessing, Manner(224))
+    >>> figures = side_by_side({"original": model, "converted": smooth}, paths, preprocessing, EvalConfig(224))
     >>> figures.networks["converted"]["consistency"].percent
     87.5
 
@@ -105,7 +105,7 @@ def side_by_side(
     """
     skipped: list[str] = []
     offsets = window_offsets(len(paths), manner.shift, manner.rounds, seed=manner.seed)
-    asked = [Asked(name, network) for name, network in networks.items()]
+    asked = [EvaluatedModel(name, network) for name, network in networks.items()]
     compared = _whole(asked, Windows(offsets, manner.size), _batches(paths, preprocessing, manner, skipped))
     known = None if labels is None else torch.tensor([labels[number] for number in compared.pictures])
     scores = [_scores(answers, compared.answers[0], known) for answers in compared.answers]
@@ -118,7 +118,7 @@ def side_by_side(
     return Figures(of_each, estimated(change), len(compared.pictures), skipped)
 
 
-def _whole(asked: Sequence[Asked], windows: Windows, batches: Iterator[tuple[Tensor, Tensor]]) -> Comparison:
+def _whole(asked: Sequence[EvaluatedModel], windows: Windows, batches: Iterator[tuple[Tensor, Tensor]]) -> Comparison:
     """What is found of all pictures: an interruption, of which `compare` makes a part, ends this too."""
     try:
         compared = compare(asked, [windows], batches)
@@ -132,7 +132,7 @@ def _whole(asked: Sequence[Asked], windows: Windows, batches: Iterator[tuple[Ten
 
 
 def _batches(
-    paths: Sequence[Source], preprocessing: Preprocessing, manner: Manner, skipped: list[str]
+    paths: Sequence[Source], preprocessing: Preprocessing, manner: EvalConfig, skipped: list[str]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     for numbers in torch.split(torch.arange(len(paths)), manner.batch_size):
         items = [Pictures([paths[number]], preprocessing)[0][1] for number in numbers]

@@ -11,7 +11,7 @@ from blurify.measure.folder import IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS, 
 
 
 @dataclass(frozen=True)
-class Wishes:
+class PreprocessOverrides:
     """What a user says of it, and how many pixels of a picture are room for shifts."""
 
     input_size: tuple[int, ...] | None = None
@@ -20,13 +20,13 @@ class Wishes:
     shift: int = 32
 
 
-def prepared(own: Mapping[str, Any], asked: Wishes) -> tuple[int, Preprocessing]:
+def prepared(own: Mapping[str, Any], asked: PreprocessOverrides) -> tuple[int, Preprocessing]:
     """The side of the model's input, and what happens to pictures before it.
 
     `own` has the model's `input_size`, and where its configuration says them `mean`, `std` and `interpolation`; what
     nobody says is as ImageNet's models have it.
 
-    >>> prepared({"input_size": (3, 224, 224)}, Wishes())[0]
+    >>> prepared({"input_size": (3, 224, 224)}, PreprocessOverrides())[0]
     224
 
     Raises:

@@ -22,10 +22,10 @@ from blurify.rules import (
     unfold,
     upsample,
 )
-from blurify.rules.base import Context, Parts, Rule, set_module
+from blurify.rules.base import Context, Replacement, Rule, set_module
 from blurify.sites import Site
 
-__all__ = ["RULES", "Context", "Parts", "Rule", "recognise", "set_module"]
+__all__ = ["RULES", "Context", "Replacement", "Rule", "recognise", "set_module"]
 
 # Blurs first: some of them are convs or pools themselves.
 RULES: tuple[Rule, ...] = (

@@ -14,7 +14,7 @@ from torch import fx, nn
 from blurify.decision import Blurring
 from blurify.layers import ADAPTIVE_AVG_BLUR_POOLS, ADAPTIVE_MAX_BLUR_POOLS
 from blurify.rules.arguments import Signature, are_known, bind, reads_only_the_first, unpack_first
-from blurify.rules.base import Context, Parts, Rule, refused_unless_exact
+from blurify.rules.base import Context, Replacement, Rule, refused_unless_exact
 from blurify.sites import Kind, Reason, Site
 
 MODULES: dict[type[nn.Module], tuple[Kind, int]] = {
@@ -98,13 +98,13 @@ def _site(
     return Site(kind, window, window, nothing, ones, refusal=refusal, output_size=wanted)
 
 
-def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Parts:
+def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Replacement:
     """One layer that blurs and subsamples where it can."""
     known = arguments(node, module)
     if known is not None and known[3]:
         unpack_first(node)
     layers = ADAPTIVE_AVG_BLUR_POOLS if site.kind is Kind.AVG else ADAPTIVE_MAX_BLUR_POOLS
-    return Parts(layers[site.axes](site.output_size, **blurring), None)
+    return Replacement(layers[site.axes](site.output_size, **blurring), None)
 
 
 RULE = Rule(recognise, replace)

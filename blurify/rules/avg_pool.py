@@ -15,7 +15,7 @@ from torch import fx, nn
 from blurify.decision import Blurring
 from blurify.layers import AVG_BLUR_POOLS, SAME_BLUR_POOLS
 from blurify.rules.arguments import Signature, are_known, bind
-from blurify.rules.base import Context, Parts, Rule, axes_of, refused_unless_exact, with_stride
+from blurify.rules.base import Context, Replacement, Rule, axes_of, refused_unless_exact, with_stride
 from blurify.rules.same import SAME_AVG_POOLS
 from blurify.sites import Kind, Reason, Site, per_axis
 
@@ -66,11 +66,11 @@ def is_antialiasing(path: str) -> bool:
     return path.rsplit(".", 1)[-1] == "aa"
 
 
-def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Parts:
+def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Replacement:
     """One layer that blurs and subsamples; for the SAME kinds the dense average, then the blur."""
     if site.same and module is not None:
         same = SAME_BLUR_POOLS[site.axes](site.kernel_size, site.stride, **blurring)
-        return Parts(with_stride(module, (1,) * site.axes), same)
+        return Replacement(with_stride(module, (1,) * site.axes), same)
     layer = AVG_BLUR_POOLS[site.axes](
         site.kernel_size,
         site.stride,
@@ -80,7 +80,7 @@ def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Parts
         site.divisor_override,
         **blurring,
     )
-    return Parts(layer, None)
+    return Replacement(layer, None)
 
 
 RULE = Rule(recognise, replace)

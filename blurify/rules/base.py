@@ -32,7 +32,7 @@ class Context:
 
 
 @dataclass(frozen=True)
-class Parts:
+class Replacement:
     """What takes a site's place: the module called instead of the op, and the blur that follows at the landing.
 
     No `dense` means that the node stays or was edited; no `blur` that the dense module already subsamples. With
@@ -64,7 +64,7 @@ class Rule:
     """
 
     recognise: Callable[[fx.Node, Any, Context], Site | None]
-    replace: Callable[[fx.Node, nn.Module | None, Site, Blurring], Parts]
+    replace: Callable[[fx.Node, nn.Module | None, Site, Blurring], Replacement]
     as_function: Callable[[fx.Node, Any, Site], None] | None = None
     can_be_function: Callable[[Any], bool] = lambda module: False
     absorbs: Callable[[fx.Node], Iterable[fx.Node]] = lambda node: ()
@@ -88,7 +88,7 @@ def steps_over_channels(source: object, dims: Iterable[int], context: Context) -
     return has_positions(layout) and not has_positions([layout[dim] for dim in dims])
 
 
-def never(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Parts:
+def never(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Replacement:
     """The `replace` of a rule that refuses every site it recognises."""
     raise AssertionError(f"{node.name} must not be rewritten: {site.refusal}")
 

@@ -14,7 +14,7 @@ from torch import fx
 from blurify.decision import Blurring
 from blurify.layers import BlurAxes
 from blurify.rules.arguments import Signature, are_known, bind
-from blurify.rules.base import Context, Parts, Rule, steps_over_channels
+from blurify.rules.base import Context, Replacement, Rule, steps_over_channels
 from blurify.rules.smoothed import is_smoothed
 from blurify.sites import Kind, Reason, Site
 
@@ -123,9 +123,9 @@ def _slices_of(source: fx.Node) -> Iterator[fx.Node]:
             yield user
 
 
-def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Parts:
+def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Replacement:
     """A blur of both dimensions before the first slice."""
-    return Parts(None, BlurAxes(site.dims, **blurring), before=True)
+    return Replacement(None, BlurAxes(site.dims, **blurring), before=True)
 
 
 RULE = Rule(recognise, replace)

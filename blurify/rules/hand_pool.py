@@ -32,7 +32,7 @@ from blurify.positions import (
     upstream,
 )
 from blurify.rules.arguments import reads_only_the_first, unpack_first
-from blurify.rules.base import Context, Parts, Rule
+from blurify.rules.base import Context, Replacement, Rule
 from blurify.sites import Kind, Reason, Site
 
 KINDS = {**dict.fromkeys(MEANS | SUMS, Kind.AVG), **dict.fromkeys(MAXIMA, Kind.MAX)}
@@ -134,7 +134,7 @@ def absorbed(node: fx.Node) -> Iterator[fx.Node]:
     yield from between
 
 
-def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Parts:
+def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Replacement:
     """The pool, called on the map itself."""
     chain = list(upstream(node, alike(node)))
     if name_of(node) == "max":
@@ -153,14 +153,14 @@ def read_instead(node: fx.Node, source: fx.Node, between: Iterable[fx.Node]) -> 
             node.graph.erase_node(unread)
 
 
-def pool(node: fx.Node, site: Site, blurring: Blurring, summed: bool) -> Parts:
+def pool(node: fx.Node, site: Site, blurring: Blurring, summed: bool) -> Replacement:
     """The pool of a site without padding; a sum is the average of its window, times the window's area."""
     if site.kind is Kind.MAX:
         dense = DENSE_MAX_POOLS[site.axes](site.kernel_size, site.stride)
-        return Parts(dense, BLUR_POOLS[site.axes](None, stride=site.stride, **blurring))
+        return Replacement(dense, BLUR_POOLS[site.axes](None, stride=site.stride, **blurring))
     if summed:
         after(node, "mul", prod(site.kernel_size))
-    return Parts(AVG_BLUR_POOLS[site.axes](site.kernel_size, site.stride, **blurring), None)
+    return Replacement(AVG_BLUR_POOLS[site.axes](site.kernel_size, site.stride, **blurring), None)
 
 
 def after(node: fx.Node, method: str, argument: int) -> fx.Node:

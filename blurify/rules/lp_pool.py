@@ -16,7 +16,7 @@ from torch import fx, nn
 from blurify.decision import Blurring
 from blurify.layers import LP_BLUR_POOLS
 from blurify.rules.arguments import Signature, are_known, bind
-from blurify.rules.base import Context, Parts, Rule, axes_of, refused_unless_exact
+from blurify.rules.base import Context, Replacement, Rule, axes_of, refused_unless_exact
 from blurify.sites import Kind, Reason, Site, per_axis
 
 MODULES: dict[type[nn.Module], int] = {nn.LPPool1d: 1, nn.LPPool2d: 2, nn.LPPool3d: 3}
@@ -50,11 +50,11 @@ def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
     return site if module is None else refused_unless_exact(site, module, MODULES)
 
 
-def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Parts:
+def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Replacement:
     """One layer that raises to the power, blurs and subsamples, and takes the root."""
     norm_type = arguments(node, module)[1]["norm_type"]
     layer = LP_BLUR_POOLS[site.axes](norm_type, site.kernel_size, site.stride, site.ceil_mode, **blurring)
-    return Parts(layer, None)
+    return Replacement(layer, None)
 
 
 RULE = Rule(recognise, replace)

@@ -13,7 +13,7 @@ from blurify.decision import Blurring
 from blurify.layers import BLUR_POOLS, DENSE_MAX_POOLS, INDEXED_MAX_POOLS, SAME_BLUR_POOLS
 from blurify.positions import first_item
 from blurify.rules.arguments import Signature, are_known, bind, reads_only_the_first, unpack_first
-from blurify.rules.base import Context, Parts, Rule, axes_of, refused_unless_exact, with_stride
+from blurify.rules.base import Context, Replacement, Rule, axes_of, refused_unless_exact, with_stride
 from blurify.rules.same import SAME_MAX_POOLS
 from blurify.sites import Kind, Reason, Site, per_axis
 
@@ -59,19 +59,21 @@ def _site(node: fx.Node, axes: int, given: dict[str, Any], same: bool) -> Site |
     return replaced(shape, same=same, refusal=refusal, pair=pair)
 
 
-def replace(node: fx.Node, module: nn.Module | None, site: Site, blurring: Blurring) -> Parts:
+def replace(node: fx.Node, module: nn.Module | None, site: Site, blurring: Blurring) -> Replacement:
     """The dense pool, then the blur."""
     window = (site.kernel_size, site.stride, site.padding, site.dilation, site.ceil_mode)
     if site.pair:
-        return Parts(INDEXED_MAX_POOLS[site.axes](*window), BLUR_POOLS[site.axes](None, stride=site.stride, **blurring))
+        return Replacement(
+            INDEXED_MAX_POOLS[site.axes](*window), BLUR_POOLS[site.axes](None, stride=site.stride, **blurring)
+        )
     pair = getattr(module, "return_indices", False) or bind(node, Signature(site.axes, NAMES)).get("return_indices")
     if pair or node.target in FUNCTIONS_WITH_INDICES:
         unpack_first(node)
     if site.same and module is not None:
         same = SAME_BLUR_POOLS[site.axes]
         blur = same(site.kernel_size, site.stride, site.dilation, **blurring)
-        return Parts(with_stride(module, (1,) * site.axes), blur)
-    return Parts(DENSE_MAX_POOLS[site.axes](*window), BLUR_POOLS[site.axes](None, stride=site.stride, **blurring))
+        return Replacement(with_stride(module, (1,) * site.axes), blur)
+    return Replacement(DENSE_MAX_POOLS[site.axes](*window), BLUR_POOLS[site.axes](None, stride=site.stride, **blurring))
 
 
 RULE = Rule(recognise, replace)

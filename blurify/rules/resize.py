@@ -15,7 +15,7 @@ from torch import fx, nn
 from blurify.decision import Blurring
 from blurify.layers import BLUR_POOLS, RESIZES
 from blurify.rules.arguments import Signature, are_known, bind
-from blurify.rules.base import Context, Parts, Rule, refused_unless_exact
+from blurify.rules.base import Context, Replacement, Rule, refused_unless_exact
 from blurify.rules.upsample import is_smoothed_after
 from blurify.sites import Kind, Reason, Site
 
@@ -135,14 +135,14 @@ def is_smooth(node: fx.Node, module: Any) -> bool:
     return given is not None and given.get("mode") in ("bilinear", "bicubic")
 
 
-def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Parts:
+def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Replacement:
     """The antialiased resize in the place of a shrinking one; a blur after a growing one."""
     if site.kind is Kind.UPSAMPLE:
-        return Parts(None, BLUR_POOLS[site.axes](None, stride=1, **blurring))
+        return Replacement(None, BLUR_POOLS[site.axes](None, stride=1, **blurring))
     given = arguments(node, module) or {}
     source = node.args[0] if node.args else node.kwargs["input"]
     node.args, node.kwargs = (source,), {name: given[name] for name in NAMES[1:6] if name in given}
-    return Parts(RESIZES[site.axes](**blurring), None, all_arguments=True)
+    return Replacement(RESIZES[site.axes](**blurring), None, all_arguments=True)
 
 
 RULE = Rule(recognise, replace)

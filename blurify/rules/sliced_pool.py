@@ -17,7 +17,7 @@ from torch import fx
 from blurify.decision import Blurring
 from blurify.positions import MEANS, argument, name_of
 from blurify.rules.arguments import reads_only_the_first, unpack_first
-from blurify.rules.base import Context, Parts, Rule
+from blurify.rules.base import Context, Replacement, Rule
 from blurify.rules.exported_slice import END, SLICE
 from blurify.rules.hand_pool import KINDS, is_map, pool, read_instead
 from blurify.sites import Kind, Reason, Site
@@ -153,7 +153,7 @@ def absorbed(node: fx.Node) -> Iterator[fx.Node]:
             yield from absorbed(source)
 
 
-def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Parts:
+def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Replacement:
     """The pool, called on the map itself."""
     slices = read(next(leaves(node, site.kind)))
     summed = site.kind is Kind.AVG and not _is_mean(node)

@@ -14,7 +14,7 @@ from torch import fx
 from blurify.decision import Blurring
 from blurify.layers import BlurAxes
 from blurify.rules.arguments import are_known
-from blurify.rules.base import Context, Parts, Rule, steps_over_channels
+from blurify.rules.base import Context, Replacement, Rule, steps_over_channels
 from blurify.rules.smoothed import is_smoothed
 from blurify.sites import Kind, Reason, Site
 
@@ -83,9 +83,9 @@ def takes_all_phases(node: fx.Node, steps: dict[int, int]) -> bool:
     return len(phases) == wanted
 
 
-def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Parts:
+def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Replacement:
     """A blur of the stepped dimensions before the slice."""
-    return Parts(None, BlurAxes(site.dims, **blurring), before=True)
+    return Replacement(None, BlurAxes(site.dims, **blurring), before=True)
 
 
 RULE = Rule(recognise, replace)

@@ -14,7 +14,7 @@ from torch import fx, nn
 from blurify.decision import Blurring
 from blurify.layers import BLUR_POOLS
 from blurify.rules.arguments import Signature, are_known, bind
-from blurify.rules.base import Context, Parts, Rule, axes_of, refused_unless_exact
+from blurify.rules.base import Context, Replacement, Rule, axes_of, refused_unless_exact
 from blurify.rules.smoothed import filtered_axes, is_between
 from blurify.sites import Kind, Reason, Site, per_axis
 
@@ -62,9 +62,9 @@ def is_smoothed_after(node: fx.Node, stride: tuple[int, ...], context: Context) 
     return False
 
 
-def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Parts:
+def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Replacement:
     """A blur at stride 1 after the upsampling."""
-    return Parts(None, BLUR_POOLS[site.axes](None, stride=1, **blurring))
+    return Replacement(None, BLUR_POOLS[site.axes](None, stride=1, **blurring))
 
 
 RULE = Rule(recognise, replace)

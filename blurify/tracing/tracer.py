@@ -14,7 +14,7 @@ from torch.fx.immutable_collections import immutable_dict
 from torch.fx.node import Node
 
 from blurify.errors import TraceError
-from blurify.hosts import Host
+from blurify.hosts import BlurWrapper
 from blurify.tracing import modes
 from blurify.tracing.answers import Answers
 from blurify.tracing.arguments import arguments
@@ -228,7 +228,7 @@ def trace_once(model: nn.Module, inputs: Inputs | None = None, whole: set[str] |
     """
     whole = set() if whole is None else whole
     # A blur in a host of a leaf's class would be inside the leaf.
-    opened = strided_leaves(model) | {type(module) for module in model.modules() if isinstance(module, Host)}
+    opened = strided_leaves(model) | {type(module) for module in model.modules() if isinstance(module, BlurWrapper)}
     watchful, refusals = False, dict[str, TraceError]()
     found = [modes.Attributes.of(module) for module in model.modules()]
     while True:

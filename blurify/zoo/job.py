@@ -178,7 +178,7 @@ def _finished(name: str, settings: Settings, loaded: files.LoadedModel, converte
         with noted("measure", missing):
             facts["measured"] = pictures.measured(settings, loaded, networks)
     files.save(converted, part / file_of("native"), arch=loaded.arch)
-    wanted = files.Wanted(loaded.arch, own_inputs(name, loaded.model).args[0])
+    wanted = files.SaveOptions(loaded.arch, own_inputs(name, loaded.model).args[0])
     for form in settings.formats:
         if form != "native":
             with noted(form, missing):

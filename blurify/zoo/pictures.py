@@ -12,8 +12,8 @@ from blurify import files
 from blurify.errors import ArgumentError
 from blurify.files.transforms import preprocessing_of
 from blurify.measure.folder import Source, find_pictures
-from blurify.measure.networks import Manner, shares, side_by_side, stacked
-from blurify.measure.preparing import Wishes, prepared
+from blurify.measure.networks import EvalConfig, shares, side_by_side, stacked
+from blurify.measure.preparing import PreprocessOverrides, prepared
 from blurify.recovery.recovering import recover
 from blurify.zoo.settings import Record, Settings
 
@@ -52,7 +52,7 @@ def recovered(settings: Settings, loaded: files.LoadedModel, converted: nn.Modul
     >>> recovered(Settings(recover="pictures"), loaded, converted)[1]["errors"]
     {'carried': 0.31, 'lstsq': 0.04}
     """
-    size, preprocessing = prepared(preprocessing_of(loaded.model, loaded.arch), Wishes(shift=SHIFT))
+    size, preprocessing = prepared(preprocessing_of(loaded.model, loaded.arch), PreprocessOverrides(shift=SHIFT))
     pictures, skipped = stacked(shared_out(settings)[0], preprocessing)
     low = SHIFT // 2
     middle = pictures[..., low : low + size, low : low + size].contiguous()
@@ -75,8 +75,8 @@ def measured(settings: Settings, loaded: files.LoadedModel, networks: Mapping[st
     >>> measured(Settings(measure="pictures"), loaded, networks)["networks"]["converted"]["agreement"]["percent"]
     91.5
     """
-    size, preprocessing = prepared(preprocessing_of(loaded.model, loaded.arch), Wishes(shift=SHIFT))
-    figures = side_by_side(networks, shared_out(settings)[1], preprocessing, Manner(size, SHIFT, seed=SEED))
+    size, preprocessing = prepared(preprocessing_of(loaded.model, loaded.arch), PreprocessOverrides(shift=SHIFT))
+    figures = side_by_side(networks, shared_out(settings)[1], preprocessing, EvalConfig(size, SHIFT, seed=SEED))
     of_each = {name: {key: asdict(value) for key, value in found.items()} for name, found in figures.networks.items()}
     return {
         "images": settings.measure or settings.recover,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from blurify.cost import cost
+from blurify.measure.cost import cost
 from blurify.tracing.inputs import Inputs
 from blurify.verifying.proving import verify
 from blurify.verifying.verdict import Verdict
 from blurify.zoo import architectures
+from blurify.zoo.randomize_weights import randomize
 from blurify.zoo.settings import Record
-from blurify.zoo.telling import randomize
 
 
 def given_inputs(name: str, model: nn.Module) -> tuple[torch.Tensor, ...] | None:

@@ -18,9 +18,9 @@ from torch import nn
 
 import blurify
 from blurify.cli import session
-from blurify.cost import cost
 from blurify.errors import FileError
 from blurify.files import save_onnx, save_program
+from blurify.measure.cost import cost
 from blurify.verifying import proving
 from blurify.verifying.verdict import Verdict, Weights
 

@@ -18,9 +18,9 @@ from torch import nn
 
 import blurify
 from blurify.cli import measuring
-from blurify.cost import cost
 from blurify.demo import load_demo
 from blurify.measure.consistency import agreement, diagonal_sweep, rolled_answers, shifted_answers, variation
+from blurify.measure.cost import cost
 from blurify.measure.estimate import estimate
 
 ALLOW = [

@@ -8,7 +8,7 @@ import torchvision
 from torch import Tensor, nn
 
 from blurify import antialias
-from blurify.cost import cost, milliseconds
+from blurify.measure.cost import cost, milliseconds
 
 
 def test_counts_by_hand() -> None:

@@ -16,7 +16,7 @@ from torchvision.models import get_model
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from blurify import antialias
-from blurify.hosts import Host
+from blurify.hosts import BlurWrapper
 from blurify.layers import (
     AdaptiveAvgBlurPool2d,
     AdaptiveMaxBlurPool2d,
@@ -204,7 +204,7 @@ def test_a_host_takes_its_argument_by_name_as_its_class_does() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, 2, 1), Named())
     kept = antialias(model, keep_class=True)
     host = kept[2]
-    assert isinstance(host, Host)
+    assert isinstance(host, BlurWrapper)
     assert isinstance(host, Named)
     x = torch.randn(1, 4, 9, 9)
     assert torch.equal(host(signal=x), host(x))

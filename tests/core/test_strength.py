@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 import blurify
 from blurify import antialias, plan, verify
-from blurify.cost import cost
 from blurify.errors import ArgumentError, ArgumentTypeError, NoEffectWarning, PlanError
 from blurify.filters import binomial_taps, mixed_taps
 from blurify.layers import (
@@ -32,6 +31,7 @@ from blurify.layers import (
     MaxBlurPool2d,
     SameBlurPool2d,
 )
+from blurify.measure.cost import cost
 from blurify.sites import Reason
 from tests.conftest import randomize_statistics, relative_error, run, tiered
 

@@ -11,7 +11,7 @@ from torch import nn
 import blurify
 from blurify.cli.options import FORMAT_NAMES
 from blurify.errors import ArgumentError
-from blurify.files.formats import FORMATS, Wanted, choose_format, fitting_format
+from blurify.files.formats import FORMATS, SaveOptions, choose_format, fitting_format
 
 
 def test_the_command_line_offers_the_table() -> None:
@@ -54,11 +54,11 @@ def test_a_recipe_needs_a_name_and_a_module_does_not(tiny: nn.Module, tmp_path: 
     converted, path = blurify.antialias(tiny), tmp_path / "a.pt"
     with pytest.raises(ArgumentError, match=r"is not known, .*, or write --format module\."):
         fitting_format(FORMATS["native"], None)
-    FORMATS["module"].write(converted, path, Wanted("timm:test_resnet"))
+    FORMATS["module"].write(converted, path, SaveOptions("timm:test_resnet"))
     assert isinstance(torch.load(path, weights_only=False), nn.Module)
     assert [fitting_format(None, arch).name for arch in (None, "timm:test_resnet")] == ["module", "native"]
 
 
 def test_a_program_needs_an_example(tiny: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="recorded from an example"):
-        FORMATS["pt2"].write(tiny, tmp_path / "a.pt2", Wanted())
+        FORMATS["pt2"].write(tiny, tmp_path / "a.pt2", SaveOptions())

@@ -13,7 +13,7 @@ from torch import nn
 
 from blurify import antialias, verify
 from blurify.errors import BlurifyError, FileError
-from blurify.files.formats import FORMATS, Wanted
+from blurify.files.formats import FORMATS, SaveOptions
 from blurify.files.onnx_graph import save_onnx
 from blurify.files.onnx_program import read_onnx
 from blurify.files.reading import read_model
@@ -54,7 +54,7 @@ def test_a_graph_is_read_and_proved(written: Path) -> None:
 def test_a_graph_is_read_converted_and_written_back(original: nn.Module, written: Path, tmp_path: Path) -> None:
     loaded, x = read_model(written), torch.randn(3, 3, 64, 64)
     converted = antialias(loaded.model, example_inputs=x)
-    remark = FORMATS["onnx"].write(converted, tmp_path / "out.onnx", Wanted(example=loaded.signature))
+    remark = FORMATS["onnx"].write(converted, tmp_path / "out.onnx", SaveOptions(example=loaded.signature))
     assert remark is None
     before, after = onnx.load(written), onnx.load(tmp_path / "out.onnx")
     assert before.opset_import[0].version == after.opset_import[0].version
@@ -92,7 +92,7 @@ def test_another_opset_and_hostile_names_are_taken(tmp_path: Path) -> None:
     with torch.no_grad():
         assert relative_error(outputs(tmp_path / "net.onnx", x), model(x)) < 1e-5
     converted = antialias(model, example_inputs=signature.inputs.args)
-    remark = FORMATS["onnx"].write(converted, tmp_path / "out.onnx", Wanted(example=signature))
+    remark = FORMATS["onnx"].write(converted, tmp_path / "out.onnx", SaveOptions(example=signature))
     assert remark is not None
     assert remark.startswith("opset 13 became ")
     with torch.no_grad():

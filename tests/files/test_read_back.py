@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import blurify
 from blurify.errors import FileError
 from blurify.files import read_back
-from blurify.files.formats import FORMATS, Format, Wanted
+from blurify.files.formats import FORMATS, Format, SaveOptions
 
 ARCH = "timm:test_resnet"
 
@@ -25,7 +25,7 @@ def target(folder: Path, form: Format) -> Path:
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_is_read_back(name: str, tiny: nn.Module, picture: Tensor, tmp_path: Path) -> None:
     form, converted = FORMATS[name], blurify.antialias(tiny)
-    _, row = form.write_proved(converted, target(tmp_path, form), Wanted(ARCH, picture))
+    _, row = form.write_proved(converted, target(tmp_path, form), SaveOptions(ARCH, picture))
     assert row is not None
     assert row.state == "ok", row.text
     assert "read back and run, differs from the converted model by" in row.text
@@ -44,7 +44,7 @@ def test_what_gives_something_else_is_not_written(
 ) -> None:
     form, converted = replace(FORMATS[name], read=wrong), blurify.antialias(tiny)
     with pytest.raises(FileError, match=r"^the file failed its proof: .*; nothing was written, so name"):
-        form.write_proved(converted, target(tmp_path, form), Wanted(ARCH, picture))
+        form.write_proved(converted, target(tmp_path, form), SaveOptions(ARCH, picture))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -65,7 +65,7 @@ def test_dense_averages_in_onnx(name: str, tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3, 1, 1), nn.ReLU(), pool, nn.Conv2d(4, 4, 1)).eval()
     x = torch.randn(1, 3, 33, 32)
     converted = blurify.antialias(model, **options)
-    _, row = FORMATS["onnx"].write_proved(converted, tmp_path / "m.onnx", Wanted(example=x))
+    _, row = FORMATS["onnx"].write_proved(converted, tmp_path / "m.onnx", SaveOptions(example=x))
     assert row is not None
     assert row.state == "ok", row.text
 
@@ -75,7 +75,7 @@ def test_an_average_that_is_no_site_keeps_its_divisor_in_onnx(padding: int, tmp_
     pool = nn.AvgPool2d(3, 1, padding, divisor_override=5)
     model = nn.Sequential(nn.Conv2d(3, 4, 3, 1, 1), pool, nn.MaxPool2d(2)).eval()
     example = torch.randn(1, 3, 15, 16)
-    _, row = FORMATS["onnx"].write_proved(blurify.antialias(model), tmp_path / "m.onnx", Wanted(example=example))
+    _, row = FORMATS["onnx"].write_proved(blurify.antialias(model), tmp_path / "m.onnx", SaveOptions(example=example))
     assert row is not None
     assert row.state == "ok", row.text
 

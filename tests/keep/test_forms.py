@@ -15,9 +15,9 @@ import torchvision
 from torch import Tensor, fx, nn
 
 from blurify import Plan, antialias, load, save, verify
-from blurify.cost import cost
 from blurify.errors import ArgumentError
-from blurify.hosts import Host
+from blurify.hosts import BlurWrapper
+from blurify.measure.cost import cost
 from tests.conftest import randomize_statistics
 
 X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -83,7 +83,7 @@ def test_both_forms_do_the_same_arithmetic_and_give_the_same(resnet: nn.Module) 
     with torch.no_grad():
         assert torch.equal(graph(X), kept(X))
     shortcuts = [f"layer{stage}.0.downsample.0" for stage in (2, 3, 4)]
-    assert all(isinstance(kept.get_submodule(path), Host) for path in shortcuts)
+    assert all(isinstance(kept.get_submodule(path), BlurWrapper) for path in shortcuts)
     moved = [f"blur moved before the 1x1 conv at {path}" for path in shortcuts]
     assert list(vars(kept)["meta"]["optimized"]) == [*moved, "large batches go through 4 modules in parts"]
     assert verify(resnet, kept, X).ok
@@ -112,7 +112,7 @@ class Shortcut(nn.Module):
 def test_a_conv_is_fed_a_blurred_map_at_every_call(calls: int) -> None:
     model = randomize_statistics(Shortcut(calls).eval())
     kept = antialias(model, 3, form="class")
-    assert isinstance(kept.conv, Host)
+    assert isinstance(kept.conv, BlurWrapper)
     with torch.no_grad():
         assert torch.equal(antialias(model, 3, form="graph")(X), kept(X))
         torch.testing.assert_close(antialias(model, 3, form="class", optimize=False)(X), kept(X))
@@ -133,7 +133,7 @@ class Uneven(nn.Module):
 def test_a_blur_moves_only_if_it_moves_at_every_call() -> None:
     model = randomize_statistics(Uneven().eval())
     kept: Any = antialias(model, 3, form="class")
-    assert not isinstance(kept.conv, Host)
+    assert not isinstance(kept.conv, BlurWrapper)
     with torch.no_grad():
         torch.testing.assert_close(antialias(model, 3, form="graph")(X), kept(X))
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from benchmarks.zoo import models
 from blurify import Plan, antialias, load, plan, save, verify
 from blurify.errors import ArgumentTypeError, NoEffectWarning, PlanError
-from blurify.hosts import AFTER, BEFORE, Host, can_host, make_host, rebuild
+from blurify.hosts import AFTER, BEFORE, BlurWrapper, can_host, make_host, rebuild
 from blurify.layers import BlurPool2d
 from blurify.sites import Reason
 from blurify.verifying.outputs import tensors_in
@@ -111,7 +111,7 @@ def test_the_original_is_left_as_found(resnet: nn.Module) -> None:
     before = {name: dict(vars(module)) for name, module in resnet.named_modules()}
     antialias(resnet, keep_class=True)
     assert all(vars(module) == before[name] for name, module in resnet.named_modules())
-    assert not any(isinstance(module, Host) for module in resnet.modules())
+    assert not any(isinstance(module, BlurWrapper) for module in resnet.modules())
 
 
 def test_verify_proves_it(resnet: nn.Module, kept: nn.Module) -> None:
@@ -176,7 +176,7 @@ def test_an_optimizer_made_before_goes_on(resnet: nn.Module) -> None:
     model = copy.deepcopy(resnet)
     kept = antialias(model, keep_class=True, inplace=True)
     assert all(mine is theirs for mine, theirs in zip(kept.parameters(), model.parameters(), strict=True))
-    assert not any(isinstance(module, Host) for module in model.modules())
+    assert not any(isinstance(module, BlurWrapper) for module in model.modules())
 
 
 def test_a_second_run_changes_nothing(kept: nn.Module) -> None:

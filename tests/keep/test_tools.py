@@ -24,7 +24,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
 from blurify import antialias
-from blurify.hosts import Host
+from blurify.hosts import BlurWrapper
 from tests.conftest import randomize_statistics, relative_error, run
 
 X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -48,7 +48,7 @@ def trained_once(model: nn.Module, trained: nn.Module | None = None) -> Tensor:
 
 
 def test_hosts_are_what_is_tested() -> None:
-    assert any(isinstance(module, Host) for module in converted().modules())
+    assert any(isinstance(module, BlurWrapper) for module in converted().modules())
 
 
 @pytest.mark.slow

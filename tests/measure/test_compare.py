@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from blurify.errors import ArgumentError
-from blurify.measure.compare import Asked, Classes, NotFiniteError, compare, joined
+from blurify.measure.compare import Classes, EvaluatedModel, NotFiniteError, compare, joined
 from blurify.measure.consistency import (
     agreement,
     diagonal_sweep,
@@ -42,7 +42,9 @@ def test_equals_the_functions_on_whole_tensors(protocol: str) -> None:
         network.eval()(pictures[:, :, :16, :16])
     offsets = window_offsets(11, 4, 3, seed=5, protocol=protocol, batch_size=4)
     model.train()
-    found = compare([Asked("a", model), Asked("b", other)], [Windows(offsets, 16)], batches(pictures, 4))
+    found = compare(
+        [EvaluatedModel("a", model), EvaluatedModel("b", other)], [Windows(offsets, 16)], batches(pictures, 4)
+    )
     assert model.training
     assert found.complete
     assert found.pictures.tolist() == list(range(11))
@@ -57,10 +59,12 @@ def test_pictures_that_are_missing_do_not_move_the_windows_of_others() -> None:
     model, pictures = net().eval(), torch.rand(6, 3, 20, 20)
     model(pictures[:, :, :16, :16])
     offsets = window_offsets(6, 4, 2, seed=0)
-    whole = compare([Asked("a", model)], [Windows(offsets, 16)], batches(pictures, 3))
+    whole = compare([EvaluatedModel("a", model)], [Windows(offsets, 16)], batches(pictures, 3))
     some = torch.tensor([1, 2, 5])
     nothing = torch.tensor([], dtype=torch.long)
-    part = compare([Asked("a", model)], [Windows(offsets, 16)], [(nothing, pictures[:0]), (some, pictures[some])])
+    part = compare(
+        [EvaluatedModel("a", model)], [Windows(offsets, 16)], [(nothing, pictures[:0]), (some, pictures[some])]
+    )
     assert torch.equal(part.answers[0]["answers"], whole.answers[0]["answers"][some])
     assert torch.equal(part.pictures, some)
 
@@ -73,7 +77,7 @@ def test_what_was_found_before_an_interruption_is_kept() -> None:
         yield from list(batches(pictures, 4))[:1]
         raise KeyboardInterrupt
 
-    found = compare([Asked("a", model)], [Windows(window_offsets(8, 4, 1, seed=0), 16)], interrupted())
+    found = compare([EvaluatedModel("a", model)], [Windows(window_offsets(8, 4, 1, seed=0), 16)], interrupted())
     assert not found.complete
     assert found.pictures.tolist() == [0, 1, 2, 3]
 
@@ -88,14 +92,14 @@ class NotANumber(nn.Module):
 def test_what_gives_no_classes_is_refused() -> None:
     pictures, offsets = torch.rand(4, 3, 20, 20), window_offsets(4, 4, 1, seed=0)
     with pytest.raises(NotFiniteError, match="x gives values that are not finite for picture 2") as caught:
-        compare([Asked("x", NotANumber())], [Windows(offsets, 16)], batches(pictures, 4))
+        compare([EvaluatedModel("x", NotANumber())], [Windows(offsets, 16)], batches(pictures, 4))
     assert (caught.value.name, caught.value.picture) == ("x", 2)
     with pytest.raises(ArgumentError, match=r"x must give a row of classes for each picture; for 4 it gave \[4, 3, 16"):
-        compare([Asked("x", nn.Identity())], [Windows(offsets, 16)], batches(pictures, 4))
+        compare([EvaluatedModel("x", nn.Identity())], [Windows(offsets, 16)], batches(pictures, 4))
     with pytest.raises(ArgumentError, match=r"y does not run on pictures of 3x16x16: .* \(--input-size"):
-        compare([Asked("y", nn.Linear(3, 3))], [Windows(offsets, 16)], batches(pictures, 4))
+        compare([EvaluatedModel("y", nn.Linear(3, 3))], [Windows(offsets, 16)], batches(pictures, 4))
     with pytest.raises(ArgumentError, match="there are no pictures to measure on"):
-        compare([Asked("x", NotANumber())], [Windows(offsets, 16)], [])
+        compare([EvaluatedModel("x", NotANumber())], [Windows(offsets, 16)], [])
 
 
 def test_every_probe_equals_its_function_on_whole_tensors() -> None:
@@ -106,11 +110,11 @@ def test_every_probe_equals_its_function_on_whole_tensors() -> None:
     shifts = [draw_offsets(6, 4, generator) for _ in range(4)]
     labels = torch.arange(6)
     probes = [Windows(offsets, 16), Rolled(shifts, 16), Diagonal(16, labels)]
-    (rows,) = compare([Asked("a", model)], probes, batches(pictures, 4)).answers
+    (rows,) = compare([EvaluatedModel("a", model)], probes, batches(pictures, 4)).answers
     assert torch.equal(rows["rolled"], rolled_answers(model, middle(pictures, 16), 4, rounds=2, seed=3))
     sweep = diagonal_sweep(model, pictures, 16)
     assert torch.allclose(rows["sweep"], sweep[torch.arange(6), :, labels].double(), atol=1e-6)
-    (own,) = compare([Asked("a", model)], [Diagonal(16)], batches(pictures, 4)).answers
+    (own,) = compare([EvaluatedModel("a", model)], [Diagonal(16)], batches(pictures, 4)).answers
     first = sweep[:, 0].argmax(1)
     assert torch.allclose(own["sweep"], sweep[torch.arange(6), :, first].double(), atol=1e-6)
     windows = [logits(model, crop(pictures, drawn, 16)) for drawn in offsets]
@@ -126,11 +130,11 @@ def test_maps_equal_the_functions_on_whole_tensors() -> None:
     offsets = window_offsets(6, 4, 1, seed=0)
     pairs = shifted_maps(model, pictures, 16)
     for data_range, name, score in ((None, "iou", mean_iou(pairs)), (2.0, "psnr", psnr(pairs, 2.0))):
-        asked = Asked("a", model, dense=True)
+        asked = EvaluatedModel("a", model, dense=True)
         (rows,) = compare([asked], [Maps(offsets, 16, data_range)], batches(pictures, 4)).answers
         assert torch.allclose(rows[name][:, 0], score, atol=1e-5)
         assert 0 < rows[name].mean() < 100
-    same = compare([Asked("a", nn.Identity(), dense=True)], [Maps(offsets, 16, 1.0)], batches(pictures, 4))
+    same = compare([EvaluatedModel("a", nn.Identity(), dense=True)], [Maps(offsets, 16, 1.0)], batches(pictures, 4))
     assert (same.answers[0]["psnr"] == 100).all()
 
 
@@ -141,7 +145,7 @@ class Several(nn.Module):
 
 def test_the_main_of_several_outputs_counts() -> None:
     pictures = torch.rand(2, 3, 20, 20)
-    asked = Asked("a", Several(), dense=True)
+    asked = EvaluatedModel("a", Several(), dense=True)
     found = compare([asked], [Maps(window_offsets(2, 4, 1, seed=0), 16)], batches(pictures, 2))
     assert asked.channels == 3
     assert torch.equal(found.answers[0]["iou"], torch.ones(2, 1, dtype=torch.float64))
@@ -158,12 +162,12 @@ def test_classes_must_be_the_models() -> None:
     }
     for classes, message in cases.items():
         with pytest.raises(ArgumentError, match=message):
-            compare([Asked("a", model)], probes, batches(pictures, 4), classes)
-    compare([Asked("a", model)], probes, batches(pictures, 4), Classes(3, False))
+            compare([EvaluatedModel("a", model)], probes, batches(pictures, 4), classes)
+    compare([EvaluatedModel("a", model)], probes, batches(pictures, 4), Classes(3, False))
     other = net(5).eval()
     other(pictures)
     with pytest.raises(ArgumentError, match="the models have 7 and 5 classes, so they cannot be compared"):
-        compare([Asked("a", model), Asked("b", other)], probes, batches(pictures, 4))
+        compare([EvaluatedModel("a", model), EvaluatedModel("b", other)], probes, batches(pictures, 4))
 
 
 def test_shares_come_together_in_order() -> None:
@@ -171,8 +175,8 @@ def test_shares_come_together_in_order() -> None:
     model(pictures[:, :, :16, :16])
     probes = [Windows(window_offsets(8, 4, 2, seed=0), 16)]
     every = list(batches(pictures, 2))
-    whole = compare([Asked("a", model)], probes, every)
-    parts = [compare([Asked("a", model)], probes, every[rank::2]) for rank in range(2)]
+    whole = compare([EvaluatedModel("a", model)], probes, every)
+    parts = [compare([EvaluatedModel("a", model)], probes, every[rank::2]) for rank in range(2)]
     again = joined(parts[::-1])
     assert torch.equal(again.pictures, whole.pictures)
     assert all(torch.equal(again.answers[0][name], column) for name, column in whole.answers[0].items())
@@ -186,7 +190,9 @@ def test_half_precision_and_another_layout_say_nearly_the_same() -> None:
     seen = []
     handle = model[0].register_forward_hook(lambda _, args, output: seen.append((args[0].stride(1), output.dtype)))
     answers = [
-        compare([Asked("a", model, amp=half, channels_last=last)], probes, batches(pictures, 4)).answers[0]["change"]
+        compare([EvaluatedModel("a", model, amp=half, channels_last=last)], probes, batches(pictures, 4)).answers[0][
+            "change"
+        ]
         for half, last in ((False, False), (True, False), (False, True))
     ]
     handle.remove()

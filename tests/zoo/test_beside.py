@@ -20,7 +20,7 @@ from blurify.errors import ArgumentError, FileError
 from blurify.measure.consistency import agreement, logits, shifted_answers
 from blurify.measure.folder import find_pictures
 from blurify.measure.networks import stacked
-from blurify.measure.preparing import Wishes, prepared
+from blurify.measure.preparing import PreprocessOverrides, prepared
 from blurify.zoo import job
 from blurify.zoo.pool import Task
 from blurify.zoo.running import convert_all
@@ -108,7 +108,7 @@ def test_figures_are_those_of_the_model_that_was_written(digits: Path, tmp_path:
     record = job.convert(NAME, Settings(measure=str(digits)), str(tmp_path))
     found = record["measured"]
     assert (found["pictures"], list(found["networks"])) == (12, ["original", "converted"])
-    size, preprocessing = prepared({"input_size": (3, 160, 160)} | original.pretrained_cfg, Wishes())
+    size, preprocessing = prepared({"input_size": (3, 160, 160)} | original.pretrained_cfg, PreprocessOverrides())
     pictures, _ = stacked(find_pictures(digits, False).paths, preprocessing)
     converted = blurify.load(tmp_path / "timm/test_resnet/model.pt")
     middle = pictures[..., 16 : 16 + size, 16 : 16 + size]
