@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import sys
+from enum import Enum
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,9 @@ def test_a_real_model_loads_from_its_pickle(name: str, tmp_path: Path) -> None:
         for registry in (module._parameters, module._buffers):
             registry.update({key: None if value is None else _nothing(value) for key, value in registry.items()})
     torch.save(model, tmp_path / "model.pt")
+    values = (value for module in model.modules() for value in vars(module).values())
+    if (3, 11) <= sys.version_info < (3, 11, 4) and any(isinstance(value, Enum) for value in values):
+        pytest.skip("this Python pickles enums by builtins.getattr, which is refused")
     loaded = read_model(tmp_path / "model.pt")
     assert loaded.form == "module"
     assert repr(loaded.model) == repr(model)
