@@ -342,7 +342,7 @@ class IndexedMaxPool1d(_IndexedMaxPool):
 
 
 class IndexedMaxPool2d(_IndexedMaxPool):
-    """`DenseMaxPool2d`, and beside it the indices that `MaxPool2d(stride, return_indices=True)` gives.
+    """Return `DenseMaxPool2d`'s maxima, and the indices that `MaxPool2d(stride, return_indices=True)` gives.
 
     >>> values, indices = IndexedMaxPool2d(2, stride=2)(torch.zeros(1, 8, 14, 14))
     >>> values.shape, indices.shape

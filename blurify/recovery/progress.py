@@ -17,7 +17,7 @@ from blurify.recovery.judging import Score
 class Progress:
     """The scores so far, the first of them before any training, and the best weights; in a file, if one is named.
 
-    `parts` are what training changes, beside the random state: they are in the file too.
+    `parts` are what training changes besides the random state; the file holds them too.
     """
 
     def __init__(

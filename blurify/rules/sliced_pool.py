@@ -56,13 +56,10 @@ def _stacks(node: fx.Node) -> bool:
     along = argument(stack, 1, "dim", default=0)
     maps = argument(stack, 0, "tensors") if stack.target in STACKS else None
     whole = not others and isinstance(maps, (list, tuple)) and all(isinstance(part, fx.Node) for part in maps)
-    alone = len(node.args) < 3 and not node.kwargs.get("keepdim") and reads_only_the_first_of(node)
-    return bool(whole and alone and (dims in (along, [along], (along,))))
-
-
-def reads_only_the_first_of(node: fx.Node) -> bool:
-    """Return whether nobody reads the indices that `max` gives beside its values."""
-    return name_of(node) != "max" or reads_only_the_first(node)
+    # `max` gives indices as well.
+    alone = name_of(node) != "max" or reads_only_the_first(node)
+    dropped = len(node.args) < 3 and not node.kwargs.get("keepdim")
+    return whole and alone and dropped and dims in (along, [along], (along,))
 
 
 def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
@@ -82,7 +79,7 @@ def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
 
 
 def reads_all(node: fx.Node) -> bool:
-    """Return whether nobody else reads the slices: sums beside differences, as of wavelets, lose nothing."""
+    """Return whether nothing else reads the slices; a wavelet's sums and differences together lose nothing."""
     inside = {node, *absorbed(node)}
     return all(user in inside for part in inside - {node} for user in part.users)
 
