@@ -335,7 +335,7 @@ def make_plan(model: nn.Module, traced: TracedModule, spec: Spec, inputs: Inputs
 
 
 def lazy_shapes(model: nn.Module, traced: TracedModule, inputs: Inputs | None) -> ShapesOf:
-    """What a site is fed, computed when first asked for: most plans never ask."""
+    """Compute a site's input when first asked for: most plans never need it."""
     known: dict[str, Shapes] | None = None
 
     def shapes_of(path: str) -> Shapes:

@@ -192,7 +192,7 @@ def reason_to_keep_conv(found: Found, traced: TracedModule, spec: Spec) -> Reaso
 
 
 def is_blurred_at_landing(found: Found, traced: TracedModule) -> bool:
-    """Whether a blur of ours follows already, as after a conv of stride 4, which keeps a stride of 2."""
+    """Return whether a blur of ours follows already, as after a conv of stride 4, which keeps a stride of 2."""
     readers = list(land(found.node, found.site, traced).node.users)
     if len(readers) != 1 or readers[0].op != "call_module":
         return False
@@ -200,7 +200,7 @@ def is_blurred_at_landing(found: Found, traced: TracedModule) -> bool:
 
 
 def covers(site: Site, spatial: Shape) -> bool:
-    """Whether the window covers a map of these sizes, so that there is one output on every axis."""
+    """Return whether the window covers a map of these sizes, so that there is one output on every axis."""
     return all(k >= size + p for k, size, p in zip(site.kernel_size, spatial, site.padding, strict=True))
 
 
@@ -256,12 +256,12 @@ def without_split_modules(
 
 
 def has_parameters(module: nn.Module) -> bool:
-    """Whether the module has names in the state_dict, so that it can stand at one place only."""
+    """Return whether the module has names in the state_dict, so that it can stand at one place only."""
     return next(module.parameters(), None) is not None
 
 
 def opaque_sites(traced: TracedModule) -> Iterator[Decision]:
-    """What reduces resolution inside leaves that the tracer did not look into."""
+    """Return the sites that lie inside leaves which the tracer did not enter."""
     seen: set[str] = set()
     for graph in traced.graphs:
         for node in graph.nodes:

@@ -10,7 +10,7 @@ from blurify.sites import Action, Kind, Reason
 
 
 class Blurring(TypedDict):
-    """What every layer that blurs is made with, by the names of its arguments."""
+    """Arguments of every blurring layer, by name."""
 
     filt_size: tuple[int, ...]
     pad_type: str
@@ -19,7 +19,7 @@ class Blurring(TypedDict):
 
 @dataclass(frozen=True)
 class Decision:
-    """What happens to one site. Tuples have one entry per spatial axis.
+    """Decision for one site. Tuples have one entry per spatial axis.
 
     `landing` is the node after which the blur goes (empty for a kept site), `train_landing` the one in the graph of
     `.train()` where it is another. `strength` is how much of the filter there is, from 0 to 1. `statistics` names the
@@ -48,7 +48,7 @@ class Decision:
 
     @property
     def blurring(self) -> Blurring:
-        """What the site's blur is made with."""
+        """Return the arguments of the site's blur."""
         return {"filt_size": self.filt_size, "pad_type": self.pad_type, "strength": self.strength}
 
     def kept(self, reason: Reason, detail: str = "") -> Decision:

@@ -174,7 +174,7 @@ def avg_blur_pool(
     divisor_override: int,
     pad_type: str,
 ) -> Tensor:
-    """What replaces average pooling: a blur that is at least as strong, at the same output size.
+    """Replace average pooling by a blur that is at least as strong, at the same output size.
 
     Where the filter covers the window (`k <= f` on every axis) the blur stands in for the average, centred on it:
     padding `p + ceil((f - k) / 2)` on the left, `p + floor((f - k) / 2)` on the right. Where it does not, or where
@@ -214,7 +214,7 @@ def lp_blur_pool(
     ceil_mode: bool,
     pad_type: str,
 ) -> Tensor:
-    """What replaces power-average pooling: powers, their `avg_blur_pool`, and the root of that times the window's area.
+    """Replace power-average pooling: powers, their `avg_blur_pool`, and the root of that times the window's area.
 
     An infinite `norm_type` is the largest magnitude in the window, a negative infinite one the smallest.
     """

@@ -64,7 +64,7 @@ class TracedModule(fx.GraphModule):
 
     @property
     def eval_graph(self) -> fx.Graph:
-        """What the model computes after `.eval()`."""
+        """Return the graph that runs after `.eval()`."""
         return self._by_mode[False]
 
     def train(self, mode: bool = True) -> TracedModule:
@@ -130,7 +130,7 @@ class TracedModule(fx.GraphModule):
                 self.__dict__[registry] = OrderedDict(kept)
 
     def attributes(self) -> dict[str, Any]:
-        """What was put on this module beside children, parameters and buffers."""
+        """Return the attributes of this module besides children, parameters and buffers."""
         internal = ("training", "meta", "extra_state")
         return {k: v for k, v in self.__dict__.items() if not k.startswith("_") and k not in internal}
 
@@ -174,7 +174,7 @@ class TracedModule(fx.GraphModule):
 
     @property
     def origin(self) -> Any:
-        """What the graph was converted from, which tells `pickle` how to make it again; None if that is not known."""
+        """Return the source of the graph, from which `pickle` rebuilds it; None if it is not known."""
         return self.__dict__.get("_origin")
 
     @origin.setter

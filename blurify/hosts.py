@@ -143,7 +143,7 @@ def renamed(method: Any, name: str, argument: str | None = None) -> FunctionType
 
 
 def can_host(module: nn.Module, name: str) -> bool:
-    """Whether the module can be made to blur so: its class's `forward` is what runs, and it has no such blur yet."""
+    """Return whether the module can be wrapped so: its class's `forward` runs, and it has no such blur yet."""
     if isinstance(module, torch.jit.ScriptModule):
         return False
     own_forward = "forward" in module.__dict__
@@ -153,7 +153,7 @@ def can_host(module: nn.Module, name: str) -> bool:
 
 
 def is_sequence(module: nn.Module) -> bool:
-    """Whether the module only runs its children, so that a blur after it is one child more."""
+    """Return whether the module only runs its children, so that a blur after it is one child more."""
     return original_class(module).forward is nn.Sequential.forward
 
 

@@ -118,7 +118,7 @@ class Blur(nn.Module):
         return self
 
     def extra_repr(self) -> str:
-        """What the layer was asked for."""
+        """Return the layer's arguments."""
         asked = f"filt_size={tuple(self.filt_size)}, stride={tuple(self.stride)}, pad_type={self.pad_type!r}"
         asked = asked if self.side == "right" else f"{asked}, side={self.side!r}"
         return asked if self.strength == 1 else f"{asked}, strength={self.strength}"
@@ -166,7 +166,7 @@ class _BlurPool(Blur):
         return functional.blur_pool(x, self.filt, self.stride, self.pad_off, self.pad_type)
 
     def extra_repr(self) -> str:
-        """What the layer was asked for."""
+        """Return the layer's arguments."""
         channels = "" if self.channels is None else f"{self.channels}, "
         pad_off = f", pad_off={self.pad_off}" if self.pad_off else ""
         return channels + super().extra_repr() + pad_off
@@ -297,7 +297,7 @@ class _DenseMaxPool(nn.Module):
         return functional.dense_max_pool(x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
 
     def extra_repr(self) -> str:
-        """What the layer was asked for."""
+        """Return the layer's arguments."""
         return (
             f"kernel_size={tuple(self.kernel_size)}, for stride={tuple(self.stride)}, padding={tuple(self.padding)}, "
             f"dilation={tuple(self.dilation)}, ceil_mode={self.ceil_mode}"
@@ -402,7 +402,7 @@ class _AvgBlurPool(_MixingBlur):
         )
 
     def extra_repr(self) -> str:
-        """What the layer was asked for."""
+        """Return the layer's arguments."""
         return f"{super().extra_repr()}, for kernel_size={tuple(self.kernel_size)}, padding={tuple(self.padding)}"
 
 
@@ -413,7 +413,7 @@ class AvgBlurPool1d(_AvgBlurPool):
 
 
 class AvgBlurPool2d(_AvgBlurPool):
-    """What replaces `AvgPool2d`: a blur at least as strong as the average, at the same output size.
+    """Replace `AvgPool2d`: a blur at least as strong as the average, at the same output size.
 
     >>> AvgBlurPool2d(2, stride=2, filt_size=4)(torch.zeros(1, 8, 15, 15)).shape
     torch.Size([1, 8, 7, 7])
@@ -455,7 +455,7 @@ class _LpBlurPool(_MixingBlur):
         )
 
     def extra_repr(self) -> str:
-        """What the layer was asked for."""
+        """Return the layer's arguments."""
         return f"{super().extra_repr()}, for norm_type={self.norm_type}, kernel_size={tuple(self.kernel_size)}"
 
 
@@ -466,7 +466,7 @@ class LpBlurPool1d(_LpBlurPool):
 
 
 class LpBlurPool2d(_LpBlurPool):
-    """What replaces `LPPool2d`: the root of blurred powers, at the same output size.
+    """Replace `LPPool2d`: the root of blurred powers, at the same output size.
 
     >>> LpBlurPool2d(2, kernel_size=3, stride=2, filt_size=4)(torch.zeros(1, 8, 15, 15)).shape
     torch.Size([1, 8, 7, 7])
@@ -506,7 +506,7 @@ class _AdaptiveBlurPool(_MixingBlur):
         return functional.adaptive_blur_pool(x, filt, self.output_size, self.maximum, self.pad_type)
 
     def extra_repr(self) -> str:
-        """What the layer was asked for."""
+        """Return the layer's arguments."""
         return f"output_size={tuple(self.output_size)}, {super().extra_repr()}"
 
 
@@ -589,7 +589,7 @@ class BlurAxes(Blur):
         return functional.blur_axes(x, self.filt, self.dims, self.pad_type)
 
     def extra_repr(self) -> str:
-        """What the layer was asked for."""
+        """Return the layer's arguments."""
         return f"dims={tuple(self.dims)}, {super().extra_repr()}"
 
 

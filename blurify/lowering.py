@@ -1,4 +1,4 @@
-"""What a graph's code does otherwise than node by node: chains of nodes that a large batch passes in parts.
+"""Generate code that differs from the node-by-node code: chains of nodes that run in micro-batches.
 
 The graph stays what it is, for whoever reads, edits, interprets or traces it; only the code that runs is made of
 another one, in which every marked chain is a single call.
@@ -54,13 +54,13 @@ def marked_chains(graph: fx.Graph) -> list[list[Node]]:
 
 
 def is_chain(nodes: list[Node]) -> bool:
-    """Whether each node is read by the next one alone, and reads beside it only what the model holds."""
+    """Return whether each node is read by the next one alone, and reads beside it only what the model holds."""
     linked = all(set(node.users) == {following} and before(following) is node for node, following in pairwise(nodes))
     return linked and all(len(read(node)) == 1 for node in nodes)
 
 
 def before(node: Node) -> Node:
-    """What is computed right before the node; were anything between, it might see what a chain writes in place."""
+    """Return the node computed right before; anything between might see what a chain writes in place."""
     node = node.prev
     while node.op == "get_attr":
         node = node.prev
@@ -68,12 +68,12 @@ def before(node: Node) -> Node:
 
 
 def read(node: Node) -> list[Node]:
-    """What the node reads of other nodes' results."""
+    """Return the nodes whose results the node reads."""
     return [source for source in node.all_input_nodes if source.op != "get_attr"]
 
 
 def source(chain: list[Node]) -> Node:
-    """What the chain is fed."""
+    """Return the inputs of the chain."""
     return read(chain[0])[0]
 
 
@@ -100,7 +100,7 @@ def method(chain: list[Node]) -> Method:
 
 
 def is_watched(module: nn.Module) -> bool:
-    """Whether the module must see the whole batch: it trains, or somebody listens to it."""
+    """Return whether the module must see the whole batch: it trains, or somebody listens to it."""
     listeners = (has_hooks(module), modules._global_forward_hooks, modules._global_forward_pre_hooks)
     return module.training or any(listeners)
 

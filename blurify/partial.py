@@ -31,7 +31,7 @@ Planned = Callable[[nn.Module, TracedModule, Spec, Inputs | None], Plan]
 
 
 class Parts:
-    """What becomes of the parts of a model, each of whose submodules is fed what `fed` says, if that is known."""
+    """Return the result for each part of a model; `fed` holds the inputs of its submodules, where they are known."""
 
     def __init__(self, model: nn.Module, spec: Spec, planned: Planned, fed: Fed | None) -> None:
         self.model = model

@@ -142,7 +142,7 @@ def squeeze_excite(node: fx.Node, traced: TracedModule) -> str:
 
 
 def _is_pooled(gate: fx.Node, node: fx.Node, traced: TracedModule) -> bool:
-    """Whether all that the gate reads is a pool of the node."""
+    """Return whether all that the gate reads is a pool of the node."""
     pooled, waiting, seen = False, [gate], {node}
     while waiting:
         current = waiting.pop()

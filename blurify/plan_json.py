@@ -107,7 +107,7 @@ def checked_decision(given: object, index: int) -> Decision:
 
 
 def _check_whole(decision: Decision, name: str) -> None:
-    """What one field asks of the others."""
+    """Check one field against the others."""
     if decision.action is Action.KEEP:
         if decision.reason is None:
             _refuse(f"{name} keeps its site without a 'reason'")

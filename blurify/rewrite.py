@@ -139,7 +139,7 @@ def _locate(traced: TracedModule, graph: fx.Graph, paths: dict[str, fx.Node], de
 
 
 def as_decided(known: tuple[Rule, Site] | None, decision: Decision) -> tuple[Rule, Site] | None:
-    """What was recognised; of a resize, how many axes it has and which way it goes was known to whoever decided."""
+    """Return the recognised site; the axes and direction of a resize were known when it was decided."""
     resizes = {Kind.RESIZE, Kind.UPSAMPLE}
     if known is not None and known[1].kind in resizes and decision.kind in resizes:
         return known[0], replace(known[1], kind=decision.kind, stride=decision.stride)
@@ -221,7 +221,7 @@ def tensors_at(node: fx.Node, traced: TracedModule) -> Iterator[Tensor]:
 
 
 def is_placed(tensor: Tensor) -> bool:
-    """Whether the tensor's device tells where others are: a single number may be anywhere."""
+    """Return whether the tensor's device tells where others are: a single number may be anywhere."""
     return tensor.dim() > 0
 
 

@@ -1,4 +1,4 @@
-"""What pickled models name of blurify beside its layers: a stable, public path.
+"""Public names that pickles of converted models hold, next to the layers: a stable path.
 
 A host is its original class and its state, a plan is its JSON, and a graph is the model that it was made of with the
 plan.

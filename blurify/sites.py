@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Kind(str, Enum):
-    """What changes the resolution at a site; all but `UPSAMPLE` reduce it."""
+    """Kind of operation that changes the resolution at a site; all but `UPSAMPLE` reduce it."""
 
     MAX = "max"
     AVG = "avg"
@@ -24,7 +24,7 @@ class Kind(str, Enum):
 
 
 class Action(str, Enum):
-    """What the plan does with a site."""
+    """Action of the plan at a site."""
 
     REWRITE = "rewrite"
     KEEP = "keep"
@@ -139,7 +139,7 @@ class Site:
 
     @property
     def blur_stride(self) -> tuple[int, ...]:
-        """What is left for the blur to subsample."""
+        """Return the stride that remains for the blur."""
         return tuple(s // d for s, d in zip(self.stride, self.dense_stride, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""What a user may ask for, checked once: filter sizes, pad types, strides, and the frozen Spec of a conversion."""
+"""Check a user's arguments once: filter sizes, pad types, strides, and the frozen Spec of a conversion."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def check_patterns(name: str, value: object) -> tuple[str, ...]:
 
 
 def matches(site: str, patterns: Iterable[str]) -> bool:
-    """Whether a dotted site name matches any of the glob patterns."""
+    """Return whether a dotted site name matches any of the glob patterns."""
     return any(fnmatchcase(site, pattern) for pattern in patterns)
 
 
@@ -117,7 +117,7 @@ def first_match(site: str, values: Iterable[tuple[str, V]], default: V) -> V:
 
 @dataclass(frozen=True)
 class Spec:
-    """What the user asked for.
+    """Hold the arguments of a conversion.
 
     >>> Spec.of({"layer1.*": 3, "*": 5}, include="layer?.*").filt_size_at("layer1.0.conv1")
     3
@@ -185,11 +185,11 @@ class Spec:
         return first_match(self.name(site), self.strengths, DEFAULT_STRENGTH)
 
     def includes(self, site: str) -> bool:
-        """Whether `include` lets the site through (no pattern lets all through)."""
+        """Return whether `include` lets the site through (no pattern lets all through)."""
         return not self.include or matches(self.name(site), self.include)
 
     def excludes(self, site: str) -> bool:
-        """Whether `exclude` names the site."""
+        """Return whether `exclude` names the site."""
         return matches(self.name(site), self.exclude)
 
     def wants_stem(self, site: str) -> bool:

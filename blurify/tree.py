@@ -29,7 +29,7 @@ HOOKS = (
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether calling the module runs hooks."""
+    """Return whether calling the module runs hooks."""
     registries = (getattr(module, name) for name in HOOKS)
     return any(isinstance(registry, dict) and registry for registry in registries)
 
@@ -59,7 +59,7 @@ class KeepsExtraState(nn.Module):
     extra_state: Any
 
     def get_extra_state(self) -> Any:
-        """What the original's gave when it was traced, or what was loaded since."""
+        """Return the original's attribute as it was traced, or as it was loaded since."""
         return self.extra_state
 
     def set_extra_state(self, state: Any) -> None:
@@ -88,7 +88,7 @@ def computed_copies(tree: nn.Module) -> Iterator[tuple[int, Tensor]]:
 
 
 def is_plain_layer(module: nn.Module) -> bool:
-    """Whether the module is a layer of `torch.nn` without children: what a tracer never looks into."""
+    """Return whether the module is a layer of `torch.nn` without children: what a tracer never looks into."""
     return type(module).__module__.startswith("torch.nn.") and not module._modules and type(module) is not nn.Module
 
 
@@ -114,7 +114,7 @@ PLAIN_VALUES = (int, float, bool, str, type(None))
 
 
 def own_copy(module: nn.Module, memo: dict[int, Any]) -> Any:
-    """What `copy.deepcopy` gives, sooner: layers of `torch.nn` consist of plain values and mostly empty registries."""
+    """Copy like `copy.deepcopy`, but faster: layers of `torch.nn` hold plain values and mostly empty registries."""
     kind = type(module)
     if id(module) in memo or not kind.__module__.startswith("torch.nn.modules.") or hasattr(kind, "__deepcopy__"):
         return copy.deepcopy(module, memo)

@@ -1,4 +1,4 @@
-"""What `blurify zoo` shows while many models are converted, and how Ctrl-C ends it: once, gently; twice, at once."""
+"""Show the progress of `blurify zoo`; Ctrl-C ends it gently, a second one at once."""
 
 from __future__ import annotations
 

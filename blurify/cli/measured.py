@@ -1,4 +1,4 @@
-"""What `blurify measure` says, to people and to programs."""
+"""Report of `blurify measure`, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Cells = list[list[str]]
 
 @dataclass(frozen=True)
 class About:
-    """What the figures are of."""
+    """Name the data that the figures are about."""
 
     images: str
     pictures: int
@@ -83,7 +83,7 @@ class Measured:
         return "\n".join(lines)
 
     def figure_rows(self) -> Cells:
-        """What was measured, a row a figure."""
+        """Tabulate the measurements, a row a figure."""
         rows = [["", *self.models, *(["difference"] if self.both else [])]]
         for figure in next(iter(self.models.values())):
             change = [self.both[figure].as_change()] if figure in self.both else []
@@ -91,7 +91,7 @@ class Measured:
         return rows
 
     def price_rows(self) -> Cells:
-        """What the models cost, a row a measure, the second one's as a ratio too."""
+        """Tabulate the models' costs, a row a measure, with the second model's as a ratio too."""
         rows = [["", *self.prices, *(["ratio"] if len(self.prices) == 2 else [])]]
         cells, ratios = [price.cells() for price in self.prices.values()], self.ratios()
         for name, field in zip(cells[0], Price.__dataclass_fields__, strict=True):
@@ -101,7 +101,7 @@ class Measured:
         return [row for row in rows if any(row[1:])]
 
     def ratios(self) -> dict[str, float]:
-        """What the second model costs by what the first does, for each measure that both have."""
+        """Return the ratio of the second model's costs to the first's, for each measure that both have."""
         if len(self.prices) != 2:
             return {}
         first, second = (asdict(price) for price in self.prices.values())

@@ -1,4 +1,4 @@
-"""What `blurify measure` does: read models and pictures, ask, and say what came out."""
+"""Run `blurify measure`: read models and images, compare, and report."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def read(name: str, settings: Settings) -> files.LoadedModel:
 def everybodys_answers(
     models: dict[str, nn.Module], folder: Folder, size: int, preprocessing: Preprocessing, settings: Settings
 ) -> tuple[Comparison, list[str]]:
-    """What the models answer in all processes, and which pictures could not be read."""
+    """Collect the models' predictions from all processes, and the unreadable images."""
     skipped: list[str] = []
     dense = settings.task != "classify"
     asked = [EvaluatedModel(name, model, dense, settings.amp, settings.channels_last) for name, model in models.items()]
@@ -124,7 +124,7 @@ def everybodys_answers(
 
 
 def probes(folder: Folder, size: int, settings: Settings) -> list[Probe]:
-    """What is asked of the models."""
+    """Return the probes for the models."""
     count = len(folder.paths)
     offsets = window_offsets(
         count,
@@ -147,7 +147,7 @@ def probes(folder: Folder, size: int, settings: Settings) -> list[Probe]:
 
 
 def classes(folder: Folder) -> Classes | None:
-    """What is known of the classes of the labels."""
+    """Match the labels' classes with the model's."""
     if folder.labels is None:
         return None
     named = bool(folder.classes)
@@ -155,7 +155,7 @@ def classes(folder: Folder) -> Classes | None:
 
 
 def about(compared: Comparison, size: int, preprocessing: Preprocessing, settings: Settings) -> About:
-    """What the figures are of."""
+    """Name the data that the figures are about."""
     return About(
         str(settings.images),
         len(compared.pictures),

@@ -1,4 +1,4 @@
-"""What `convert` and `plan` ask alike, parsed into plain values before anything slow is imported."""
+"""Options that `convert` and `plan` share, parsed into plain values before anything slow is imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What models cost, for `blurify measure` to say."""
+"""Costs of models, for `blurify measure`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `blurify recover` says, to people and to programs."""
+"""Report of `blurify recover`, as text and as JSON."""
 
 from __future__ import annotations
 

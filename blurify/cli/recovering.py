@@ -1,4 +1,4 @@
-"""What `blurify recover` does: read and convert the model, share out the pictures, recover, measure, write."""
+"""Run `blurify recover`: read and convert the model, split the images, recover, measure, write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands say: the site table, the price, the proofs, where the result went."""
+"""Print the results of commands: the site table, the cost, the proofs, the written file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _COLUMNS = ("site", "kind", "stride", "filter", "what is done")
 
 
 class Saying:
-    """What a command says: lines as it goes on, or one JSON value at its end.
+    """Print a command's output: lines as it runs, or one JSON value at its end.
 
     >>> saying = Saying(as_json=True)
     >>> saying.line("wrote net.pt", written="net.pt")

@@ -120,7 +120,7 @@ def nothing_to_do(session: Session) -> str:
 
 
 def remarks(session: Session) -> list[str]:
-    """What a user should know of the model beside its plan.
+    """List remarks about the model, besides its plan.
 
     >>> remarks(session)
     []
@@ -214,7 +214,7 @@ def _examples(loaded: files.LoadedModel, request: Request) -> tuple[Tensor, ...]
 
 
 def _taken(loaded: files.LoadedModel, signature: files.Signature, request: Request) -> tuple[Tensor, ...]:
-    """What a program takes: it says so itself."""
+    """Describe the inputs of an exported program."""
     if request.input_size is not None and loaded.form == "program":
         raise ArgumentError(f"{request.model} is a program, which says itself what it takes; leave --input-size out.")
     args, kwargs = signature.inputs.args, signature.inputs.kwargs

@@ -54,7 +54,7 @@ def converted_of(models: dict[str, nn.Module]) -> tuple[str, nn.Module]:
 def of_sites(
     models: dict[str, nn.Module], folder: Folder, preprocessing: Preprocessing, size: int, settings: Settings
 ) -> Sites:
-    """What every site folds back, before and after."""
+    """Measure the folded energy of every site, before and after."""
     name, converted = converted_of(models)
     pictures = first_pictures(folder, preprocessing, settings.device)
     found = folded_energy(converted, middle(pictures, size))

@@ -1,4 +1,4 @@
-"""What became of many models, in lines: of each, and of all together."""
+"""Results of many models as lines: one each, and one for all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHOWN = 20
 
 
 def outcome(record: Record) -> str:
-    """What became of a model, in a line.
+    """Describe a model's result in one line.
 
     >>> outcome({"status": "failed", "kind": "timeout", "error": "was not done within 5 s"})
     'failed (timeout): was not done within 5 s'
@@ -56,7 +56,7 @@ def error_of(record: Record) -> tuple[float, float]:
 
 
 def falls_short(record: Record) -> bool:
-    """Whether something that was asked for is not there.
+    """Return whether something that was asked for is not there.
 
     >>> falls_short({"status": "converted", "missing": {"onnx": "it has no such operator"}})
     True

@@ -45,7 +45,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo found; `str()` is the report."""
+    """Hold the demo's results; `str()` is the report."""
 
     plan: Plan
     verdict: Verdict

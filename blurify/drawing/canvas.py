@@ -1,4 +1,4 @@
-"""What all pictures share: colours, sizes, labels, and how they become files."""
+"""Shared parts of all plots: colours, sizes, labels, and files."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ _SIDES = (BEFORE, "before"), (AFTER, "after")
 
 @dataclass(frozen=True)
 class Slide:
-    """What is seen and said at every step of a slide.
+    """Hold the crops and predictions at every step of a slide.
 
     `windows` are `[shifts, C, H, W]` of 1 or 3 channels, 0 (black) to 1; `before` and `after` the probabilities
     `[shifts, classes]`; `label` the class whose probability is drawn, and `names` those of the classes, if there are
@@ -54,12 +54,12 @@ class Slide:
             raise ArgumentError(f"there are {len(self.names)} names for {self.before.shape[1]} classes.")
 
     def name(self, number: int) -> str:
-        """What a class is called."""
+        """Return the name of a class."""
         return self.names[number] if self.names else str(number)
 
     @property
     def what(self) -> str:
-        """What the curves show."""
+        """Return the label of the curves."""
         return f"probability of {'the true class' if self.truth else 'the first answer'}, {self.name(self.label)}"
 
     def pixels(self, step: int) -> Any:

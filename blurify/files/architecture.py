@@ -54,7 +54,7 @@ class Architecture:
 
     @property
     def is_known(self) -> bool:
-        """Whether the name belongs to timm or torchvision, so that building it runs none of the user's code."""
+        """Return whether the name belongs to timm or torchvision, so that building it runs none of the user's code."""
         return self.package in LIBRARIES
 
 

@@ -113,7 +113,7 @@ def fitted(found: Weights, model: nn.Module, *, path: Path, arch: str, ema: bool
 
 
 def _ordered(content: Mapping[Any, Any], ema: bool) -> Iterator[tuple[str, Any]]:
-    """What a checkpoint holds, the likeliest first."""
+    """List the possible state_dicts of a checkpoint, the likeliest first."""
     known = [*AVERAGED, *HOLDERS] if ema else [*HOLDERS, *AVERAGED]
     yield from ((key, content[key]) for key in known if key in content)
     yield from ((key, value) for key, value in content.items() if isinstance(key, str) and key not in known)
@@ -154,7 +154,7 @@ def _without_inner(key: str) -> str:
 
 
 def _prefixes(state: Mapping[str, Any], own: Collection[str]) -> Counter[str]:
-    """What stands before names of the architecture, and before how many."""
+    """Return the prefixes of the architecture's names, each with how many names it fits."""
     counts: Counter[str] = Counter()
     for key in state:
         at = -1
@@ -172,7 +172,7 @@ def _join(prefix: str, key: str) -> str:
 
 
 def _agree(state: Mapping[str, Any], prefixes: list[str], names: list[str]) -> bool:
-    """Whether it makes no difference which is taken: one module may be reached by two names."""
+    """Return whether it makes no difference which is taken: one module may be reached by two names."""
     first = [state.get(_join(prefixes[0], name)) for name in names]
     return all(
         isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)

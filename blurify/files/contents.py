@@ -1,4 +1,4 @@
-"""What a file holds, whichever of the readable kinds it is of; an index brings the shards that lie beside it."""
+"""Read a file's content, of any readable kind; an index brings the shards next to it."""
 
 from __future__ import annotations
 

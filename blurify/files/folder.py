@@ -82,7 +82,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What timm would build it with: older files have the fields of `pretrained_cfg` at the top."""
+    """Return timm's arguments for the model: older files have the fields of `pretrained_cfg` at the top."""
     held = config.get("pretrained_cfg", config)
     fields: Mapping[str, Any] = held if isinstance(held, Mapping) else {}
     options = {"num_classes": config.get("num_classes", fields.get("num_classes"))}

@@ -1,4 +1,4 @@
-"""What can be written: one table of formats, their suffixes and writers."""
+"""Write models: one table of formats, their suffixes and writers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from blurify.verifying.verdict import Row
 
 @dataclass(frozen=True)
 class SaveOptions:
-    """What a writer is told beside the model and the path.
+    """Hold a writer's options besides the model and the path.
 
     `arch` is the model's architecture where it is known, `example` a picture `(1, C, H, W)` that the model takes, or
     the signature of the program that it was. `check` is called on what was written, before it gets its name.
@@ -180,7 +180,7 @@ OWN_FORMATS = {"program": "pt2", "torchscript": "pt2", "onnx": "onnx"}
 
 
 def own_format(source: Path) -> Format | None:
-    """What a file that is a program is written as, if nothing else is asked for; None for any other source.
+    """Return the format in which an exported program is written by default; None for any other source.
 
     >>> own_format(Path("resnet18.pt2")).name
     'pt2'
@@ -193,7 +193,7 @@ def own_format(source: Path) -> Format | None:
 
 
 def fitting_format(asked: Format | None, arch: str | None) -> Format:
-    """What to write: as asked, else a recipe where the name of the architecture is known, else a pickle.
+    """Choose the format: the user's, else a recipe if the name of the architecture is known, else a pickle.
 
     >>> fitting_format(None, "timm:resnet18").name
     'native'

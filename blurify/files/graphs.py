@@ -1,4 +1,4 @@
-"""What a program's graph needs before the pass takes it for a model: weights under their names and in their order."""
+"""Prepare a program's graph for the pass: weights under their names and in their order."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def _built(arch: str, state: dict[str, Any]) -> nn.Module:
 
 
 def _inputs(shapes: tuple[tuple[int, ...], ...], model: nn.Module) -> tuple[Tensor, ...] | None:
-    """What the model was traced on, in shape."""
+    """Return the shapes that the model was traced on."""
     if not shapes:
         return None
     return tuple(random_batch(shape, example_for(model).args[0]) for shape in shapes)

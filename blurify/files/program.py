@@ -26,7 +26,7 @@ SMALLEST = 5
 
 @dataclass(frozen=True)
 class Signature:
-    """What a program takes: an example of its inputs, and of every argument which of its sizes are open.
+    """Hold an exported program's inputs: an example, and the dynamic sizes of every argument.
 
     One that was ONNX has names for what goes in and out, and an opset.
     """
@@ -146,7 +146,7 @@ def _open_sizes(leaf: Any, dims: Mapping[Any, Any]) -> dict[int, Any] | None:
 
 
 def _dims(leaves: list[Any], bounds: Mapping[Any, Any]) -> dict[Any, Any]:
-    """What torch calls every open size: one that several axes have gets a name, and bounds that were told are kept."""
+    """Name the dynamic sizes for torch: a size shared by several axes has one name, and known bounds are kept."""
     axes: dict[Any, list[int]] = {}
     for leaf in leaves:
         shape: tuple[Any, ...] = tuple(leaf.shape) if isinstance(leaf, Tensor) else ()

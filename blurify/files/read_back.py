@@ -30,7 +30,7 @@ Reader = Callable[[Path, str | None], Call]
 
 
 class CannotRun(Exception):
-    """What would run the file is not there, or does not know what the file needs."""
+    """Raised where the runtime of a file is missing, or lacks an operator of it."""
 
 
 def read_back(reader: Reader, model: nn.Module, path: Path, arch: str | None, calls: Sequence[Inputs]) -> Row:

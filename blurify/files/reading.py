@@ -47,7 +47,7 @@ class LoadedModel:
 
     @property
     def is_program(self) -> bool:
-        """Whether it is a graph of operators, without a class or modes."""
+        """Return whether it is a graph of operators, without a class or modes."""
         return self.form in PROGRAMS
 
 

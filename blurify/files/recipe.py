@@ -1,4 +1,4 @@
-"""What our own format holds, checked field by field before anything is built: the file may be anybody's."""
+"""Read blurify's own format, and check every field before anything is built: the file may be anybody's."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Kept(Generic[M]):
 
 @dataclass(frozen=True)
 class Changes:
-    """What is to be done at each site that modules can express, and which decisions they cannot, with the reason."""
+    """Return the edit of each site that modules can express, and the decisions that they cannot, with the reason."""
 
     parts: dict[str, Replacement]
     holders: dict[str, str]
@@ -198,7 +198,7 @@ def strides_elsewhere(model: nn.Module, traced: TracedModule) -> Iterator[str]:
 
 
 def parts_of(traced: TracedModule, decisions: tuple[Decision, ...]) -> dict[str, Replacement]:
-    """What takes each site's place; making it edits the graph, so it is made for another."""
+    """Return each site's replacement; making it edits the graph, so it is made for another copy."""
     fresh = traced.shallow_copy()
     parts: dict[str, Replacement] = {}
     for edit in locate(fresh, decisions):
@@ -210,7 +210,7 @@ def parts_of(traced: TracedModule, decisions: tuple[Decision, ...]) -> dict[str,
 
 
 def is_expressible(parts: Replacement, edits: list[Edit], site: str, holders: Mapping[str, str]) -> bool:
-    """Whether a module holds the site's stride, or the site has none."""
+    """Return whether a module holds the site's stride, or the site has none."""
     upsamples = any(edit.decision.site == site and edit.decision.kind is Kind.UPSAMPLE for edit in edits)
     return not parts.before and not parts.all_arguments and (upsamples or site in holders)
 

@@ -106,7 +106,7 @@ def _takers(reader: fx.Node, landing: fx.Node) -> Iterator[Place]:
 
 
 def _takes(call: Call, landing: fx.Node) -> bool:
-    """Whether the call is fed the landing, first and once."""
+    """Return whether the call is fed the landing, first and once."""
     return call.fed is landing and landing not in call.beside
 
 

@@ -1,4 +1,4 @@
-"""What must not depend on whether a size is odd or even when a model is exported for sizes of any kind.
+"""Compute sizes without branching on odd or even, for models exported with dynamic shapes.
 
 How much is padded may differ from size to size. Here as much is padded as any size needs, and what is too much is cut
 off at a place that is computed: an exported graph computes places, but takes one side of a branch for good.
@@ -13,7 +13,7 @@ from blurify.kernels import plain
 
 
 def is_exporting() -> bool:
-    """Whether a graph is recorded that other sizes may run through."""
+    """Return whether a graph is recorded that other sizes may run through."""
     # `is_exporting` is newer than what we support, and what compiles may be run with other sizes, too.
     asked = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
     return bool(asked())

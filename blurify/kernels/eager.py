@@ -1,4 +1,4 @@
-"""Whether a tensor is computed with at once, by nobody else's rules, and whether a batch is worth taking in parts."""
+"""Decide if a plain kernel may compute on a tensor, and if a batch is worth splitting."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", bool)
 
 
 def is_float_map(x: Tensor) -> bool:
-    """Whether the tensor is a plain batch of maps on the CPU."""
+    """Return whether the tensor is a plain batch of maps on the CPU."""
     return type(x) is Tensor and x.dim() == 4 and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
 
 def is_eager(x: Tensor) -> bool:
-    """Whether the tensor is a plain float map on the CPU, and nothing looks on or computes otherwise."""
+    """Return whether the tensor is a plain float map on the CPU, and nothing looks on or computes otherwise."""
     if not is_float_map(x) or x.numel() == 0:
         return False
     recorded = torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None
@@ -34,7 +34,7 @@ def is_eager(x: Tensor) -> bool:
 
 
 def is_compiled_for_its_size(x: Tensor) -> bool:
-    """Whether code is being compiled that runs such float maps on the CPU, and of this size alone.
+    """Return whether code is being compiled that runs such float maps on the CPU, and of this size alone.
 
     A program that is exported, or a batch of any size, has no number of parts.
     """

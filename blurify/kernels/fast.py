@@ -28,7 +28,7 @@ OFF_THE_HEAP = 32 * 2**20
 
 
 class Case(NamedTuple):
-    """What the fastest way depends on, beside the filter."""
+    """Hold the properties, besides the filter, that choose the fastest kernel."""
 
     shape: torch.Size
     contiguous: bool
@@ -176,7 +176,7 @@ MISSING = object()
 
 
 def remembered(filt: Tensor, case: C, make: Callable[[Tensor, C], Any]) -> Any:
-    """What was made for this filter and case, as long as the filter lives and is not written to."""
+    """Cache a value for this filter and case while the filter lives and is not written to."""
     identity = id(filt)
     entry = _made.get(identity)
     if entry is None or entry[0]() is not filt or entry[1] != filt._version:

@@ -31,7 +31,7 @@ def ceil_extension(size: int, kernel_size: int, stride: int, padding: int, dilat
 def paddings(
     sizes: list[int], left: list[int], right: list[int], pad_type: str
 ) -> tuple[list[int], list[int], list[int]]:
-    """What `F.pad` is to crop, to pad as asked, and to replicate: an axis too small for `reflect` or `circular`."""
+    """Return the `F.pad` steps that crop, pad as asked, and replicate an axis too small for `reflect` or `circular`."""
     axes = len(left)
     crop = [0] * (2 * axes)
     main = [0] * (2 * axes)
@@ -101,7 +101,7 @@ def depthwise(x: Tensor, filt: Tensor, stride: list[int], padding: list[int]) ->
 
 
 def pads_as_convs_do(left: list[int], right: list[int], pad_type: str) -> bool:
-    """Whether a conv itself can pad so: by zeros, as many on one side as on the other."""
+    """Return whether a conv itself can pad so: by zeros, as many on one side as on the other."""
     return pad_type in ("zero", "zero-renorm") and left == right and min(left) >= 0
 
 

@@ -1,1 +1,1 @@
-"""What the rewrite did: plain functions on tensors that return percentages with their intervals."""
+"""Measure the effect of a conversion: plain functions on tensors that return percentages with their intervals."""

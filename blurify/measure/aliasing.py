@@ -211,7 +211,7 @@ def response(layer: Blur, sizes: torch.Size) -> Tensor:
 
 
 def transfer(taps: Sequence[Sequence[float]], origins: Sequence[int], sizes: torch.Size) -> Tensor:
-    """What filters along the axes make of each frequency, each with its tap number `origin` on the position itself."""
+    """Return the response of filters along the axes at each frequency; tap number `origin` lies on the position."""
     found = torch.ones((), dtype=torch.complex128)
     for along, origin, size in zip(taps, origins, sizes, strict=True):
         turns = 2 * pi * torch.fft.fftfreq(size, dtype=torch.float64)[:, None] * (torch.arange(len(along)) - origin)

@@ -20,7 +20,7 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Comparison:
-    """What every model answered, a row a picture; the numbers of the pictures, in order; whether these are all."""
+    """Hold every model's predictions, a row an image; the numbers of the images, in order; and if these are all."""
 
     answers: list[Rows]
     pictures: Tensor
@@ -62,7 +62,7 @@ class EvaluatedModel:
     channels: int = field(default=0, init=False)
 
     def about(self, probes: Sequence[Probe], numbers: Tensor, pictures: Tensor) -> Rows:
-        """What all probes get of a batch."""
+        """Hold the part of a batch that all probes share."""
 
         def run(inputs: Tensor) -> Tensor:
             output = self.checked(self.run(inputs), inputs)

@@ -1,4 +1,4 @@
-"""What a network costs: arithmetic, parameters, memory of its maps, time."""
+"""Cost of a network: arithmetic, parameters, memory of its maps, time."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def key_of(tensor: Tensor) -> int:
-    """What tells the tensor's memory from other memory."""
+    """Identify the tensor's memory."""
     return int(tensor.untyped_storage()._cdata)
 
 

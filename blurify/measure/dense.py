@@ -13,7 +13,7 @@ from blurify.tracing.modes import evaluating
 def shifted_maps(
     model: nn.Module, pictures: Tensor, size: int, *, seed: int = 0, batch_size: int = 8
 ) -> list[tuple[Tensor, Tensor]]:
-    """What the model gives for two random windows of every picture, where they overlap: pairs of `[C, h, w]`.
+    """Run the model on two random crops of every image and return the overlaps: pairs of `[C, h, w]`.
 
     >>> pairs = shifted_maps(nn.Identity(), torch.rand(2, 3, 8, 8), size=6)
     >>> all(torch.equal(first, second) for first, second in pairs)

@@ -119,7 +119,7 @@ def side_by_side(
 
 
 def _whole(asked: Sequence[EvaluatedModel], windows: Windows, batches: Iterator[tuple[Tensor, Tensor]]) -> Comparison:
-    """What is found of all pictures: an interruption, of which `compare` makes a part, ends this too."""
+    """Measure all images: an interruption, of which `compare` makes a part, ends this too."""
     try:
         compared = compare(asked, [windows], batches)
     except NoPicturesError as error:

@@ -12,7 +12,7 @@ from blurify.measure.folder import IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS, 
 
 @dataclass(frozen=True)
 class PreprocessOverrides:
-    """What a user says of it, and how many pixels of a picture are room for shifts."""
+    """Hold the user's preprocessing options, and the margin for shifts in pixels."""
 
     input_size: tuple[int, ...] | None = None
     mean: tuple[float, ...] | None = None

@@ -1,4 +1,4 @@
-"""What is asked of a model about a batch of pictures; every answer is one row a picture.
+"""Probes of a model on a batch of images; every result is one row an image.
 
 A probe is called with `run`, which gives the model's output for a batch of inputs, the pictures' numbers `[B]`, by
 which whatever was drawn at random is looked up, and the pictures `[B, C, H, W]`. So a picture meets the same shifts

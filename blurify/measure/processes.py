@@ -72,7 +72,7 @@ def own_device(device: str) -> str:
 
 
 def everybodys(value: Value | BlurifyError) -> list[Value]:
-    """What every process has, in order, in every process; what one of them failed with is raised in all.
+    """Gather every process's value, in order, in every process; an error in one is raised in all.
 
     >>> everybodys(3)
     [3]

@@ -37,6 +37,6 @@ def settings(layer: Blur) -> str:
 
 
 def same_filter(one: Blur, other: Any) -> bool:
-    """Whether two layers filter alike."""
+    """Return whether two layers filter alike."""
     meta = one.filt.is_meta or other.filt.is_meta
     return meta or torch.equal(one.filt, other.filt)

@@ -108,12 +108,12 @@ def product_of(node: fx.Node, traced: TracedModule) -> Product | None:
 
 
 def is_all(value: Any, number: int) -> bool:
-    """Whether the number, or every one of a list, is this one."""
+    """Return whether the number, or every one of a list, is this one."""
     return set(value if isinstance(value, (tuple, list)) else (value,)) == {number}
 
 
 def is_affine(node: fx.Node, traced: TracedModule) -> bool:
-    """Whether the node scales and shifts each channel, by numbers that do not depend on the map in evaluation."""
+    """Return whether the node scales and shifts each channel, independently of the map in evaluation."""
     module = called(node, traced)
     if module is None:
         return operator_name(node) == "batch_norm" and batch_statistics(node) is False
@@ -123,7 +123,7 @@ def is_affine(node: fx.Node, traced: TracedModule) -> bool:
 
 
 def pays(product: Product, blur: Blur) -> bool:
-    """Whether multiplications per output position become fewer, the blur's own counted."""
+    """Return whether multiplications per output position become fewer, the blur's own counted."""
     taps, kept = prod(blur.filt_size), prod(blur.stride)
     before = product.in_channels // product.groups * product.out_channels
     return bool(before + taps * product.in_channels < kept * before + taps * product.out_channels)

@@ -1,4 +1,4 @@
-"""What is done to each sample by itself may be done to a few of them at a time: `f(x)[i] = f(x[i])`.
+"""Run conv chains in micro-batches: what treats each sample separately gives `f(x)[i] = f(x[i])`.
 
 A site's dense output is the largest map of its surroundings, and where a batch of them does not fit the processor's
 cache, writing and reading it costs more than computing it. So the chain that ends in a blur, from as far up as nothing
@@ -57,7 +57,7 @@ def chain_to(blur: fx.Node, traced: TracedModule) -> list[fx.Node]:
 
 
 def is_of_one_sample(node: fx.Node, traced: TracedModule) -> bool:
-    """Whether what the node gives for a sample depends on that sample alone."""
+    """Return whether what the node gives for a sample depends on that sample alone."""
     source, module = only_source(node), called(node, traced)
     if source is None or any(spans_samples(other, traced) for other in node.all_input_nodes):
         return False
@@ -74,12 +74,12 @@ def is_of_one_sample(node: fx.Node, traced: TracedModule) -> bool:
 
 
 def drops(node: fx.Node) -> bool:
-    """Whether a dropout function draws random numbers, or may: for a few samples at a time it draws others."""
+    """Return whether a dropout function draws random numbers, or may: for a few samples at a time it draws others."""
     return (node.args[2] if len(node.args) > 2 else node.kwargs.get("training", node.kwargs.get("train"))) is not False
 
 
 def spans_samples(node: fx.Node, traced: TracedModule) -> bool:
-    """Whether a parameter or buffer has a value for each sample."""
+    """Return whether a parameter or buffer has a value for each sample."""
     shape = constant_shape(node, traced) if node.op == "get_attr" else None
     return shape is not None and len(shape) == 4 and shape[0] != 1
 

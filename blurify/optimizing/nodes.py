@@ -1,4 +1,4 @@
-"""What the passes ask of nodes."""
+"""Questions of the passes about nodes."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def only_source(node: fx.Node) -> fx.Node | None:
 
 
 def batch_statistics(node: fx.Node) -> Any:
-    """Whether a batch-norm function takes its statistics from the batch, or may."""
+    """Return whether a batch-norm function takes its statistics from the batch, or may."""
     return node.args[5] if len(node.args) > 5 else node.kwargs.get("training", False)
 
 
 def writes(node: fx.Node, traced: TracedModule) -> bool:
-    """Whether the node changes what it reads, in place or as `out`."""
+    """Return whether the node changes what it reads, in place or as `out`."""
     if "out" in node.kwargs:
         return True
     if node.op == "call_module":

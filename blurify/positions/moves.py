@@ -1,4 +1,4 @@
-"""What functions, methods and operators of the same name do to the dimensions of the tensor that they are called on."""
+"""Effects of functions, methods and operators of the same name on the dimensions of their first tensor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What moves axes, and takes channels apart or puts them together; the values stay at their positions."""
+"""Recognise operations that move, split or merge axes; the values stay at their positions."""
 
 from __future__ import annotations
 

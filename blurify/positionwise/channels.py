@@ -1,4 +1,4 @@
-"""What reads all channels of a position, and no other position: reductions, norms and softmax along channels."""
+"""Recognise operations over all channels of one position: reductions, norms and softmax along channels."""
 
 from __future__ import annotations
 

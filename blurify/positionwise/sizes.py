@@ -1,4 +1,4 @@
-"""What reads the size or type of a map: subsampling leaves all but its spatial sizes as they are."""
+"""Recognise reads of a map's size or type: subsampling changes only its spatial sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the nodes of a region give: maps whose axes are known, sizes, and constants.
+"""Values of a region's nodes: maps whose axes are known, sizes, and constants.
 
 A layout has one letter for each dimension: `b` for samples, `c` for channels, `1` for a dimension of size 1, and `z`,
 `y`, `x` for the spatial axes of the site's map, or `Z`, `Y` for all three or two of them in one, as tokens have them.
@@ -46,7 +46,7 @@ class Size:
 
     @property
     def is_spatial(self) -> bool:
-        """Whether subsampling changes the number."""
+        """Return whether subsampling changes the number."""
         return bool(self.role) and self.role in SPATIAL
 
 

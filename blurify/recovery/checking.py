@@ -1,4 +1,4 @@
-"""What `recover` refuses, each in one sentence."""
+"""Refusals of `recover`, each in one sentence."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def check_budget(fits: Sequence[LayerFit], settings: Settings) -> None:
 
 
 def mark_of(converted: nn.Module, images: Tensor, labels: Tensor | None, settings: Settings) -> str:
-    """What tells a recovery from others of which an interrupted one must not go on."""
+    """Return a fingerprint of a recovery, so that a checkpoint of another one is not resumed."""
     _, plan = with_plan(converted)
     mark = hashlib.blake2b(f"{plan.to_json()} {settings.held_out} {settings.seed}".encode())
     tensors = [*converted.state_dict().values(), images, *([] if labels is None else [labels])]

@@ -106,7 +106,7 @@ def _train(training: Training, pace: Pace, progress: Progress, score: Callable[[
 
 @dataclass
 class Loss:
-    """What is to become small, as a mean over pictures."""
+    """Return the loss, as a mean over images."""
 
     teacher: TracedModule
     student: TracedModule
@@ -175,13 +175,13 @@ class Training:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device computes faster in bfloat16; on CPUs that depends, and they are left alone."""
+    """Return whether the device computes faster in bfloat16; on CPUs that depends, and they are left alone."""
     return device.type == "cuda" and torch.cuda.is_bf16_supported()
 
 
 @contextmanager
 def listening(network: TracedModule) -> Iterator[dict[str, Tensor]]:
-    """What every site gives, by the path of its blur, each time that the network has run."""
+    """Collect every site's output, by the path of its blur, in each run of the network."""
     heard: dict[str, Tensor] = {}
 
     def hook(path: str) -> Callable[..., None]:

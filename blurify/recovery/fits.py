@@ -1,4 +1,4 @@
-"""What a fit is asked for, and what it says of each layer."""
+"""Settings of a fit, and its result for each layer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 
 @dataclass(frozen=True)
 class LayerFit:
-    """What became of a layer: the error on held-out pictures with the carried and with the fitted weights.
+    """Hold the result for a layer: the error on held-out images with the carried and with the fitted weights.
 
     Errors are sums of squares relative to those of the targets about their mean. `ridge` is None where the carried
     weights stay, for the reason that `skip` tells. `unknowns` are the weights that one output has, `rows` the positions

@@ -63,7 +63,7 @@ class Refit:
             self.holding.close()
 
     def _passes_others(self, number: int) -> bool:
-        """Whether a call that is not fitted yet, of a later group or this one, is before the last of this group."""
+        """Return whether a call of a later group, or of this one, comes before the last of this group."""
         last = self.after.numbers[self.groups[number][-1].node]
         return any(self.after.numbers[group[0].node] < last for group in self.groups[number:])
 

@@ -34,7 +34,7 @@ class Join:
     gain: Tensor | None
 
     def missing(self, original: Tensor, converted: Tensor) -> Tensor:
-        """What is to be added to the target `[N, C, ...]`, of the other part's values in both networks."""
+        """Return the correction of the target `[N, C, ...]`, from the other part's values in both networks."""
         lost = original - converted
         if self.gain is None:
             return lost
@@ -90,6 +90,6 @@ def join_of(node: fx.Node, traced: TracedModule) -> Join | None:
 
 
 def is_sum(user: fx.Node, node: fx.Node) -> bool:
-    """Whether `user` adds `node` and another node, and does nothing else."""
+    """Return whether `user` adds `node` and another node, and does nothing else."""
     plain = user.op in ("call_function", "call_method") and user.target in SUMS and not user.kwargs
     return plain and len(user.args) == 2 and len(user.all_input_nodes) == 2 and node in user.args

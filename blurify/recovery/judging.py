@@ -23,7 +23,7 @@ class Score(NamedTuple):
 
 
 class Judge:
-    """What the original gives on the held-out pictures, and their labels, if there are any."""
+    """Hold the original's outputs on the held-out images, and their labels, if there are any."""
 
     def __init__(self, teacher: nn.Module, held: Tensor, batch_size: int, labels: Tensor | None = None) -> None:
         self.held, self.batch_size = held, batch_size

@@ -85,7 +85,7 @@ class NormalEquations:
 
     @property
     def constant(self) -> bool:
-        """Whether the targets hardly vary."""
+        """Return whether the targets hardly vary."""
         energy, t = self.sums[4].sum(), self.sums[3]
         return bool(energy - t.square().sum() / self.rows <= ROUNDING * energy)
 

@@ -37,7 +37,7 @@ def own_mean(node: fx.Node, traced: TracedModule) -> Tensor | None:
 
 
 def gain_of(node: fx.Node, traced: TracedModule) -> Tensor | None:
-    """What the batch-norm that the node is multiplies each channel by; None for all else."""
+    """Return the factor of each channel in the node's batch-norm; None for all else."""
     module = module_of(node, traced)
     if module is not None:
         return scale(module.running_var, module.weight, module.eps)
@@ -53,7 +53,7 @@ def module_of(node: fx.Node, traced: TracedModule) -> _BatchNorm | None:
 
 
 def arguments(node: fx.Node) -> dict[str, Any]:
-    """What a batch-norm function that takes running statistics is given, by name; nothing of all else."""
+    """Return the arguments of a batch-norm function with running statistics, by name; nothing for all else."""
     signature = FUNCTIONS.get(node.target) if node.op == "call_function" else None
     return bind(node, signature) if signature is not None and batch_statistics(node) is False else {}
 

@@ -1,4 +1,4 @@
-"""What a conv multiplies its weight with at a few sampled positions: `y[p] = W x[p] + b`, a row of `x` a position."""
+"""Extract the inputs of a conv at a few sampled positions: `y[p] = W x[p] + b`, a row of `x` a position."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Progress:
 
     @property
     def lost(self) -> bool:
-        """Whether the last epoch gave values that are not finite, so that there is nothing to go on from."""
+        """Return whether the last epoch gave values that are not finite, so that there is nothing to go on from."""
         return len(self.scores) > 1 and not math.isfinite(self.scores[-1].error)
 
     def note(self, score: Score, write: bool = True) -> None:

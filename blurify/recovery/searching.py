@@ -106,7 +106,7 @@ def strongest(
 
 
 class Options(TypedDict):
-    """What every recovery is asked for."""
+    """Arguments of every recovery."""
 
     method: str
     memory: int
@@ -138,7 +138,7 @@ class _Search:
         return [*Way(self, self.carried, False, min_agreement, most, tell).run(), *recovered]
 
     def measured(self, step: Step, network: nn.Module, recovered: bool) -> Trial:
-        """What the pictures that choose say of it."""
+        """Measure a trial on the choosing images."""
         answers = self.wanted if network is self.original else self._answers(network)
         before, after = agreement(self.wanted), agreement(answers)
         same = (answers == self.wanted).double().mean((1, 2))

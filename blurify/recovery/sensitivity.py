@@ -40,7 +40,7 @@ class Step:
 
 
 class Effects:
-    """What blurs at the sites do to the outputs and to the folding, from a few pictures."""
+    """Hold the effects of blurs at the sites on the outputs and on folding, from a few images."""
 
     def __init__(self, original: nn.Module, plan: Plan, pictures: Tensor, batch_size: int) -> None:
         self.sites = [decision.site for decision in plan.rewritten]
@@ -52,7 +52,7 @@ class Effects:
         return {site: part / STEPS for site, part in zip(self.sites, step.parts, strict=True)}
 
     def step(self, parts: tuple[int, ...]) -> Step:
-        """What comes of so many parts at each site."""
+        """Return the effect of that share of each site's blur."""
         share = torch.tensor(parts, dtype=torch.float64) / STEPS
         folded = self._folded[torch.arange(len(parts)), list(parts)].sum() / self._folded[:, 0].sum().clamp_min(1e-300)
         return Step(parts, float(share @ self._errors @ share), float(folded))

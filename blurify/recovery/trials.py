@@ -1,4 +1,4 @@
-"""What a search for strengths tried, and what it chose."""
+"""Trials of a search for strengths, and its choice."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Trial:
         return "recovered" if self.recovered else "carried"
 
     def meets(self, min_agreement: float) -> bool:
-        """Whether it agrees often enough, and is as consistent as the original."""
+        """Return whether it agrees often enough, and is as consistent as the original."""
         return self.agreement.percent >= min_agreement and self.change.percent >= 0
 
 

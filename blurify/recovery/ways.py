@@ -24,7 +24,7 @@ NARROWING = 0.15
 
 
 class Search(Protocol):
-    """What a way is taken through: what blurs do, pictures to recover from, and others to measure on."""
+    """Hold the inputs of a search: effects of blurs, images to recover from, and others to measure on."""
 
     original: nn.Module
     effects: Effects

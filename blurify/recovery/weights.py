@@ -117,7 +117,7 @@ def called(node: object, target: object) -> fx.Node | None:
 
 
 def first(node: object, target: object) -> object:
-    """What is first given to a call of that."""
+    """Return the first argument of a call."""
     found = called(node, target)
     return None if found is None else found.args[0]
 
@@ -131,18 +131,18 @@ def parameter_at(node: object, traced: TracedModule) -> nn.Parameter | None:
 
 
 def is_spectral(module: nn.Module) -> bool:
-    """Whether the module's weight is divided by its largest singular value."""
+    """Return whether the module's weight is divided by its largest singular value."""
     parts = [*(parametrizations(module) or ()), *module._forward_pre_hooks.values()]
     return any(isinstance(part, (SpectralNorm, nn.utils.parametrizations._SpectralNorm)) for part in parts)
 
 
 def parametrizations(module: Any) -> Any:
-    """What `torch.nn.utils.parametrize` computes the weight by, and from; None if it does not."""
+    """Return the function and the tensors of a `torch.nn.utils.parametrize`d weight; None for other weights."""
     return module.parametrizations.weight if nn.utils.parametrize.is_parametrized(module, "weight") else None
 
 
 def is_scaled(module: object) -> bool:
-    """Whether it is a conv of timm's with scaled weight standardisation, told by name so that timm is not imported."""
+    """Return whether it is timm's conv with scaled weight standardisation, known by name: timm is not imported."""
     kind = type(module)
     return kind.__name__ in SCALED and kind.__module__.partition(".")[0] == "timm"
 

@@ -1,4 +1,4 @@
-"""What a report shows of a converted network on a few pictures: where it aliases, and what that does to its answers."""
+"""Content of a report about a converted network on a few images: where it aliases, and how its predictions change."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Shown:
         return middle(self.pictures, self.size)
 
     def windows(self, index: int) -> Tensor:
-        """What is seen of a picture along the diagonal, `[shifts, 1 or 3, size, size]` from 0 to 1."""
+        """Return the crops of an image along the diagonal, `[shifts, 1 or 3, size, size]` from 0 to 1."""
         mean, std = (torch.tensor(list(values)).view(-1, 1, 1) for values in (self.mean, self.std))
         seen = self.pictures[index].cpu().float() * std + mean
         seen = seen if len(seen) in (1, 3) else seen.mean(0, keepdim=True)
@@ -89,7 +89,7 @@ def show(original: nn.Module, converted: nn.Module, shown: Shown) -> tuple[tuple
 
 
 def site_table(shares: Mapping[str, Tensor], deviations: Mapping[str, Deviation]) -> Table:
-    """What `folded_energy` and `shift_deviation` found of every site, one row each.
+    """Tabulate `folded_energy` and `shift_deviation` of every site, one row each.
 
     >>> site_table({"maxpool": torch.tensor([[0.25, 0.0625]])}, {}).rows[0][:2]
     ('maxpool', '25.0 % (25.0 to 25.0)')

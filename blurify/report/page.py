@@ -66,7 +66,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Content:
-    """What a report says, in the order in which it does: notes are sentences under the title."""
+    """Hold a report's content in its order: notes are sentences under the title."""
 
     title: str
     command: str

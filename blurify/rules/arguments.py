@@ -34,13 +34,13 @@ def set_argument(node: fx.Node, signature: Signature, name: str, value: Any) -> 
 
 
 def are_known(*values: object) -> bool:
-    """Whether none of the values is computed when the model runs."""
+    """Return whether none of the values is computed when the model runs."""
     flat = [v for value in values for v in (value if isinstance(value, (tuple, list)) else (value,))]
     return not any(isinstance(v, fx.Node) for v in flat)
 
 
 def reads_only_the_first(node: fx.Node) -> bool:
-    """Whether of a call that returns a pair nothing but the first is used, though the second may be unpacked."""
+    """Return whether of a call that returns a pair nothing but the first is used, though the second may be unpacked."""
     return all(is_first(user) or (user.target is operator.getitem and not user.users) for user in node.users)
 
 

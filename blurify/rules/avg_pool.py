@@ -62,7 +62,7 @@ def _site(node: fx.Node, axes: int, given: dict[str, Any], same: bool) -> Site |
 
 
 def is_antialiasing(path: str) -> bool:
-    """Whether the pool is timm's `aa` layer: an average put after a stride-1 conv to subsample it."""
+    """Return whether the pool is timm's `aa` layer: an average put after a stride-1 conv to subsample it."""
     return path.rsplit(".", 1)[-1] == "aa"
 
 

@@ -1,4 +1,4 @@
-"""What every rule is given and gives back."""
+"""Inputs and results of every rule."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Context:
-    """What a rule may know beside the node: the module that holds the parameters, and shapes.
+    """Hold a rule's context besides the node: the module that holds the parameters, and shapes.
 
     `shapes` tells the shapes of the first tensor fed to a node and of its output, None where they are not known.
     `positions` tells by path along which dimensions of each tensor positions lie: nothing of a node where shapes are
@@ -33,7 +33,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Replacement:
-    """What takes a site's place: the module called instead of the op, and the blur that follows at the landing.
+    """Hold the replacement of a site: the module called instead of the op, and the blur that follows at the landing.
 
     No `dense` means that the node stays or was edited; no `blur` that the dense module already subsamples. With
     `before` the blur goes between the landing and the node, for the node alone. With `all_arguments` the dense module
@@ -47,7 +47,7 @@ class Replacement:
 
     @property
     def has_parameters(self) -> bool:
-        """Whether the dense module must stay at the original's path, to keep its parameters' names."""
+        """Return whether the dense module must stay at the original's path, to keep its parameters' names."""
         return self.dense is not None and next(self.dense.parameters(), None) is not None
 
 

@@ -101,7 +101,7 @@ def refusal(module: Any) -> Reason | None:
 
 
 def is_blur(weight: Tensor | None, stride: tuple[int, ...]) -> bool:
-    """Whether a conv's weight is that of a blur along all axes that it steps over."""
+    """Return whether a conv's weight is that of a blur along all axes that it steps over."""
     stepped = {axis for axis, step in enumerate(stride) if step > 1}
     return stepped <= smoothed_axes(weight, len(stride)) | averaged_axes(weight, len(stride))
 
@@ -120,7 +120,7 @@ def replace(node: fx.Node, module: nn.Module | None, site: Site, blurring: Blurr
 
 
 def can_be_function(module: Any) -> bool:
-    """Whether `F.conv*d` with the module's parameters computes what the module does."""
+    """Return whether `F.conv*d` with the module's parameters computes what the module does."""
     hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_hooks, module._backward_pre_hooks)
     return type(module) in MODULES and module.padding_mode == "zeros" and not any(hooks)
 

@@ -47,7 +47,7 @@ def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
 
 
 def arguments(node: fx.Node) -> dict[str, Any] | None:
-    """What a slice operator was given, by name; None for all other nodes."""
+    """Return the arguments of a slice operator, by name; None for all other nodes."""
     return DEFAULTS | bind(node, SIGNATURE) if node.op == "call_function" and node.target is SLICE else None
 
 
@@ -92,7 +92,7 @@ def _refusal(node: fx.Node, second: fx.Node, dims: tuple[int, int], context: Con
 
 
 def takes_all_phases(first: fx.Node, second: fx.Node) -> bool:
-    """Whether the source is sliced at every offset of the steps, as space-to-depth and patch merging do."""
+    """Return whether the source is sliced at every offset of the steps, as space-to-depth and patch merging do."""
     steps, dim = steps_of(first, second), (arguments(first) or DEFAULTS)["dim"]
     phases = set()
     for other in _slices_of(_origin(first)):
@@ -108,7 +108,7 @@ def _is_whole(node: fx.Node) -> bool:
 
 
 def _origin(node: fx.Node) -> fx.Node:
-    """What a slice reads, seen through the slices that take all of a dimension, which export writes for `:`."""
+    """Return the source of a slice, through the full slices that export writes for `:`."""
     source = node.all_input_nodes[0]
     while _is_whole(source):
         source = source.all_input_nodes[0]

@@ -73,7 +73,7 @@ def site_of(source: fx.Node, chain: list[fx.Node], kind: Kind, context: Context)
 
 
 def is_map(node: fx.Node, context: Context) -> bool:
-    """Whether what a node gives is known to be a batch of maps, with channels first."""
+    """Return whether what a node gives is known to be a batch of maps, with channels first."""
     layout = (context.positions or {}).get(node.meta["path"], ())
     whole = all(len(dim) == 1 and dim[0].axis is not None for dim in layout[2:])
     return 3 <= len(layout) <= 5 and whole and not has_positions(layout[:2])

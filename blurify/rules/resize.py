@@ -47,7 +47,7 @@ AXES_OF_MODE = {"linear": 1, "trilinear": 3}
 
 
 def arguments(node: fx.Node, module: Any) -> dict[str, Any] | None:
-    """What a resize was given, by the names of `F.interpolate`; None for all else."""
+    """Return the arguments of a resize, by the names of `F.interpolate`; None for all else."""
     if isinstance(module, nn.Upsample):
         return {name: getattr(module, name, None) for name in NAMES[1:]}
     if node.op != "call_function":

@@ -31,7 +31,7 @@ METHODS = {"add": Kind.AVG, "add_": Kind.AVG, "maximum": Kind.MAX, "max": Kind.M
 
 
 class Slice(NamedTuple):
-    """What a slice reads, and of each dimension that it steps over the offset and the step."""
+    """Return the source of a slice, and the offset and step of each dimension that it steps over."""
 
     source: fx.Node
     steps: tuple[tuple[int, int, int], ...]

@@ -68,7 +68,7 @@ def spatial_dims(index: tuple[Any, ...], stepped: tuple[int, ...]) -> tuple[int,
 
 
 def takes_all_phases(node: fx.Node, steps: dict[int, int]) -> bool:
-    """Whether the source is sliced at every offset of the steps: space-to-depth, patch merging, rotary halves."""
+    """Return whether the source is sliced at every offset of the steps: space-to-depth, patch merging."""
     source = node.args[0]
     phases = set()
     for user in source.users if isinstance(source, fx.Node) else ():

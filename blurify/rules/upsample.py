@@ -52,7 +52,7 @@ def _site(node: fx.Node, kernel_size: tuple[int, ...], stride: tuple[int, ...], 
 
 
 def is_smoothed_after(node: fx.Node, stride: tuple[int, ...], context: Context) -> bool:
-    """Whether the only reader of an upsampling, but for padding, is a blur along all axes that grow."""
+    """Return whether the only reader of an upsampling, but for padding, is a blur along all axes that grow."""
     grows = {axis for axis, step in enumerate(stride) if step > 1}
     while len(node.users) == 1:
         (node,) = node.users

@@ -75,7 +75,7 @@ def unregister() -> None:
 
 
 def configurations(name: str, tags: list[str]) -> Any:
-    """What timm knows of the weights that there are for a model, the default's first."""
+    """Return timm's configurations of a model's weights, the default first."""
     first = get_pretrained_cfg(name)
     cfgs = {} if first is None else {first.tag or "": first}
     for tag in tags:
@@ -86,7 +86,7 @@ def configurations(name: str, tags: list[str]) -> Any:
 
 
 def entry_point(name: str, variant: str) -> Callable[..., nn.Module]:
-    """What `timm.create_model` calls for the variant."""
+    """Return the function that `timm.create_model` calls for the variant."""
     original = model_entrypoint(name)
 
     def build(pretrained: bool = False, pretrained_cfg: Any = None, **options: Any) -> nn.Module:

@@ -210,7 +210,7 @@ def _has(tree: nn.Module, path: str) -> bool:
 
 
 def same_graph(one: fx.Graph, other: fx.Graph) -> bool:
-    """Whether two graphs compute the same: equal nodes in equal order."""
+    """Return whether two graphs compute the same: equal nodes in equal order."""
     if len(one.nodes) != len(other.nodes):
         return False
     twin: dict[fx.Node, fx.Node] = {}

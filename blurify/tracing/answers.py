@@ -113,7 +113,7 @@ class Answers:
         return Known(value, other, self._holds(node, value, other))
 
     def _holds(self, node: Node, value: Any, other: Any) -> bool:
-        """Whether a value that is no tensor, nor made of them, is the same for inputs of any size."""
+        """Return whether a value that is no tensor, nor made of them, is the same for inputs of any size."""
         if node.op == "placeholder":
             return all(isinstance(leaf, Tensor) for leaf in tree_leaves(value))
         if any(isinstance(leaf, Tensor) for leaf in tree_leaves(value)):

@@ -61,13 +61,13 @@ def _one(tracer: LeafAwareTracer, parameter: inspect.Parameter, value: Any, is_g
 
 
 def _many(tracer: LeafAwareTracer, name: str, values: Any, others: bool) -> list[Any]:
-    """What `*name` holds: as many as the example gives, one where there is no example and no other argument."""
+    """Return the values of `*name`: as many as the example gives, one if there is no example and no other argument."""
     count = (0 if others else 1) if values is MISSING else len(values)
     return [_placeholder(tracer, f"{name}_{index}") for index in range(count)]
 
 
 def _named(tracer: LeafAwareTracer, values: dict[str, Any]) -> dict[str, Any]:
-    """What `**name` holds: the arguments of the example, each under its own name."""
+    """Return the values of `**name`: the arguments of the example, each under its own name."""
     return {key: _one(tracer, _keyword(key), value, is_given=True) for key, value in values.items()}
 
 

@@ -131,7 +131,7 @@ def examples(model: nn.Module, inputs: Inputs | None, small: bool) -> Iterator[I
 
 
 def outputs(model: nn.Module, inputs: Inputs, written: Container[str] = ()) -> Any:
-    """What the model gives, or the exception that it raises. What `forward` writes to is written to copies."""
+    """Return the model's outputs, or the exception that it raises. Tensors that `forward` writes to are copies."""
     own = inputs.copied()
     copies = {name: parameter.detach().clone() for name, parameter in model.named_parameters() if name in written}
     copies |= {name: buffer.clone() for name, buffer in model.named_buffers()}

@@ -1,4 +1,4 @@
-"""What a node that only reads parameters and buffers stands for."""
+"""Evaluate nodes that read only parameters and buffers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def constant_shape(node: fx.Node, root: nn.Module) -> tuple[int, ...] | None:
 
 
 def _without_values(node: fx.Node, root: nn.Module, deepest: int) -> Any:
-    """What a node gives, on the meta device."""
+    """Return the node's value on the meta device."""
     if node.op == "get_attr":
         return torch.empty_like(operator.attrgetter(str(node.target))(root), device="meta")
     if node.op not in ("call_method", "call_function") or deepest == 0:

@@ -58,7 +58,7 @@ def _export(model: nn.Module, inputs: Inputs, strict: bool) -> fx.GraphModule:
 
 
 def accepts(program: fx.GraphModule, inputs: Inputs) -> bool:
-    """Whether an exported model runs on inputs of these sizes."""
+    """Return whether an exported model runs on inputs of these sizes."""
     # A program in training counts its batches, in the model's own buffers if it is given no others.
     state: dict[str, Tensor] = program.state_dict()
     with quietly():

@@ -1,4 +1,4 @@
-"""What every submodule is fed in one run of the whole model."""
+"""Record the inputs of every submodule in one run of the whole model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What reads a tensor reads the operation that changed it last: `y.mul_(s)` gives `y` itself, used or not.
+"""Redirect readers of a tensor to its last change: `y.mul_(s)` gives `y` itself, used or not.
 
 A statement whose result is dropped would look like a side branch otherwise.
 """

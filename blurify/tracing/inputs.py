@@ -1,4 +1,4 @@
-"""What to run a model on: what the user gave, or the model's own input size, dtype and device."""
+"""Inputs to run a model on: the user's own, or random ones of the model's input size, dtype and device."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Inputs:
 
 
 def as_inputs(example_inputs: Any, example_kwargs: Any = None) -> Inputs | None:
-    """What a user calls example inputs: one tensor or a sequence of arguments, and keyword arguments; None for neither.
+    """Hold the user's example inputs: one tensor or a sequence of arguments, and keyword arguments; None for neither.
 
     Raises:
         ArgumentTypeError: they are something else.

@@ -56,7 +56,7 @@ Classes = tuple[type[nn.Module], ...]
 
 
 def is_foreign_blur(module: nn.Module) -> bool:
-    """Whether the module is a blur layer of another library, told by name so that none need be installed."""
+    """Return whether the module is a blur layer of another library, told by name so that none need be installed."""
     kind = type(module)
     return kind.__name__ in FOREIGN_BLURS.get(kind.__module__.split(".")[0], ())
 
@@ -71,7 +71,7 @@ def strided_leaves(model: nn.Module) -> set[type[nn.Module]]:
 
 
 def is_strided(module: nn.Module) -> bool:
-    """Whether the module has a stride above 1 among its attributes."""
+    """Return whether the module has a stride above 1 among its attributes."""
     stride = getattr(module, "stride", 1)
     strides = stride if isinstance(stride, (tuple, list)) else (stride,)
     return any(isinstance(s, int) and s > 1 for s in strides)

@@ -60,7 +60,7 @@ class Attributes:
 
 
 def _holds(value: Any) -> bool:
-    """Whether it is an object of somebody's own class, such as one that collects what hooks are shown."""
+    """Return whether it is an object of somebody's own class, such as one that collects what hooks are shown."""
     return isinstance(getattr(value, "__dict__", None), dict) and not isinstance(value, NO_HOLDERS)
 
 

@@ -1,4 +1,4 @@
-"""What a graph does not hold of `forward`: each is a phrase that follows "the graph leaves out"."""
+"""Parts of `forward` that a graph does not hold: each is a phrase that follows "the graph leaves out"."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def written_path(node: fx.Node, in_place: Container[Any]) -> str | None:
 
 
 def is_write(node: fx.Node, in_place: Container[Any]) -> bool:
-    """Whether a node writes to what it reads first: `x.add_(y)`, `x += y`, `x[i] = y`."""
+    """Return whether a node writes to what it reads first: `x.add_(y)`, `x += y`, `x[i] = y`."""
     method = node.op == "call_method" and str(node.target).endswith("_") and not str(node.target).endswith("__")
     return method or node.target is operator.setitem or node.target in in_place
 

@@ -49,7 +49,7 @@ def align_paths(graph: fx.Graph, reference: fx.Graph, taken: set[str]) -> None:
 
 
 def _token(node: Node) -> str:
-    """What a node does, but for flags: those of dropouts and norms differ between the modes."""
+    """Describe a node without flags: those of dropouts and norms differ between the modes."""
     plain = map_aggregate((node.args, node.kwargs), lambda a: "" if isinstance(a, (Node, bool)) else repr(a))
     return f"{node.meta['base']} {plain}"
 

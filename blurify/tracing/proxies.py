@@ -62,7 +62,7 @@ class TruthfulProxy(fx.Proxy):
 
 
 class TruthfulAttribute(TruthfulProxy, Attribute):
-    """What `proxy.name` is: a node of its own where it is read, and a method where it is called."""
+    """Stand for `proxy.name`: a node of its own where it is read, and a method where it is called."""
 
     def __getattr__(self, k: str) -> TruthfulAttribute:
         return TruthfulAttribute(self, k)

@@ -1,4 +1,4 @@
-"""What `forward` asks of a proxy: its class, its attributes, its length, its truth.
+"""Answers to what `forward` asks of a proxy: its class, its attributes, its length, its truth.
 
 An answer that holds for every input is given. One that holds for inputs of the example's size is given as well, and
 the graph checks it when it runs. What the values of the input decide is not answered.
@@ -122,7 +122,7 @@ class Questions:
                 graph.erase_node(node)
 
     def _holds(self, node: Node, known: Known) -> bool:
-        """Whether the answer needs no check when the graph runs."""
+        """Return whether the answer needs no check when the graph runs."""
         read = facts(node, self.tracer.tensors)
         if read & OF_GRADIENTS:
             self.tracer.omit("a branch that depends on whether gradients are computed")
@@ -130,7 +130,7 @@ class Questions:
         return known.always and read <= OF_SIZES
 
     def _of_constants(self, proxy: fx.Proxy, kind: type) -> Known | None:
-        """What a value is that the input has no part in."""
+        """Return a value that does not depend on the input."""
         value = self.answers.of_constants(proxy.node)
         if value is None:
             return None
@@ -183,7 +183,7 @@ def gives_one_tensor(node: Node, module: object, known: Container[Node]) -> bool
 
 
 def facts(node: Node, tensors: Container[Node]) -> frozenset[str]:
-    """What a condition reads of tensors, by the names of the attributes and methods."""
+    """Return the attributes and methods of tensors that a condition reads."""
     names: set[str] = set()
     waiting = [node]
     while waiting:

@@ -113,7 +113,7 @@ class LeafAwareTracer(fx.Tracer):
             self._chance = now
 
     def proxy(self, node: Node) -> fx.Proxy:
-        """What stands for the node while `forward` runs."""
+        """Return the value that stands for the node while `forward` runs."""
         return TruthfulProxy(node, self)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
@@ -122,7 +122,7 @@ class LeafAwareTracer(fx.Tracer):
         return attr_val if path is None else TensorProxy(path, attr_val, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether the call of `m` stays one node."""
+        """Return whether the call of `m` stays one node."""
         if module_qualified_name in self.whole:
             return True
         if type(m) in self.opened or wrapped(m) is not None:
@@ -156,11 +156,11 @@ class LeafAwareTracer(fx.Tracer):
         return self._read[path]
 
     def is_inside_opened(self) -> bool:
-        """Whether a leaf is being looked into that its library keeps whole."""
+        """Return whether a leaf is being looked into that its library keeps whole."""
         return any(type(self.root.get_submodule(call.path)) in self.opened for call in self.running)
 
     def concerns(self, value: object) -> bool:
-        """Whether what is done to the value must be recorded."""
+        """Return whether what is done to the value must be recorded."""
         return is_proxy(value) or id(value) in self._paths or id(value) in self._made
 
     def path_of_tensor(self, tensor: object) -> str | None:
@@ -267,7 +267,7 @@ def trace_once(model: nn.Module, inputs: Inputs | None = None, whole: set[str] |
 
 
 def read_values(graph: fx.Graph, owner: nn.Module) -> dict[str, Any]:
-    """What a graph reads of the module it was recorded from, or calls, by path."""
+    """Return the paths of the recorded module that a graph reads or calls."""
     paths = {str(node.target) for node in graph.nodes if node.op in ("get_attr", "call_module")}
     return {path: operator.attrgetter(path)(owner) for path in paths}
 

@@ -127,7 +127,7 @@ def worst_row(verdicts: Mapping[str, Verdict], number: int) -> Row:
 
 @dataclass(frozen=True)
 class Examined:
-    """What the proofs that run both models found."""
+    """Hold the result of the proofs that run both models."""
 
     identity: Difference
     rows: tuple[Row, ...]

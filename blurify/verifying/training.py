@@ -34,7 +34,7 @@ ALLOWED = {torch.float64: 1e-6, torch.float32: 5e-2, torch.float16: 0.5, torch.b
 
 @dataclass(frozen=True)
 class Trained:
-    """What one training pass gave: outputs, buffers afterwards, gradients, and what would be drawn next."""
+    """Hold one training pass: outputs, buffers afterwards, gradients, and the state of the random generator."""
 
     outputs: Named
     buffers: Named

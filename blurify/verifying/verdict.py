@@ -1,4 +1,4 @@
-"""What the proofs found, as values, and how it reads."""
+"""Results of the proofs as values, and their text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class SiteShape:
 
     @property
     def ok(self) -> bool:
-        """Whether both are known and equal."""
+        """Return whether both are known and equal."""
         return self.original is not None and self.original == self.converted
 
 
@@ -33,7 +33,7 @@ class Weights:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing differs."""
+        """Return whether nothing differs."""
         return not self.problems
 
 
@@ -76,7 +76,7 @@ class Verdict:
 
     @property
     def ok(self) -> bool:
-        """Whether all that were run hold."""
+        """Return whether all that were run hold."""
         exact = self.identity_error <= self.tolerance and all(s.ok for s in self.shapes) and self.weights.ok
         return exact and all(row.state != "failed" for row in self.rows)
 

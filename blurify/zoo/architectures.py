@@ -1,4 +1,4 @@
-"""What is known of an architecture by its name: its task, what it is fed, how large it is."""
+"""Look up an architecture by its name: its task, its input, its size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TASKS = ("detection", "segmentation", "video", "optical_flow", "quantization")
 
 
 def task(name: str) -> str:
-    """What the architecture is for, as torchvision groups them.
+    """Return the task of an architecture, in torchvision's groups.
 
     >>> task("torchvision:raft_small"), task("timm:resnet18")
     ('optical_flow', 'classification')

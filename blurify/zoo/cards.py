@@ -1,4 +1,4 @@
-"""What lies beside a converted model: its plan, a `config.json` like the hub's, and a card for people."""
+"""Files next to a converted model: its plan, a `config.json` like the hub's, and a model card."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def config(name: str, settings: Settings, model: nn.Module, facts: Record) -> di
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What of it JSON can hold."""
+    """Reduce a value to what JSON can hold."""
     kinds = (str, int, float, bool, list, tuple, dict)
     return {key: value for key, value in values.items() if isinstance(value, kinds) and key != "state_dict"}
 

@@ -90,7 +90,7 @@ def _nearest(pattern: str, names: list[str]) -> str:
 
 
 class _Lists:
-    """What the libraries list, as `library:name`."""
+    """List the libraries' architectures, as `library:name`."""
 
     def __init__(self, pretrained: bool, tag_filter: str | None) -> None:
         self.pretrained = pretrained or tag_filter is not None

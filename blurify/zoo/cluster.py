@@ -29,7 +29,7 @@ Runner = Callable[..., Generator[tuple[Task, Record]]]
 
 
 def runner(address: str) -> Runner:
-    """What `convert_all` runs its tasks with, on the cluster at that address, or on this machine for `local`.
+    """Return the pool in which `convert_all` runs its tasks: on the cluster at that address, or here for `local`.
 
     >>> convert_all(["timm:resnet18"], Settings(), "/shared/zoo", runner=runner("10.0.0.1:6379")).counts
     Counter({'converted': 1})

@@ -1,4 +1,4 @@
-"""What went wrong, as a record: of which kind, and one sentence."""
+"""Record a failure: its kind, and one sentence."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def failure(error: Exception) -> Record:
 
 
 def kind_of(error: Exception) -> str:
-    """Whether it was the disk, the memory, the network, or the model itself.
+    """Return whether it was the disk, the memory, the network, or the model itself.
 
     >>> kind_of(MemoryError()), kind_of(ValueError())
     ('memory', 'error')

@@ -45,7 +45,7 @@ def opened(folder: Path, settings: Settings, where: str) -> Iterator[Ledger]:
 
 @dataclass(frozen=True)
 class State:
-    """What a folder says of itself to one that only reads it: who is at work there, and what was done."""
+    """Describe a folder to a reader: the run that holds its lock, and the finished work."""
 
     process: int | None
     settings: dict[str, Any]

@@ -1,4 +1,4 @@
-"""What a folder holds, as tables: `index.csv` for programs, `index.html` for people, of itself and sortable."""
+"""Write the index of a folder: `index.csv` for programs, and a sortable `index.html` for people."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _measured(record: Record, which: int, figure: str) -> float | None:
 
 
 def lacking(record: Record) -> list[str]:
-    """What of all that was asked for beside the model itself is not there, and why.
+    """List the missing files of a record besides the model itself, with the reasons.
 
     >>> lacking({"missing": {"onnx": "it has no such operator"}})
     ['no onnx: it has no such operator']

@@ -30,7 +30,7 @@ from blurify.zoo.settings import CONVERTED, FAILED, GIGABYTE, KEPT, LARGE, Recor
 
 
 def formats() -> list[str]:
-    """What can be written, each under a name of its own; pickles beside a native file would have its.
+    """List the formats that can be written, each under its own name; a pickle next to a native file would share its.
 
     >>> formats()[:4]
     ['native', 'safetensors', 'pt2', 'onnx']
@@ -93,7 +93,7 @@ def needed_memory(parameters: int, settings: Settings) -> int:
 
 
 def plan(name: str, settings: Settings, most_parameters: int | None = None) -> Record:
-    """What converting a model would do, found without storage for its weights; of one that is too large, its size.
+    """Plan the conversion of a model without storage for its weights; give the size of one that is too large.
 
     >>> plan("timm:resnet18", Settings())["sites"]
     {'rewrite': 7, 'keep': 1}
@@ -139,7 +139,7 @@ def convert(name: str, settings: Settings, where: str, threads: int = 1) -> Reco
 
 @contextmanager
 def _own_business() -> Iterator[None]:
-    """What libraries warn of while they build and trace a model is not what a bulk run is read for."""
+    """Silence the warnings of libraries while they build and trace a model."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""What was done, one JSON object a line, appended and on the disk before anything else happens.
+"""Append finished work to a ledger, one JSON object a line, flushed to the disk before anything else happens.
 
 Whatever is killed, the file holds every record but perhaps the one that was being written, whose line is cut off when
 the file is next opened.

@@ -1,4 +1,4 @@
-"""What a job does with pictures: recover its model from some of them, and measure it on others."""
+"""Use images in a job: recover the model from some of them, and measure it on others."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def _context() -> Any:
 
 
 def outcome(future: Future[Record], limits: Limits) -> Record:
-    """What a task returned, or how its process was lost.
+    """Hold a task's result, or the way in which its process was lost.
 
     >>> outcome(future, Limits(timeout=5))
     {'status': 'failed', 'kind': 'timeout', 'error': 'was not done within 5 s'}

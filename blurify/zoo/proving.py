@@ -1,4 +1,4 @@
-"""What a converted model is shown to be: the proofs, and the arithmetic before and after."""
+"""Prove a converted model, and count its arithmetic before and after."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from blurify.zoo.settings import Record
 
 
 def given_inputs(name: str, model: nn.Module) -> tuple[torch.Tensor, ...] | None:
-    """What must be said because the model takes something else than one picture.
+    """Explain why a model whose input is not one image was not proved.
 
     >>> given_inputs("timm:resnet18", model)
     """
@@ -65,7 +65,7 @@ def prove(name: str, model: nn.Module, converted: nn.Module, pretrained: bool) -
 
 
 def of_verdict(verdict: Verdict) -> Record:
-    """What the proofs found, as plain values.
+    """Return the results of the proofs as plain values.
 
     >>> of_verdict(verdict)["proofs"]["ok"]
     True

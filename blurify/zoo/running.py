@@ -27,7 +27,7 @@ Runner = Callable[..., Generator[tuple[Task, Record]]]
 
 @dataclass(frozen=True)
 class Result:
-    """What is there at the end of a run, and what was not come to."""
+    """Hold the records of a finished run, and the models that it did not reach."""
 
     records: dict[str, Record]
     done_before: int
@@ -92,7 +92,7 @@ def plan_all(
     stopping: Callable[[], bool],
     most_parameters: int | None = None,
 ) -> dict[str, Record]:
-    """What converting every model would do, of those that are too large their size, and nothing written.
+    """Plan the conversion of every model and write nothing; give the size of those that are too large.
 
     >>> plan_all(["timm:resnet18"], Settings(), Limits(), Silent(), lambda: False)["timm:resnet18"]["sites"]
     {'rewrite': 7, 'keep': 1}

@@ -1,4 +1,4 @@
-"""What a bulk run is told, as plain values: what decides the outputs, and what decides only how they are come by."""
+"""Settings of a bulk run as plain values: those that decide the outputs, and those that decide how they are made."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GIGABYTE = 10**9
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the outputs; a folder holds those of one setting.
+    """Hold the settings that decide the outputs; a folder holds those of one setting.
 
     >>> Settings(filt_size=3).as_json()["filt_size"]
     3
@@ -89,12 +89,12 @@ class Limits:
 
     @property
     def share(self) -> int:
-        """What every job may use, however small its model is."""
+        """Return the memory that every job may use, however small its model is."""
         return self.memory // self.jobs
 
     @property
     def threads(self) -> int:
-        """What a job may keep busy of the machine's cores."""
+        """Return how many of the machine's cores a job may use."""
         return max(1, cores() // self.jobs)
 
 
@@ -124,7 +124,7 @@ def most_memory() -> int:
 
 
 def versions() -> dict[str, str]:
-    """What an output depends on beside the settings.
+    """Return the versions that an output depends on, besides the settings.
 
     >>> sorted(versions())
     ['blurify', 'python', 'timm', 'torch', 'torchvision']

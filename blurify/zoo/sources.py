@@ -69,7 +69,7 @@ def _architecture(model: nn.Module) -> str | None:
 
 
 def is_network(error: BaseException) -> bool:
-    """Whether what went wrong is, at bottom, that something could not be fetched.
+    """Return whether what went wrong is, at bottom, that something could not be fetched.
 
     >>> is_network(TimeoutError())
     True
@@ -92,7 +92,7 @@ def _fetching() -> tuple[type[BaseException], ...]:
 
 
 def is_offline() -> bool:
-    """Whether the user has told the hub's client to use what is on this machine alone.
+    """Return whether the user has told the hub's client to use what is on this machine alone.
 
     >>> is_offline()
     False

@@ -41,7 +41,7 @@ class Store(Protocol):
         """The report of a model that is there."""
 
     def holds(self, record: Record) -> bool:
-        """Whether all files of a record are there as it says."""
+        """Return whether all files of a record are there as it says."""
 
 
 def open_store(where: str) -> Store:
@@ -54,7 +54,7 @@ def open_store(where: str) -> Store:
 
 
 def is_url(where: str) -> bool:
-    """Whether this is a place that a path cannot name.
+    """Return whether this is a place that a path cannot name.
 
     >>> is_url("s3://bucket/zoo"), is_url("converted")
     (True, False)

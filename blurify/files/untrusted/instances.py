@@ -1,4 +1,4 @@
-"""What unpickled objects hold, looked at before any of it is used.
+"""Inspect unpickled objects before any of them is used.
 
 No allowed class runs the file's code, but a pickle sets attributes as it likes. An attribute in the place of a method
 (`forward`, `train`, `state_dict`), or a hook, makes a model do something else than its class says; a tree that is
@@ -133,7 +133,7 @@ def _check_attributes(value: object, where: str, path: Path, allow: Collection[s
 
 
 def _shadows(value: object, key: str, item: object) -> bool:
-    """Whether an attribute of an instance stands before a method of its class."""
+    """Return whether an attribute of an instance stands before a method of its class."""
     if key in _CALLED and isinstance(value, nn.Module):
         return item is not None
     method = inspect.getattr_static(type(value), key, None)
@@ -141,7 +141,7 @@ def _shadows(value: object, key: str, item: object) -> bool:
 
 
 def _is_allowed(item: object, owner: object, allow: Collection[str]) -> bool:
-    """Whether the user named what is there, or it is the owner's own method, chosen when it was made (FasterNet)."""
+    """Return whether the user allowed the item, or it is the owner's own method, chosen at construction (FasterNet)."""
     own = inspect.ismethod(item) and item.__self__ is owner
     named = item if isinstance(item, (type, FunctionType, BuiltinFunctionType)) else type(item)
     return own or f"{named.__module__}.{named.__qualname__}" in allow

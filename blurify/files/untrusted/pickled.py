@@ -1,4 +1,4 @@
-"""What a pickle would make, found out by following it without making anything.
+"""Find out what a pickle would make, by following its opcodes without making anything.
 
 The weights-only unpickler calls harmless functions only, yet with any arguments: a class that allocates what it is told
 to, a tensor larger than what it is stored in, a key that takes for ever to hash. `follow` walks the same operations on
@@ -226,7 +226,7 @@ def _full_name(argument: str) -> str:
 
 
 def _hashes(value: Any) -> bool:
-    """Whether its hash is found at once: a tuple of tuples of itself would take for ever."""
+    """Return whether its hash is found at once: a tuple of tuples of itself would take for ever."""
     flat = value if isinstance(value, tuple) else (value,)
     return all(isinstance(item, (*_SCALARS, _Global)) for item in flat)
 

@@ -74,7 +74,7 @@ def root_of(names: Iterable[str]) -> str:
 
 
 def _ends_plainly(file: BinaryIO, start: int, count: int) -> bool:
-    """Whether the list of records ends where the file's last bytes say, with nothing in between."""
+    """Return whether the list of records ends where the file's last bytes say, with nothing in between."""
     end = file.seek(0, 2) - _END.size
     file.seek(end)
     mark, _, _, _, total, size, offset, comment = _END.unpack(file.read(_END.size))

@@ -1,4 +1,4 @@
-"""What a pickle may name, decided before anything in it runs.
+"""Decide which names a pickle may load, before anything in it runs.
 
 The promise: reading a file calls only what torch's weights-only unpickler allows by itself, the `nn.Module` classes
 that torch, torchvision, timm and blurify define, the short `PLAIN` list below, and what the user allowed by name. The

@@ -19,11 +19,11 @@ MOST_UNPACKED = 64 * 2**20
 
 
 class Unsafe(Exception):
-    """What an archive holds that could run something."""
+    """List the entries of an archive that could run code."""
 
 
 def read_entries(path: Path, known: re.Pattern[str], ignored: re.Pattern[str]) -> Entries:
-    """What is known in an archive, by its name without the outermost folder's.
+    """Return the known entries of an archive, by their names without the outermost folder.
 
     Raises:
         UnsafeFileError: there is something that is neither known nor to be ignored.
