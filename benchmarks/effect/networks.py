@@ -2,7 +2,7 @@
 
 A convolution that pads with zeros sees where the border is, and a network of such ones knows where in the frame it
 looks: it notices a shift whatever its subsampling does. Zhang (ICML 2019, section 4.1) convolves circularly where the
-pictures are shifted circularly, and so do these networks; beside their subsampling, nothing in them notices such a
+images are shifted circularly, and so do these networks; beside their subsampling, nothing in them notices such a
 shift. Both end in a global average.
 """
 

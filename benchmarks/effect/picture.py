@@ -20,7 +20,7 @@ def draw(summary: Summary, title: str) -> bytes:
         draw_network(axes, summary, network)
     panels[0].set_ylabel("consistency under circular shifts, %")
     count = len(summary.seeds)
-    bars = f"over {count} seeds" if count > 1 else "over test pictures, one seed"
+    bars = f"over {count} seeds" if count > 1 else "over test images, one seed"
     figure.suptitle(f"{title}; bars: 95 % {bars}", size=11)
     buffer = io.BytesIO()
     # No date and version: the same numbers give the same file.

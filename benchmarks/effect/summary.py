@@ -36,7 +36,7 @@ def spread(values: list[float]) -> Spread:
 
 
 class Summary:
-    """The runs of one set of pictures."""
+    """The runs of one set of images."""
 
     def __init__(self, results: dict[Run, Line], data: str) -> None:
         self.lines = {(r.network, r.taps, r.seed): line for r, line in results.items() if r.recipe.data == data}
@@ -57,12 +57,12 @@ class Summary:
         return spread([*self.values(network, taps, metric).values()])
 
     def change(self, network: str, taps: int, metric: str, since: int = 1) -> Spread:
-        """Of the network with these taps, from that with `since`: the same initial weights, pictures and shifts."""
+        """Of the network with these taps, from that with `since`: the same initial weights, images and shifts."""
         before, after = (self.values(network, t, metric) for t in (since, taps))
         return spread([after[seed] - before[seed] for seed in self.seeds])
 
     def bar(self, network: str, taps: int, metric: str) -> tuple[float, float]:
-        """How far down and up the interval goes from the mean: over seeds, else over the pictures of the only one."""
+        """How far down and up the interval goes from the mean: over seeds, else over the images of the only one."""
         found = self.mean(network, taps, metric)
         if found.half is not None:
             return found.half, found.half

@@ -52,7 +52,7 @@ def make(name: str, device: str = "meta", **sizes: Any) -> nn.Module:
 
 
 def given_inputs(name: str, model: nn.Module) -> Inputs | None:
-    """What a user must pass because the model takes something else than one picture; None for the others."""
+    """What a user must pass because the model takes something else than one image; None for the others."""
     if task(name) in ("video", "optical_flow"):
         return inputs_of(name, model, own_shape(name, model))
     return None
@@ -73,7 +73,7 @@ def workable_shapes(name: str, model: nn.Module) -> list[Shape]:
 
 
 def runs(name: str, model: nn.Module, shape: Shape) -> bool:
-    """Whether the model takes pictures of this shape."""
+    """Whether the model takes images of this shape."""
     try:
         with torch.no_grad():
             model(*inputs_of(name, model, shape).args)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Convert what can be: parts that can be traced, sites that the class can express.",
 )
-@click.option("--dynamic-size", is_flag=True, help="Let a program (pt2, onnx, torchscript) take pictures of any size.")
+@click.option("--dynamic-size", is_flag=True, help="Let a program (pt2, onnx, torchscript) take images of any size.")
 @click.option("--no-verify", is_flag=True, help="Skip the proofs.")
 @click.option("--force", is_flag=True, help="Overwrite the output.")
 @json_option

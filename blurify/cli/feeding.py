@@ -1,4 +1,4 @@
-"""The pictures that `blurify measure` shows to models, batch by batch."""
+"""The images that `blurify measure` shows to models, batch by batch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from blurify.measure.folder import Folder, Pictures, Preprocessing
 def batches(
     folder: Folder, preprocessing: Preprocessing, settings: Settings, skipped: list[str]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """This process's pictures that can be read, with a bar on a terminal; why others cannot goes to `skipped`."""
+    """This process's images that can be read, with a bar on a terminal; why others cannot goes to `skipped`."""
     # Whole batches are shared out, so that what is in a batch does not depend on how many processes there are.
     own = processes.own_share(torch.split(torch.arange(len(folder.paths)), settings.batch_size))
     loader: DataLoader[Any] = DataLoader(
@@ -53,4 +53,4 @@ class Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """The speed of the last seconds."""
-        return Text(f"{task.speed:.1f} pictures/s" if task.speed else "")
+        return Text(f"{task.speed:.1f} images/s" if task.speed else "")

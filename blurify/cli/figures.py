@@ -13,7 +13,7 @@ from blurify.measure.estimate import Estimate, Quantity, estimate, quantity
 from blurify.measure.probes import Rows
 
 Figure: TypeAlias = Estimate | Quantity
-# One number a picture for each figure.
+# One number an image for each figure.
 Scores = dict[str, Tensor]
 
 # What is no share, and its unit.
@@ -30,7 +30,7 @@ OF_COLUMN: Mapping[str, tuple[str, Callable[[Tensor], Tensor]]] = {
 
 
 def scores_of(rows: Rows, labels: Tensor | None) -> Scores:
-    """One number a picture for each figure that the answers allow."""
+    """One number an image for each figure that the answers allow."""
     scores: Scores = {}
     if labels is not None and "middle" in rows:
         hits = rows["middle"] == labels[:, None]
@@ -61,5 +61,5 @@ def estimated(scores: Scores, seed: int) -> dict[str, Figure]:
 
 
 def labels_of(labels: tuple[int, ...] | None, pictures: Tensor) -> Tensor | None:
-    """The labels of the pictures that could be read."""
+    """The labels of the images that could be read."""
     return None if labels is None else torch.tensor(labels)[pictures]

@@ -92,7 +92,7 @@ def cli() -> None:
     blurify model.pt --filt-size 4          convert a file (the same as: blurify convert model.pt)
     blurify timm:resnet50 --pretrained      convert an architecture by name
     blurify plan model.pt                   show what would be done and write nothing
-    blurify measure model.pt --images DIR   how often its answer changes when pictures shift
+    blurify measure model.pt --images DIR   how often its answer changes when images shift
     blurify recover model.pt --images DIR   convert, and refit the weights to the blurs, without labels
     blurify zoo 'resnet*' -o DIR            convert many models
     """

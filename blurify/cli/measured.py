@@ -34,7 +34,7 @@ class About:
         """Return two lines."""
         partial = "" if self.complete else " (partial: interrupted)"
         return (
-            f"{self.pictures} pictures of {self.images}{partial}, {self.rounds} pairs of windows of {self.size} in "
+            f"{self.pictures} images of {self.images}{partial}, {self.rounds} pairs of windows of {self.size} in "
             f"{self.size + self.shift} pixels each\n"
             f"protocol {self.protocol}, seed {self.seed}, mean {_list(self.mean)}, std {_list(self.std)}, "
             f"{self.interpolation}"

@@ -35,7 +35,7 @@ from blurify.measure.shifts import draw_offsets
 
 
 def run(names: list[str], settings: Settings) -> Measured:
-    """Measure the named models on the pictures that the settings name."""
+    """Measure the named models on the images that the settings name."""
     check_settings(settings)
     folder = find_pictures(settings.images, settings.labels, settings.labels_from)
     loaded = {name: read(name, settings) for name in names}
@@ -117,9 +117,9 @@ def everybodys_answers(
     parts = [part for part in processes.everybodys(found) if part is not None]
     reasons = [reason for own in processes.everybodys(skipped) for reason in own]
     if not parts and len(reasons) == len(folder.paths):
-        raise FileError(f"none of the {len(reasons)} pictures can be read; the first: {reasons[0]}")
+        raise FileError(f"none of the {len(reasons)} images can be read; the first: {reasons[0]}")
     if not parts:
-        raise ArgumentError("interrupted before the first pictures were through; nothing was measured.")
+        raise ArgumentError("interrupted before the first images were through; nothing was measured.")
     return joined(parts), sorted(reasons)
 
 

@@ -15,7 +15,7 @@ from blurify.tracing.inputs import random_batch
 
 @dataclass(frozen=True)
 class Price:
-    """Multiply-accumulates, bytes of maps at the peak and milliseconds of one picture; parameters; bytes on disk."""
+    """Multiply-accumulates, bytes of maps at the peak and milliseconds of one image; parameters; bytes on disk."""
 
     macs: int
     parameters: int
@@ -29,7 +29,7 @@ class Price:
             "GMAC": self.macs / 1e9,
             "parameters, M": self.parameters / 1e6,
             "peak maps, MiB": self.activations / 2**20,
-            "ms a picture": self.milliseconds,
+            "ms an image": self.milliseconds,
             "file, MB": None if self.file is None else self.file / 1e6,
         }
 

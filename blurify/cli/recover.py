@@ -23,7 +23,7 @@ EPOCHS = 4
 
 @click.command(context_settings=CONTEXT)
 @model_options
-@click.option("--images", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder of pictures.")
+@click.option("--images", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder of images.")
 @click.option(
     "-o",
     "--output",
@@ -72,7 +72,7 @@ EPOCHS = 4
 @click.option("--mean", callback=channel_values, metavar="M,M,M", help="What is subtracted.  [default: the model's]")
 @click.option("--std", callback=channel_values, metavar="S,S,S", help="What is divided by.  [default: the model's]")
 @click.option("--shift", type=click.IntRange(min=1), default=32, show_default=True, help="Room for shifts, in pixels.")
-@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Pairs of shifts a picture.")
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Pairs of shifts an image.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Pictures at a time.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of all that is drawn.")
 @click.option("--device", default="cpu", show_default=True, help="Where the networks run.")
@@ -93,9 +93,9 @@ def recover(
     picture: Path | None,
     **options: Any,
 ) -> None:
-    """Convert MODEL and find weights that work with the blurs, from pictures without labels.
+    """Convert MODEL and find weights that work with the blurs, from images without labels.
 
-    The pictures are shuffled; some are recovered from, and the networks are measured on the others. With
+    The images are shuffled; some are recovered from, and the networks are measured on the others. With
     --min-agreement the strongest blurs are searched for that leave so many answers as they were.
     """
     if picture is not None and options["min_agreement"] is None:

@@ -12,7 +12,7 @@ from blurify.recovery.trials import Strongest
 
 @dataclass(frozen=True)
 class Report:
-    """The figures of the original, the carried and the recovered network on pictures kept apart, and the recovery."""
+    """The figures of the original, the carried and the recovered network on images kept apart, and the recovery."""
 
     figures: dict[str, dict[str, Estimate]]
     recovered: Recovered
@@ -31,7 +31,7 @@ class Report:
         lines += [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
         ]
-        lines.append(f"on {self.pictures} pictures that nothing was fitted to; agreement is with the original")
+        lines.append(f"on {self.pictures} images that nothing was fitted to; agreement is with the original")
         lines.append(str(self.recovered))
         lines += [f"kept: {name}: {skip}" for name, skip in self.recovered.skipped.items()]
         lines += [f"skipped: {reason}" for reason in self.skipped]

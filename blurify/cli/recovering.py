@@ -92,7 +92,7 @@ def run(
     )
     original = opened.loaded.model
     put(original, settings.device)
-    with report.stage("reading pictures"):
+    with report.stage("reading images"):
         pictures, read, skipped = readable([folder.paths[number] for number in calibrating], preprocessing)
     pictures = pictures.to(settings.device)
     converted = session.convert(opened, "graph").to(settings.device)
@@ -128,12 +128,12 @@ def taken(opened: session.Session) -> tuple[int, ...] | None:
 
 
 def labels_of(folder: Folder, numbers: list[int]) -> Tensor:
-    """The classes of those pictures."""
+    """The classes of those images."""
     return torch.tensor([(folder.labels or ())[number] for number in numbers])
 
 
 def check_picture(path: Path | None) -> None:
-    """Refuse, before any slow work, a picture that could not be drawn."""
+    """Refuse, before any slow work, a plot that could not be drawn."""
     if path is not None:
         from blurify.drawing.canvas import STILL, check_suffix, require_matplotlib
         from blurify.files.atomic import check_output
@@ -195,7 +195,7 @@ def _recover(
     shared: bool,
 ) -> Recovered:
     try:
-        with report.stage(f"recovering from {len(pictures)} pictures"):
+        with report.stage(f"recovering from {len(pictures)} images"):
             return recover(
                 original,
                 converted,
@@ -225,7 +225,7 @@ def _search(
     """The strongest blurs that agree as often as is asked; None where nothing is asked."""
     if settings.min_agreement is None:
         return None
-    with report.stage(f"searching with {len(pictures)} pictures"):
+    with report.stage(f"searching with {len(pictures)} images"):
         return strongest(
             original,
             converted,
@@ -250,7 +250,7 @@ def _measured(
     settings: Settings,
     size: int,
 ) -> Figures:
-    """The figures of every network on the pictures that none was recovered from."""
+    """The figures of every network on the images that none was recovered from."""
     manner = EvalConfig(size, settings.shift, settings.rounds, settings.batch_size, settings.seed, settings.device)
     labels = None if folder.labels is None else [folder.labels[number] for number in numbers]
     return side_by_side(networks, [folder.paths[number] for number in numbers], preprocessing, manner, labels)

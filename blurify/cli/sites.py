@@ -26,7 +26,7 @@ from blurify.verifying.twins import one_tap, with_plan
 if TYPE_CHECKING:
     from blurify.report.page import Table
 
-# So many pictures tell of a site's energy: their shares are alike.
+# So many images tell of a site's energy: their shares are alike.
 LOOKED_AT = 32
 
 
@@ -66,12 +66,12 @@ def of_sites(
 
 
 def first_pictures(folder: Folder, preprocessing: Preprocessing, device: str) -> Tensor:
-    """Some pictures, spread over all that there are."""
+    """Some images, spread over all that there are."""
     step = max(1, len(folder.paths) // LOOKED_AT)
     shown = Pictures(folder.paths[::step][:LOOKED_AT], preprocessing)
     read = [picture for _, picture in (shown[i] for i in range(len(shown))) if isinstance(picture, Tensor)]
     if not read:
-        raise FileError(f"none of the first {len(shown)} pictures can be read.")
+        raise FileError(f"none of the first {len(shown)} images can be read.")
     return torch.stack(read).to(processes.own_device(device))
 
 
@@ -84,7 +84,7 @@ def write_report(
     size: int,
     settings: Settings,
 ) -> None:
-    """One page with what was measured, and pictures of where it aliases and how it answers."""
+    """One page with what was measured, and images of where it aliases and how it answers."""
     from blurify.report import contents, page
 
     name, converted = converted_of(models)
@@ -101,7 +101,7 @@ def write_report(
     tables, pictures = contents.show(original, converted, shown)
     own = [table("What the models answer", result.figure_rows())]
     own += [table("What they cost", result.price_rows())] if result.prices else []
-    notes = [*str(result.about).splitlines(), f"Sites and pictures are of {name}."]
+    notes = [*str(result.about).splitlines(), f"Sites and images are of {name}."]
     if "agreement" in result.both:
         notes.insert(0, f"Both say the same of {result.both['agreement']}.")
     notes += [f"Skipped: {reason}" for reason in result.skipped]

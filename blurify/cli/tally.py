@@ -50,7 +50,7 @@ def consistency_of(record: Record) -> tuple[float, float]:
 
 
 def error_of(record: Record) -> tuple[float, float]:
-    """Of the outputs on held-out pictures, with the carried weights and with those that were kept."""
+    """Of the outputs on held-out images, with the carried weights and with those that were kept."""
     errors = record["recovered"]["errors"]
     return errors["carried"], min(errors.values())
 

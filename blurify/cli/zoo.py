@@ -48,9 +48,9 @@ def _count(_: click.Context, __: click.Parameter, value: str | None) -> int | No
 @click.option("--tag-filter", metavar="GLOB", help="All weights of timm whose tag matches, such as '*in1k'.")
 @click.option("--exclude-model", multiple=True, metavar="GLOB", help="Leave out models that match. Repeatable.")
 @click.option("--format", "formats", multiple=True, help="Write this too: safetensors, pt2, onnx, torchscript.")
-@click.option("--recover", type=FOLDER, metavar="DIR", help="Recover every model from pictures, without labels.")
+@click.option("--recover", type=FOLDER, metavar="DIR", help="Recover every model from images, without labels.")
 @click.option("--calib", type=click.IntRange(min=2), default=256, show_default=True, help="Pictures to recover from.")
-@click.option("--measure", type=FOLDER, metavar="DIR", help="Measure every model on pictures, before and after.")
+@click.option("--measure", type=FOLDER, metavar="DIR", help="Measure every model on images, before and after.")
 @click.option("--max-params", callback=_count, metavar="N", help="Only models of at most so many, such as 30M.")
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Models at a time.  [default: the cores]")
 @click.option(

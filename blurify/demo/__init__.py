@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 ASSET = "digits.pt"
 # Offsets of 0 to 8 are one whole period of the network, whose strides multiply to 8, and keep clear of the borders.
 REACH = 4
-# Pairs of windows a picture: with this many the pictures, not the draws, make the width of the intervals.
+# Pairs of windows an image: with this many the images, not the draws, make the width of the intervals.
 ROUNDS = 3
 
 
@@ -79,8 +79,8 @@ class DemoResult:
 
     def _notes(self) -> str:
         return (
-            f"{self.consistency.before.pictures} MNIST test pictures, shifted by up to {REACH} pixels each way; "
-            "95 % intervals by bootstrap over pictures.\n"
+            f"{self.consistency.before.pictures} MNIST test images, shifted by up to {REACH} pixels each way; "
+            "95 % intervals by bootstrap over images.\n"
             f"The weights are carried over; nothing was trained after. Took {self.seconds:.1f} s."
         )
 
@@ -97,13 +97,13 @@ def read_asset() -> dict[str, Any]:
 
 
 def load_demo() -> tuple[nn.Module, Tensor, Tensor]:
-    """Return the trained classifier in `.eval()`, its test pictures and their labels.
+    """Return the trained classifier in `.eval()`, its test images and their labels.
 
     >>> model, pictures, labels = load_demo()
     >>> model(pictures[:2]).argmax(1).tolist() == labels[:2].tolist()
     True
 
-    Pictures are `[N, 1, 40, 40]` float32 from 0 to 1, labels `[N]` int64. They are the first of the MNIST test set;
+    Images are `[N, 1, 40, 40]` float32 from 0 to 1, labels `[N]` int64. They are the first of the MNIST test set;
     `python -m benchmarks.train_demo` made the file. The random state is left as found.
     """
     asset = read_asset()
@@ -114,19 +114,19 @@ def load_demo() -> tuple[nn.Module, Tensor, Tensor]:
 
 
 def run_demo(filt_size: int = 4, picture: Path | None = None) -> DemoResult:
-    """Convert the classifier, verify it, measure both; draw the before-and-after picture into `picture` if given.
+    """Convert the classifier, verify it, measure both; draw the before-and-after plot into `picture` if given.
 
     >>> result = run_demo(filt_size=3)
     >>> result.verdict.ok
     True
 
-    Consistency is how often a picture keeps its top-1 class between two random shifts; see
-    `blurify.measure.consistency`. The picture drawn is the one whose true class's probability moves most before.
+    Consistency is how often an image keeps its top-1 class between two random shifts; see
+    `blurify.measure.consistency`. It shows the image whose true class's probability moves most before.
     Everything is seeded, so a second run finds the same.
 
     Raises:
         ArgumentError: `filt_size` is not allowed, or `picture` ends neither in .png nor in .svg.
-        BlurifyError: a picture is wanted and matplotlib is missing.
+        BlurifyError: a plot is asked for and matplotlib is missing.
         FileError: `picture` cannot be written.
     """
     start = time.perf_counter()
@@ -136,7 +136,7 @@ def run_demo(filt_size: int = 4, picture: Path | None = None) -> DemoResult:
         check_output(picture, force=True)
     model, pictures, labels = load_demo()
     converted = antialias(model, filt_size=filt_size, example_inputs=pictures[:1])
-    # With room to move: an emptier, larger picture that a window of the network's own size is cut from.
+    # With room to move: an emptier, larger image that a window of the network's own size is cut from.
     wide = F.pad(pictures, (REACH,) * 4)
     models = (model, converted)
     answers = [shifted_answers(m, wide, FRAME, rounds=ROUNDS) for m in models]
@@ -160,7 +160,7 @@ def _drawing(original: nn.Module, converted: nn.Module, wide: Tensor, labels: Te
     index = int(moved[0].argmax())
     mean_before, mean_after = (float(values.mean()) for values in moved)
     caption = (
-        f"MNIST test picture {index}: of the {len(labels)} shipped, the one whose true class's probability moves most "
+        f"MNIST test image {index}: of the {len(labels)} shipped, the one whose true class's probability moves most "
         f"before. Over all of them it moves by {mean_before:.2f} in all before, {mean_after:.2f} after, on average. "
         "Same weights, nothing trained after. A filled box is a wrong answer."
     )

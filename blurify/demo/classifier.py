@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Pictures of 28 x 28 sit in the middle of an empty frame of this size.
+# Images of 28 x 28 sit in the middle of an empty frame of this size.
 FRAME = 40
 CLASSES = 10
 
@@ -60,7 +60,7 @@ class DigitNet(nn.Module):
 
 
 def frame(pictures: Tensor) -> Tensor:
-    """Put uint8 pictures `[N, 28, 28]` in the middle of an empty frame: `[N, 1, 40, 40]` float32 from 0 to 1.
+    """Put uint8 images `[N, 28, 28]` in the middle of an empty frame: `[N, 1, 40, 40]` float32 from 0 to 1.
 
     >>> import torch
     >>> frame(torch.full((1, 28, 28), 255, dtype=torch.uint8)).sum().item()

@@ -36,7 +36,7 @@ COLORS = 96
 
 
 def require_matplotlib() -> None:
-    """Refuse, before any slow work, where a picture could not be drawn.
+    """Refuse, before any slow work, where a plot could not be drawn.
 
     >>> require_matplotlib()
 
@@ -47,7 +47,7 @@ def require_matplotlib() -> None:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise BlurifyError(
-            "drawing a picture needs matplotlib, which is not installed; get it with: pip install 'blurify[pictures]'"
+            "drawing a plot needs matplotlib, which is not installed; get it with: pip install 'blurify[pictures]'"
         ) from error
 
 
@@ -102,13 +102,13 @@ def quiet(axes: Axes, *, grid: str = "y") -> None:
 
 
 def check_suffix(path: Path, kinds: Sequence[str]) -> None:
-    """Refuse, before any slow work, a file whose name does not say a kind that the picture can be written as.
+    """Refuse, before any slow work, a file whose name does not say a kind that the plot can be written as.
 
     >>> check_suffix(Path("shifts.png"), STILL)
     """
     if path.suffix.lower().lstrip(".") not in kinds:
         raise ArgumentError(
-            f"{path} does not say how the picture is to be written; give it a name in .{' or .'.join(kinds)}."
+            f"{path} does not say how the plot is to be written; give it a name in .{' or .'.join(kinds)}."
         )
 
 
@@ -147,12 +147,12 @@ def _write_gif(frames: Sequence[Image.Image], buffer: BinaryIO) -> None:
 
 
 def save(picture: Picture, path: Path) -> None:
-    """Write a picture as its file's suffix says, whole or not at all: PNG or SVG, frames as GIF.
+    """Write a plot as its file's suffix says, whole or not at all: PNG or SVG, frames as GIF.
 
     >>> save(new_figure(1, 1), Path("empty.svg"))
 
     Raises:
-        ArgumentError: the suffix names no form of this picture.
+        ArgumentError: the suffix names no form of this plot.
         FileError: the file cannot be written.
     """
     check_suffix(path, MOVING if isinstance(picture, Sequence) else STILL)

@@ -1,4 +1,4 @@
-"""Probability against shift: how sure two networks are of one class while a picture slides."""
+"""Probability against shift: how sure two networks are of one class while an image slides."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WIDTH, _ROW, _TOP, _BOTTOM = 9.0, 2.05, 0.75, 0.5
 
 
 def probability_curves(before: Tensor, after: Tensor, names: Sequence[str], *, caption: str = "") -> Figure:
-    """Draw the probability of one class of each picture against the diagonal shift, before and after.
+    """Draw the probability of one class of each image against the diagonal shift, before and after.
 
     >>> probability_curves(torch.rand(2, 33), torch.rand(2, 33), ["cat", "dog"]).get_size_inches().tolist()
     [9.0, 3.3]
@@ -44,7 +44,7 @@ def probability_curves(before: Tensor, after: Tensor, names: Sequence[str], *, c
     columns = min(COLUMNS, len(names))
     height = _TOP + rows * _ROW + _BOTTOM
     figure = new_figure(_WIDTH, height)
-    heading(figure, "Probability while the picture slides", caption)
+    heading(figure, "Probability while the image slides", caption)
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for number, axes in enumerate(panels.flat):
         if number >= len(names):

@@ -1,4 +1,4 @@
-"""Heat maps of how far every site's map is from moving with the picture, before and after."""
+"""Heat maps of how far every site's map is from moving with the image, before and after."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def heat_maps(deviations: Mapping[str, Deviation], *, caption: str = "") -> Figu
     bands = ceil(len(deviations) / columns)
     width = max(6.2, _LEFT + columns * _CELL + 0.1)
     figure = new_figure(width, _TOP + bands * _BAND)
-    about = "Cosine distance between the map of the shifted picture and the shifted map; a cell is a shift in pixels."
-    heading(figure, "Does the map move with the picture?", "\n".join(filter(None, [about, caption])))
+    about = "Cosine distance between the map of the shifted image and the shifted map; a cell is a shift in pixels."
+    heading(figure, "Does the map move with the image?", "\n".join(filter(None, [about, caption])))
     for number, (site, deviation) in enumerate(deviations.items()):
         band, column = divmod(number, columns)
         left, top = _LEFT + column * _CELL, _TOP + band * _BAND

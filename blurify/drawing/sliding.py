@@ -1,4 +1,4 @@
-"""One picture sliding under two networks: what both call it and how sure they are, as a strip and as an animation."""
+"""One image sliding under two networks: what both call it and how sure they are, as a strip and as an animation."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def sliding_strip(slide: Slide, *, caption: str = "") -> Figure:
         BlurifyError: matplotlib is not installed.
     """
     figure = new_figure(9.0, 4.9)
-    heading(figure, "One picture, slid pixel by pixel, before and after blurify", caption)
+    heading(figure, "One image, slid pixel by pixel, before and after blurify", caption)
     strip, curves = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [1.15, 1.0]})
     draw_curves(curves, slide.before[:, slide.label], slide.after[:, slide.label])
     curves.set_ylabel(folded_name(slide.what, 24), size=8.5, color=INK)
@@ -99,7 +99,7 @@ def _draw_strip(axes: Axes, slide: Slide) -> None:
     for step in steps:
         # One unit of x is one pixel of shift, so that tiles, answers and curves line up.
         axes.imshow(slide.pixels(step), extent=(step - half, step + half, 0, 1), aspect="auto")
-        # The window's own edge, or the picture would seem to stand still.
+        # The window's own edge, or the image would seem to stand still.
         edge = [step - half, step + half, step + half, step - half, step - half]
         axes.plot(edge, [0, 0, 1, 1, 0], color="#999999", lw=0.8)
         for row, ((color, _), said) in enumerate(zip(_SIDES, (slide.before, slide.after), strict=True)):

@@ -23,7 +23,7 @@ from blurify.verifying.verdict import Row
 class SaveOptions:
     """Hold a writer's options besides the model and the path.
 
-    `arch` is the model's architecture where it is known, `example` a picture `(1, C, H, W)` that the model takes, or
+    `arch` is the model's architecture where it is known, `example` an image `(1, C, H, W)` that the model takes, or
     the signature of the program that it was. `check` is called on what was written, before it gets its name.
     """
 

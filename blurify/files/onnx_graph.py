@@ -46,7 +46,7 @@ def save_onnx(
 ) -> int:
     """Export the model after `.eval()`, for batches of any length, check it, and write it whole or not at all.
 
-    `example` is a picture `(1, C, H, W)`; with `dynamic_size` the graph takes pictures of other sizes as well.
+    `example` is an image `(1, C, H, W)`; with `dynamic_size` the graph takes images of other sizes as well.
     Or it is the signature of a program that was read, which is kept. Returns the opset.
 
     >>> save_onnx(blurify.antialias(model), Path("resnet18.onnx"), torch.zeros(1, 3, 224, 224))

@@ -25,7 +25,7 @@ UNKNOWN = re.compile(r"operation_type='(\w+)'")
 def read_onnx(path: Path, size: tuple[int, ...] | None = None) -> tuple[fx.GraphModule, Signature]:
     """The program that an ONNX file holds, as a graph over its own weights, and what it takes.
 
-    Sizes that the file leaves open are open, and `size` is that of the example of a picture then.
+    Sizes that the file leaves open are open, and `size` is that of the example of an image then.
 
     >>> model, signature = read_onnx(Path("resnet18.onnx"))
 
@@ -184,7 +184,7 @@ def _example(given: Any, size: tuple[int, ...] | None) -> Tensor:
     kind = given.type.tensor_type
     dtype = torch.from_numpy(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).type(0).reshape(1)).dtype
     dims = [dim.dim_value for dim in kind.shape.dim]
-    # What is open: a batch of two, which torch takes for no constant, and a picture of the size that is asked for.
+    # What is open: a batch of two, which torch takes for no constant, and an image of the size that is asked for.
     usual = (2, *(size or DEFAULT_INPUT_SIZE)) if len(dims) == 4 else (2,) * len(dims)
     shape = tuple(dim or usual[axis] for axis, dim in enumerate(dims))
     return (

@@ -41,14 +41,14 @@ class Signature:
 
     @classmethod
     def of_picture(cls, model: nn.Module, example: Tensor, dynamic_size: bool) -> Signature:
-        """Batches of any length of a picture `(1, C, H, W)`, and pictures of any size if that is wanted."""
+        """Batches of any length of an image `(1, C, H, W)`, and images of any size if that is wanted."""
         # A batch of one would be taken for a constant.
         batch = example.repeat(2, *(1 for _ in example.shape[1:]))
         axes = (0, *range(2, example.dim())) if dynamic_size else (0,)
         (name, *_) = inspect.signature(model.forward).parameters
         sizes = {name: dict.fromkeys(axes, torch.export.Dim.DYNAMIC)}
         if dynamic_size:
-            return cls(Inputs((batch,)), sizes, "batches and pictures of any size", "leave --dynamic-size out")
+            return cls(Inputs((batch,)), sizes, "batches and images of any size", "leave --dynamic-size out")
         return cls(Inputs((batch,)), sizes, "batches of any length")
 
 
@@ -63,7 +63,7 @@ def save_program(
 ) -> None:
     """Export the model after `.eval()`, for batches of any length, and write the program whole or not at all.
 
-    `example` is a picture `(1, C, H, W)`; with `dynamic_size` the program takes pictures of other sizes as well. Or it
+    `example` is an image `(1, C, H, W)`; with `dynamic_size` the program takes images of other sizes as well. Or it
     is the signature of a program that was read, which is kept.
 
     >>> save_program(blurify.antialias(model), Path("resnet18.pt2"), torch.zeros(1, 3, 224, 224))

@@ -65,7 +65,7 @@ def read_model(
 
     `ema` asks for a checkpoint's averaged weights; a file, or shards in all, of more than `max_size` bytes are refused.
 
-    `input_size` is that of a picture, from which a TorchScript archive is recorded.
+    `input_size` is that of an image, from which a TorchScript archive is recorded.
 
     >>> read_model("weights.pth", arch="torchvision:resnet18").form
     'state_dict'

@@ -20,7 +20,7 @@ FIELDS = ("format", "version", "recipe", "state_dict")
 RECIPE_FIELDS = ("arch", "plan", "form", "versions", "input_shapes")
 MODEL_FORMS = ("class", "graph")
 MOST_CHARACTERS = 1000  # of a name that is shown in messages; architectures with options are far shorter
-MOST_ELEMENTS = 2**26  # of an input that the model is traced on; a picture of 4096x4096 has 3 * 2**24
+MOST_ELEMENTS = 2**26  # of an input that the model is traced on; an image of 4096x4096 has 3 * 2**24
 # What torch's `get_extra_state` gives has this name, and may be anything.
 EXTRA_STATE = "_extra_state"
 

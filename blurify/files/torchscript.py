@@ -30,13 +30,13 @@ NAMESPACE = re.compile(r"\bops\.(?:prim|aten|torchvision)\.\w")
 
 
 def read_torchscript(path: Path, size: tuple[int, ...] | None = None) -> fx.GraphModule:
-    """The model in a TorchScript archive, as a graph over its weights, recorded from a picture of that size.
+    """The model in a TorchScript archive, as a graph over its weights, recorded from an image of that size.
 
     >>> model = read_torchscript(Path("resnet18.ts"), (3, 224, 224))
 
     Raises:
         UnsafeFileError: loading it would run something, or its text names what does more than compute.
-        ArgumentError: the model does not take such a picture.
+        ArgumentError: the model does not take such an image.
         FileError: the archive is damaged, or the converter does not know something in it.
         BlurifyError: this torch has no converter.
     """

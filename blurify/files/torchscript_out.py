@@ -31,7 +31,7 @@ def save_torchscript(
 ) -> None:
     """Trace the model after `.eval()`, compare it on other batches, and write it whole or not at all.
 
-    `example` is a picture `(1, C, H, W)`; with `dynamic_size` pictures of another size are compared too. Or it is the
+    `example` is an image `(1, C, H, W)`; with `dynamic_size` images of another size are compared too. Or it is the
     signature of a program that was read.
 
     >>> save_torchscript(blurify.antialias(model), Path("resnet18.torchscript"), torch.zeros(1, 3, 224, 224))
@@ -73,7 +73,7 @@ def trace_script(model: nn.Module, example: Tensor | Signature, dynamic_size: bo
         fact = one_line(error, 200)
         raise FileError(f"{kind} cannot be written as TorchScript: {fact}; write a .pt2 instead.") from error
     if not max(differences) <= TOLERANCE:
-        sizes = "batches and pictures of any size" if dynamic_size else "batches of any length"
+        sizes = "batches and images of any size" if dynamic_size else "batches of any length"
         raise FileError(f"{kind} cannot be written as TorchScript for {sizes}, since its trace decides by the size.")
     return traced
 

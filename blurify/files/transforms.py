@@ -1,4 +1,4 @@
-"""How pictures are to be prepared for a network: as its own configuration (timm) or its weights (torchvision) say."""
+"""How images are to be prepared for a network: as its own configuration (timm) or its weights (torchvision) say."""
 
 from __future__ import annotations
 

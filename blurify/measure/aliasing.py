@@ -41,7 +41,7 @@ ROUNDING = 1e-12
 
 
 def folded_energy(converted: nn.Module, pictures: Tensor, batch_size: int = 8) -> dict[str, Tensor]:
-    """Each picture's share of energy that every site folds back, before and after: site to `[N, 2]` float64.
+    """Each image's share of energy that every site folds back, before and after: site to `[N, 2]` float64.
 
     >>> import blurify, torchvision
     >>> smooth = blurify.antialias(torchvision.models.resnet18())
@@ -55,16 +55,16 @@ def folded_energy(converted: nn.Module, pictures: Tensor, batch_size: int = 8) -
 
     Args:
         converted: what `blurify.antialias` returned.
-        pictures: `[N, C, H, W]`, as the network takes them.
-        batch_size: how many pictures the network is given at a time.
+        images: `[N, C, H, W]`, as the network takes them.
+        batch_size: how many images the network is given at a time.
 
     Raises:
         ArgumentTypeError: `converted` was not made by blurify.
-        ArgumentError: there are no pictures.
+        ArgumentError: there are no images.
     """
     converted, plan = with_plan(converted)
     if len(pictures) == 0:
-        raise ArgumentError("there are no pictures to measure on.")
+        raise ArgumentError("there are no images to measure on.")
     columns = [_shares(network, pictures, batch_size) for network in (one_tap(converted, plan), converted)]
     return {site: torch.stack([column[site] for column in columns], dim=1) for site in columns[0]}
 

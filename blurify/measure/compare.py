@@ -1,4 +1,4 @@
-"""One or more models on the same windows of the same pictures, a batch at a time."""
+"""One or more models on the same windows of the same images, a batch at a time."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class NoPicturesError(ArgumentError):
 
 
 class NotFiniteError(ArgumentError):
-    """A model gave something that is no number; `picture` is the number of the first such picture."""
+    """A model gave something that is no number; `picture` is the number of the first such image."""
 
     def __init__(self, name: str, picture: int) -> None:
-        super().__init__(f"{name} gives values that are not finite for picture {picture}.")
+        super().__init__(f"{name} gives values that are not finite for image {picture}.")
         self.name, self.picture = name, picture
 
 
@@ -51,7 +51,7 @@ class NotFiniteError(ArgumentError):
 class EvaluatedModel:
     """A model that is asked: how it is run, and what its outputs must be like.
 
-    `dense` models give a map as large as their input for each picture, all others a row of classes.
+    `dense` models give a map as large as their input for each image, all others a row of classes.
     """
 
     name: str
@@ -87,7 +87,7 @@ class EvaluatedModel:
             fact = one_line(error)
             size = "x".join(map(str, inputs.shape[1:]))
             raise ArgumentError(
-                f"{self.name} does not run on pictures of {size}: {fact}; "
+                f"{self.name} does not run on images of {size}: {fact}; "
                 "give the size that it takes (--input-size on the command line)."
             ) from error
         named = [output[name] for name in MAIN_OUTPUTS if name in output] if isinstance(output, dict) else []
@@ -100,9 +100,9 @@ class EvaluatedModel:
         if not isinstance(output, Tensor) or shape is None or (shape[:1], shape[2:]) != ((len(inputs),), rest):
             wanted = "a map as large as its input" if self.dense else "a row of classes"
             gave = type(output).__name__ if shape is None else [*shape]
-            kind = "" if shape is None or len(shape) != 4 or self.dense else " (of masks or pictures, say so: --task)"
+            kind = "" if shape is None or len(shape) != 4 or self.dense else " (of masks or images, say so: --task)"
             raise ArgumentError(
-                f"{self.name} must give {wanted} for each picture; for {len(inputs)} it gave {gave}{kind}."
+                f"{self.name} must give {wanted} for each image; for {len(inputs)} it gave {gave}{kind}."
             )
         self.channels = output.shape[1]
         return output.float().cpu()
@@ -111,16 +111,16 @@ class EvaluatedModel:
 def compare(
     models: Sequence[EvaluatedModel], probes: Sequence[Probe], batches: Iterable[Batch], classes: Classes | None = None
 ) -> Comparison:
-    """Ask every model the same of every picture.
+    """Ask every model the same of every image.
 
     Args:
         models: who is asked.
         probes: what is asked; see `blurify.measure.probes`.
-        batches: numbers of pictures `[B]`, and the pictures `[B, C, H, W]`. Interrupting them ends the run.
+        batches: numbers of images `[B]`, and the images `[B, C, H, W]`. Interrupting them ends the run.
         classes: those of the labels, if there are any.
 
     Raises:
-        ArgumentError: there is no picture, a model gives something else or no numbers, or the models differ in classes.
+        ArgumentError: there is no image, a model gives something else or no numbers, or the models differ in classes.
     """
     found: list[list[Rows]] = []
     seen: list[Tensor] = []
@@ -138,7 +138,7 @@ def compare(
         except KeyboardInterrupt as error:
             interrupted = error
     if not seen:
-        raise NoPicturesError("there are no pictures to measure on.") from interrupted
+        raise NoPicturesError("there are no images to measure on.") from interrupted
     return joined([Comparison(rows, numbers, interrupted is None) for rows, numbers in zip(found, seen, strict=True)])
 
 
@@ -166,7 +166,7 @@ def check_alike(models: Sequence[EvaluatedModel], classes: Classes | None) -> No
 
 
 def joined(parts: Sequence[Comparison]) -> Comparison:
-    """The comparisons of different pictures as one, in order of the pictures."""
+    """The comparisons of different images as one, in order of the images."""
     numbers = torch.cat([part.pictures for part in parts])
     order = numbers.argsort()
     answers = [

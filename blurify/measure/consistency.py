@@ -1,9 +1,9 @@
-"""Shift consistency and accuracy of a classifier, per picture.
+"""Shift consistency and accuracy of a classifier, per image.
 
 The metric is that of Zhang, "Making Convolutional Networks Shift-Invariant Again" (ICML 2019), section 4:
-*classification consistency* is how often the network gives the same top-1 class for two shifts of one picture, the
+*classification consistency* is how often the network gives the same top-1 class for two shifts of one image, the
 shifts drawn at random. Every function runs the model in `.eval()` without gradients and leaves it, and the global
-random state, as found. Scores are one number a picture; `estimate` makes percentages of them.
+random state, as found. Scores are one number an image; `estimate` makes percentages of them.
 """
 
 from __future__ import annotations
@@ -27,16 +27,14 @@ def logits(model: nn.Module, pictures: Tensor, batch_size: int = _BATCH) -> Tens
     torch.Size([5, 3])
 
     Raises:
-        ArgumentError: there are no pictures, or the model's output is not one row of classes a picture.
+        ArgumentError: there are no images, or the model's output is not one row of classes an image.
     """
     if len(pictures) == 0:
-        raise ArgumentError("there are no pictures to measure on.")
+        raise ArgumentError("there are no images to measure on.")
     with evaluating(model):
         output = torch.cat([model(batch) for batch in torch.split(pictures, batch_size)])
     if output.dim() != 2 or len(output) != len(pictures):
-        raise ArgumentError(
-            f"the model must give [N, classes]; for {len(pictures)} pictures it gave {[*output.shape]}."
-        )
+        raise ArgumentError(f"the model must give [N, classes]; for {len(pictures)} images it gave {[*output.shape]}.")
     return output
 
 
@@ -60,20 +58,20 @@ def shifted_answers(
     batch_size: int = _BATCH,
     protocol: str = "picture",
 ) -> Tensor:
-    """Return the top-1 class of `rounds` pairs of random windows of every picture: `[N, rounds, 2]` int64.
+    """Return the top-1 class of `rounds` pairs of random windows of every image: `[N, rounds, 2]` int64.
 
     >>> shifted_answers(nn.Flatten(), torch.zeros(3, 1, 4, 4), size=1).shape
     torch.Size([3, 5, 2])
 
     Args:
         model: a classifier, `[N, C, size, size]` to `[N, classes]`.
-        pictures: `[N, C, H, W]`, larger than the window; what surrounds the window is what shifts into it.
-        size: of the window, in pixels. As published for ImageNet: pictures of 256, windows of 224.
-        rounds: pairs of windows a picture; five as published.
-        seed: of the offsets, drawn per picture and axis from a generator of their own. Models measured with the same
+        images: `[N, C, H, W]`, larger than the window; what surrounds the window is what shifts into it.
+        size: of the window, in pixels. As published for ImageNet: images of 256, windows of 224.
+        rounds: pairs of windows an image; five as published.
+        seed: of the offsets, drawn per image and axis from a generator of their own. Models measured with the same
             seed see the same windows, so that their difference is a paired one.
         batch_size: how many windows the model is given at a time.
-        protocol: `picture` draws offsets for every picture; `zhang-batch` one for all pictures of a batch, from 0 to
+        protocol: `picture` draws offsets for every image; `zhang-batch` one for all images of a batch, from 0 to
             one less than there is room for, as the published evaluation does.
 
     Raises:
@@ -82,7 +80,7 @@ def shifted_answers(
     """
     most = room(pictures, size)
     if most == 0:
-        raise ArgumentError(f"a window of {size} pixels fills the pictures, so it cannot shift; give larger pictures.")
+        raise ArgumentError(f"a window of {size} pixels fills the images, so it cannot shift; give larger images.")
     if rounds < 1:
         raise ArgumentError(f"rounds must be at least 1, got {rounds}.")
     offsets = window_offsets(len(pictures), most, rounds, seed=seed, protocol=protocol, batch_size=batch_size)
@@ -118,20 +116,20 @@ def window_offsets(
 def rolled_answers(
     model: nn.Module, pictures: Tensor, most: int, *, rounds: int = ROUNDS, seed: int = 0, batch_size: int = _BATCH
 ) -> Tensor:
-    """Return the top-1 class of `rounds` pairs of circular shifts of every picture: `[N, rounds, 2]` int64.
+    """Return the top-1 class of `rounds` pairs of circular shifts of every image: `[N, rounds, 2]` int64.
 
     >>> rolled_answers(nn.Flatten(), torch.zeros(3, 1, 4, 4), most=2).shape
     torch.Size([3, 5, 2])
 
-    What leaves the picture at one side comes in at the other. Zhang (ICML 2019), section 4.1, tests so on CIFAR-10.
+    What leaves the image at one side comes in at the other. Zhang (ICML 2019), section 4.1, tests so on CIFAR-10.
 
     Args:
         model: a classifier, `[N, C, H, W]` to `[N, classes]`.
-        pictures: `[N, C, H, W]`.
+        images: `[N, C, H, W]`.
         most: pixels of the largest shift along each axis; every one from 0 is as likely.
-        rounds: pairs of shifts a picture.
-        seed: of the shifts, drawn per picture and axis from a generator of their own.
-        batch_size: how many pictures the model is given at a time.
+        rounds: pairs of shifts an image.
+        seed: of the shifts, drawn per image and axis from a generator of their own.
+        batch_size: how many images the model is given at a time.
 
     Raises:
         ArgumentError: `most` or `rounds` is below 1.
@@ -148,7 +146,7 @@ def rolled_answers(
 
 
 def agreement(answers: Tensor) -> Tensor:
-    """Return the consistency of `shifted_answers`: each picture's share of pairs that agree, `[N]` float64.
+    """Return the consistency of `shifted_answers`: each image's share of pairs that agree, `[N]` float64.
 
     >>> agreement(torch.tensor([[[3, 3], [3, 8]]])).tolist()
     [0.5]
@@ -157,13 +155,13 @@ def agreement(answers: Tensor) -> Tensor:
 
 
 def correctness(answers: Tensor, labels: Tensor) -> Tensor:
-    """Return each picture's share of `shifted_answers` that are its label: `[N]` float64.
+    """Return each image's share of `shifted_answers` that are its label: `[N]` float64.
 
     >>> correctness(torch.tensor([[[3, 3], [3, 8]]]), torch.tensor([3])).tolist()
     [0.75]
 
     Raises:
-        ArgumentError: there is not one label a picture.
+        ArgumentError: there is not one label an image.
     """
     _check_labels(labels, len(answers))
     return (answers == labels[:, None, None]).double().mean((1, 2))
@@ -205,13 +203,13 @@ def diagonal_sweep(model: nn.Module, pictures: Tensor, size: int) -> Tensor:
 
 
 def variation(sweep: Tensor, labels: Tensor) -> Tensor:
-    """How far each picture's probability of its true class moves along a sweep: the sum of its absolute steps, `[N]`.
+    """How far each image's probability of its true class moves along a sweep: the sum of its absolute steps, `[N]`.
 
     >>> variation(torch.tensor([[[0.5, 0.5], [1.0, 0.0], [0.5, 0.5]]]), torch.tensor([0])).item()
     1.0
 
     Raises:
-        ArgumentError: there is not one label a picture.
+        ArgumentError: there is not one label an image.
     """
     _check_labels(labels, len(sweep))
     return sweep[torch.arange(len(labels)), :, labels].diff(dim=1).abs().sum(1)

@@ -1,4 +1,4 @@
-"""Consistency of networks that give a map: shift, run, shift back, compare where both windows saw the picture."""
+"""Consistency of networks that give a map: shift, run, shift back, compare where both windows saw the image."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def shifted_maps(
     True
 
     Args:
-        model: `[N, C, size, size]` to `[N, K, size, size]`: a score for each class at each position, or a picture.
-        pictures: `[N, C, H, W]`, larger than the window.
+        model: `[N, C, size, size]` to `[N, K, size, size]`: a score for each class at each position, or an image.
+        images: `[N, C, H, W]`, larger than the window.
         size: of the window, in pixels.
-        seed: of the offsets, drawn per picture and axis.
+        seed: of the offsets, drawn per image and axis.
         batch_size: how many windows the model is given at a time.
 
     Raises:
@@ -31,7 +31,7 @@ def shifted_maps(
     """
     most = room(pictures, size)
     if most == 0:
-        raise ArgumentError(f"a window of {size} pixels fills the pictures, so it cannot shift; give larger pictures.")
+        raise ArgumentError(f"a window of {size} pixels fills the images, so it cannot shift; give larger images.")
     generator = torch.Generator().manual_seed(seed)
     offsets = [draw_offsets(len(pictures), most, generator) for _ in range(2)]
     maps = [_maps(model, crop(pictures, drawn, size), batch_size) for drawn in offsets]
@@ -49,7 +49,7 @@ def _maps(model: nn.Module, windows: Tensor, batch_size: int) -> Tensor:
 
 
 def overlap(first: Tensor, second: Tensor, at: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """The parts of two maps that are of the same positions of the picture."""
+    """The parts of two maps that are of the same positions of the image."""
     for axis, (here, there) in enumerate(zip(at.tolist(), other.tolist(), strict=True), start=1):
         length = first.shape[axis] - abs(here - there)
         first = first.narrow(axis, max(there - here, 0), length)
@@ -77,7 +77,7 @@ def _iou(first: Tensor, second: Tensor) -> Tensor:
 
 
 def psnr(pairs: list[tuple[Tensor, Tensor]], data_range: float = 1.0) -> Tensor:
-    """Peak signal-to-noise ratio in decibels of each pair of pictures: `[N]` float64, infinite where they are equal.
+    """Peak signal-to-noise ratio in decibels of each pair of images: `[N]` float64, infinite where they are equal.
 
     >>> psnr([(torch.zeros(3, 4, 4), torch.full((3, 4, 4), 0.1))]).round().tolist()
     [20.0]

@@ -1,11 +1,11 @@
-"""How far a network's maps are from moving with its picture, at every site and under every shift of a stride's period.
+"""How far a network's maps are from moving with its image, at every site and under every shift of a stride's period.
 
 A map `F` is shift-equivariant where both sides of `Shift(F(X)) = F(Shift(X))` are equal (Zhang, "Making Convolutional
 Networks Shift-Invariant Again", ICML 2019, equation 2). Here, as there (section 4, "internal feature distance"), shifts
 are circular and the sides are compared by cosine distance, `1 - <a, b> / (|a| |b|)` over a whole map.
 
 Two things other than aliasing would spoil the equation, and are kept out of it. Borders: the network is shown a window
-of the picture repeated without end, and of its maps one period in the middle is compared. Fractions: a map of which
+of the image repeated without end, and of its maps one period in the middle is compared. Fractions: a map of which
 one position stands for `s` pixels moves by `shift / s` positions, and between whole ones it is read by trigonometric
 interpolation, which is exact for what was band-limited before it was subsampled (the sampling theorem).
 """
@@ -38,10 +38,10 @@ SHIFTS = 8
 
 @dataclass(frozen=True)
 class Deviation:
-    """How far one map is from moving with the picture.
+    """How far one map is from moving with the image.
 
     `stride` is how many pixels one of its positions stands for, downwards and to the right; `shifts` are the pixels
-    that the picture was moved by along each axis, the period's both ends among them. `distance` is float64
+    that the image was moved by along each axis, the period's both ends among them. `distance` is float64
     `[N, 2, down, right]`, before and after: 0 is equivariant. At the ends aliasing has no part: what is seen at the far
     one is what still comes from the borders.
     """
@@ -67,16 +67,16 @@ def shift_deviation(
 
     Args:
         converted: what `blurify.antialias` returned, a network of `[N, C, H, W]`.
-        pictures: `[N, C, H, W]`, each one period of what the network is shown, of a size that its strides divide.
-        size: height and width of the window that the network is shown; twice the pictures' by default. What is shown
+        images: `[N, C, H, W]`, each one period of what the network is shown, of a size that its strides divide.
+        size: height and width of the window that the network is shown; twice the images' by default. What is shown
             beside the middle period keeps the borders away from it.
         shifts: how many steps a stride's period is cut into at most. Those of a longer one are spread over it, every
             second odd: under even shifts the first subsampling by 2 is equivariant, whatever it folds.
-        batch_size: how many shifted pictures the network is given at a time.
+        batch_size: how many shifted images the network is given at a time.
 
     Raises:
         ArgumentTypeError: `converted` was not made by blurify.
-        ArgumentError: there are no pictures, they have another rank or a size that the strides do not divide, `size` is
+        ArgumentError: there are no images, they have another rank or a size that the strides do not divide, `size` is
             too small, or `shifts` is below 1.
     """
     converted, plan = with_plan(converted)
@@ -125,7 +125,7 @@ def _spread(period: int, most: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Walk:
-    """One network, shown a picture at rest and under every shift that one of its maps asks for."""
+    """One network, shown an image at rest and under every shift that one of its maps asks for."""
 
     network: TracedModule
     places: Mapping[str, str]
@@ -135,7 +135,7 @@ class Walk:
     batch_size: int
 
     def distances(self, picture: Tensor) -> dict[str, Tensor]:
-        """One picture's distance at every place, `[down, right]`."""
+        """One image's distance at every place, `[down, right]`."""
         rest = self._maps(picture[None])
         wanted = sorted({shift for grid in self.grids.values() for shift in product(*grid)})
         found: dict[tuple[str, Pair], float] = {}
@@ -174,7 +174,7 @@ def _middle(features: Tensor, period: Pair, stride: Pair) -> Tensor:
         if beside < 0:
             raise ArgumentError(
                 f"a map of {features.shape[axis]} positions does not hold a period of {length}; "
-                "give a larger size, or smaller pictures."
+                "give a larger size, or smaller images."
             )
         features = features.narrow(axis, beside // 2, length)
     return features
@@ -192,7 +192,7 @@ def cosine_distance(first: Tensor, second: Tensor) -> float:
 
 
 def shifted(features: Tensor, shift: Pair, stride: Pair) -> Tensor:
-    """Move a map `[C, H, W]` circularly as a picture of `stride` times its size that moves by `shift` pixels.
+    """Move a map `[C, H, W]` circularly as an image of `stride` times its size that moves by `shift` pixels.
 
     >>> shifted(torch.tensor([[[1.0, 0.0, 0.0]]]), (0, 2), (2, 2)).tolist()
     [[[0.0, 1.0, 0.0]]]
@@ -246,7 +246,7 @@ def network_stride(converted: nn.Module, pictures: Tensor) -> Pair:
     >>> network_stride(blurify.antialias(torchvision.models.resnet18()), torch.zeros(1, 3, 64, 64))
     (32, 32)
 
-    Pictures of a multiple of this are what `shift_deviation` takes.
+    Images of a multiple of this are what `shift_deviation` takes.
 
     Raises:
         ArgumentTypeError: `converted` was not made by blurify.

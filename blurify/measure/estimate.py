@@ -1,4 +1,4 @@
-"""A mean over pictures with the interval that a bootstrap over pictures gives it: a share in percent, or a quantity."""
+"""A mean over images with the interval that a bootstrap over images gives it: a share in percent, or a quantity."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A percentage (or a difference of percentages, in points), its 95 % interval, and the number of pictures.
+    """A percentage (or a difference of percentages, in points), its 95 % interval, and the number of images.
 
     >>> str(Estimate(91.25, 89.5, 93.0, 1000))
     '91.2 % (89.5 to 93.0)'
@@ -40,7 +40,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Quantity:
-    """A mean in a unit of its own (or a difference of means), its 95 % interval, and the number of pictures.
+    """A mean in a unit of its own (or a difference of means), its 95 % interval, and the number of images.
 
     >>> str(Quantity(31.25, 30.5, 32.0, 1000, "dB"))
     '31.2 dB (30.5 to 32)'
@@ -70,13 +70,13 @@ def estimate(scores: Tensor, *, seed: int = 0, resamples: int = RESAMPLES) -> Es
     >>> estimate(torch.tensor([1.0, 1.0, 1.0, 1.0])).percent
     100.0
 
-    The interval is the percentile bootstrap (Efron 1979): pictures are drawn anew with replacement, `resamples` times,
-    and the central 95 % of the means are kept. Two models' scores on the same pictures give the paired difference as
+    The interval is the percentile bootstrap (Efron 1979): images are drawn anew with replacement, `resamples` times,
+    and the central 95 % of the means are kept. Two models' scores on the same images give the paired difference as
     `estimate(after - before)`. Where every score is the same the interval has no width, which says nothing about
-    pictures unlike these.
+    images unlike these.
 
     Args:
-        scores: one number a picture, `[N]`; 0 to 1 for a share, -1 to 1 for a difference of shares.
+        scores: one number an image, `[N]`; 0 to 1 for a share, -1 to 1 for a difference of shares.
         seed: of the resampling, which has a generator of its own.
         resamples: how often to draw; 2000 settle the first decimal.
 
@@ -102,13 +102,13 @@ def quantity(scores: Tensor, unit: str = "", *, seed: int = 0) -> Quantity:
 def mean_and_interval(scores: Tensor, seed: int, resamples: int) -> tuple[float, float, float]:
     """The mean, and the ends of the interval."""
     if scores.dim() != 1 or scores.numel() == 0:
-        raise ArgumentError(f"scores must hold one number a picture, got a tensor of shape {tuple(scores.shape)}.")
+        raise ArgumentError(f"scores must hold one number an image, got a tensor of shape {tuple(scores.shape)}.")
     if resamples < 1:
         raise ArgumentError(f"resamples must be at least 1, got {resamples}.")
     values = scores.double().cpu()
     generator = torch.Generator().manual_seed(seed)
     count = len(values)
-    # One draw at a time: all at once would take resamples x pictures numbers of memory.
+    # One draw at a time: all at once would take resamples x images numbers of memory.
     means = torch.stack([values[torch.randint(count, (count,), generator=generator)].mean() for _ in range(resamples)])
     tail = (1 - LEVEL) / 2
     low, high = torch.quantile(means, torch.tensor([tail, 1 - tail], dtype=means.dtype)).tolist()

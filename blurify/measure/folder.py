@@ -36,7 +36,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture is resized, the side of the square that is cut out, and what each channel is normalised by."""
+    """How an image is resized, the side of the square that is cut out, and what each channel is normalised by."""
 
     side: int
     mean: tuple[float, ...]
@@ -45,15 +45,15 @@ class Preprocessing:
 
 
 def find_pictures(source: Path, labelled: bool, table: Path | None = None) -> Folder:
-    """List the pictures below a folder, or in tar archives.
+    """List the images below a folder, or in tar archives.
 
-    `source` is a folder of pictures, one tar archive (webdataset), or a folder of archives. `labelled` takes a folder's
-    subfolders, in alphabetical order, for classes, and in archives the `.cls` beside each picture. `table` is a CSV
-    file of `path,class`, whose pictures alone are taken; a class is a number, or a name, and names count in
+    `source` is a folder of images, one tar archive (webdataset), or a folder of archives. `labelled` takes a folder's
+    subfolders, in alphabetical order, for classes, and in archives the `.cls` beside each image. `table` is a CSV
+    file of `path,class`, whose images alone are taken; a class is a number, or a name, and names count in
     alphabetical order.
 
     Raises:
-        FileError: there are no pictures, or one has no class, or the table cannot be read.
+        FileError: there are no images, or one has no class, or the table cannot be read.
     """
     if table is not None:
         return from_table(table, source)
@@ -61,18 +61,18 @@ def find_pictures(source: Path, labelled: bool, table: Path | None = None) -> Fo
     if archives:
         pictures, holders = find_members(archives, SUFFIXES)
         if not pictures:
-            raise FileError(f"there are no pictures in {source}; these are looked for: {' '.join(sorted(SUFFIXES))}.")
+            raise FileError(f"there are no images in {source}; these are looked for: {' '.join(sorted(SUFFIXES))}.")
         return Folder(tuple(pictures), tuple(map(class_of, pictures, holders)) if labelled else None)
     if not source.is_dir():
-        raise FileError(f"{source} is not a folder; give one that holds pictures, or a .tar of them.")
+        raise FileError(f"{source} is not a folder; give one that holds images, or a .tar of them.")
     paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not paths:
-        raise FileError(f"there are no pictures in {source}; these are looked for: {' '.join(sorted(SUFFIXES))}.")
+        raise FileError(f"there are no images in {source}; these are looked for: {' '.join(sorted(SUFFIXES))}.")
     return by_subfolder(source, paths) if labelled else Folder(tuple(paths), None)
 
 
 def by_subfolder(folder: Path, paths: Sequence[Path]) -> Folder:
-    """The pictures with the number of the subfolder that each is in."""
+    """The images with the number of the subfolder that each is in."""
     loose = next((path for path in paths if path.parent == folder), None)
     if loose is not None:
         raise FileError(f"{loose} lies in no subfolder, so it has no class; give a folder with one subfolder a class.")
@@ -82,7 +82,7 @@ def by_subfolder(folder: Path, paths: Sequence[Path]) -> Folder:
 
 
 def from_table(table: Path, folder: Path) -> Folder:
-    """The pictures that a CSV file lists, with their classes."""
+    """The images that a CSV file lists, with their classes."""
     try:
         with table.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.reader(file) if row]
@@ -90,11 +90,11 @@ def from_table(table: Path, folder: Path) -> Folder:
         raise FileError(f"{table} cannot be read: {one_line(error)}.") from error
     wrong = next((number for number, row in enumerate(rows, 1) if len(row) != 2), None)
     if wrong is not None:
-        raise FileError(f"row {wrong} of {table} must be a picture's path and its class, as in: cats/1.png,3")
+        raise FileError(f"row {wrong} of {table} must be an image's path and its class, as in: cats/1.png,3")
     # The names of the columns may stand above.
     rows = rows[1:] if rows and Path(rows[0][0]).suffix.lower() not in SUFFIXES else rows
     if not rows:
-        raise FileError(f"{table} lists no pictures; give rows of a picture's path and its class.")
+        raise FileError(f"{table} lists no images; give rows of an image's path and its class.")
     paths, named = [folder / path for path, _ in rows], [name.strip() for _, name in rows]
     if all(name.isascii() and name.isdigit() for name in named):
         return Folder(tuple(paths), tuple(map(int, named)))
@@ -103,7 +103,7 @@ def from_table(table: Path, folder: Path) -> Folder:
 
 
 def read_picture(path: Source, channels: int, side: int, interpolation: str = "bilinear") -> Tensor:
-    """Read a picture upright, its shorter side resized to `side`, and its middle: `[channels, side, side]` uint8.
+    """Read an image upright, its shorter side resized to `side`, and its middle: `[channels, side, side]` uint8.
 
     Raises:
         FileError: it cannot be read to its end.
@@ -131,7 +131,7 @@ def read_picture(path: Source, channels: int, side: int, interpolation: str = "b
 
 
 class Pictures(Dataset[tuple[int, Tensor | str]]):
-    """Every picture with its number, normalised; in the place of one that cannot be read, why."""
+    """Every image with its number, normalised; in the place of one that cannot be read, why."""
 
     def __init__(self, paths: Sequence[Source], preprocessing: Preprocessing) -> None:
         self.paths, self.preprocessing = paths, preprocessing

@@ -1,4 +1,4 @@
-"""Networks made of one another, on the same pictures: how consistent each is, and how often it answers as the first."""
+"""Networks made of one another, on the same images: how consistent each is, and how often it answers as the first."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from blurify.measure.folder import Pictures, Preprocessing, Source
 from blurify.measure.probes import Rows, Windows
 
 Item = TypeVar("Item")
-# Of pictures that are no more than are asked for, what is held back to measure on.
+# Of images that are no more than are asked for, what is held back to measure on.
 TEST_SHARE = 1 / 3
 FEWEST = 4
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """How many pairs of windows of that side are shown of a picture, how far apart, and how many pictures at a time."""
+    """How many pairs of windows of that side are shown of an image, how far apart, and how many images at a time."""
 
     size: int
     shift: int = 32
@@ -46,7 +46,7 @@ def shares(pictures: Sequence[Item], wanted: int, seed: int, source: Path) -> tu
         ArgumentError: there are fewer than four.
     """
     if len(pictures) < FEWEST:
-        raise ArgumentError(f"{source} holds {len(pictures)} pictures, too few to recover from; give 64 or more.")
+        raise ArgumentError(f"{source} holds {len(pictures)} images, too few to recover from; give 64 or more.")
     shuffled = list(pictures)
     random.Random(seed).shuffle(shuffled)
     used = min(wanted, len(shuffled) - max(1, round(len(shuffled) * TEST_SHARE)))
@@ -54,7 +54,7 @@ def shares(pictures: Sequence[Item], wanted: int, seed: int, source: Path) -> tu
 
 
 def stacked(paths: Sequence[Source], preprocessing: Preprocessing) -> tuple[Tensor, list[str]]:
-    """The pictures that can be read, `[N, C, H, W]`, and why others cannot.
+    """The images that can be read, `[N, C, H, W]`, and why others cannot.
 
     Raises:
         FileError: none can be read.
@@ -73,7 +73,7 @@ def readable(paths: Sequence[Source], preprocessing: Preprocessing) -> tuple[Ten
     pictures = {number: item for number, item in enumerate(items) if isinstance(item, Tensor)}
     reasons = [item for item in items if isinstance(item, str)]
     if not pictures:
-        raise FileError(f"none of {len(paths)} pictures can be read; the first: {reasons[0]}")
+        raise FileError(f"none of {len(paths)} images can be read; the first: {reasons[0]}")
     return torch.stack(list(pictures.values())), list(pictures), reasons
 
 
@@ -101,7 +101,7 @@ def side_by_side(
     87.5
 
     Raises:
-        ArgumentError: no picture can be read, or a network is no classifier.
+        ArgumentError: no image can be read, or a network is no classifier.
     """
     skipped: list[str] = []
     offsets = window_offsets(len(paths), manner.shift, manner.rounds, seed=manner.seed)

@@ -1,4 +1,4 @@
-"""How pictures are prepared for a model: as the user says, else as the model's own configuration does."""
+"""How images are prepared for a model: as the user says, else as the model's own configuration does."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class PreprocessOverrides:
 
 
 def prepared(own: Mapping[str, Any], asked: PreprocessOverrides) -> tuple[int, Preprocessing]:
-    """The side of the model's input, and what happens to pictures before it.
+    """The side of the model's input, and what happens to images before it.
 
     `own` has the model's `input_size`, and where its configuration says them `mean`, `std` and `interpolation`; what
     nobody says is as ImageNet's models have it.
@@ -36,7 +36,7 @@ def prepared(own: Mapping[str, Any], asked: PreprocessOverrides) -> tuple[int, P
 
     def chosen(given: tuple[float, ...] | None, name: str, usual: tuple[float, ...]) -> tuple[float, ...]:
         values = tuple(given or own.get(name) or usual)
-        # Of a grey picture, what its three equal channels have on the average.
+        # Of a grey image, what its three equal channels have on the average.
         return values if given or len(values) == channels else (sum(values) / len(values),) * channels
 
     mean, std = chosen(asked.mean, "mean", IMAGENET_MEAN), chosen(asked.std, "std", IMAGENET_STD)

@@ -1,7 +1,7 @@
 """Probes of a model on a batch of images; every result is one row an image.
 
-A probe is called with `run`, which gives the model's output for a batch of inputs, the pictures' numbers `[B]`, by
-which whatever was drawn at random is looked up, and the pictures `[B, C, H, W]`. So a picture meets the same shifts
+A probe is called with `run`, which gives the model's output for a batch of inputs, the images' numbers `[B]`, by
+which whatever was drawn at random is looked up, and the images `[B, C, H, W]`. So an image meets the same shifts
 whatever batch, process or model it is in.
 """
 
@@ -22,12 +22,12 @@ Rows = dict[str, Tensor]
 Probe = Callable[[Run, Tensor, Tensor], Rows]
 
 TOP = 5
-# Equal pictures are infinitely alike, of which there is no mean.
+# Equal images are infinitely alike, of which there is no mean.
 MOST_DECIBELS = 100.0
 
 
 def middle(pictures: Tensor, size: int) -> Tensor:
-    """The window in the middle of every picture.
+    """The window in the middle of every image.
 
     >>> middle(torch.arange(9.0).reshape(1, 1, 3, 3), 1).item()
     4.0

@@ -1,6 +1,6 @@
 """Pictures shared out to several processes, as `torchrun` starts them, and their answers brought together again.
 
-Whole batches are shared out, and what is drawn at random is looked up by a picture's number, so every number comes out
+Whole batches are shared out, and what is drawn at random is looked up by an image's number, so every number comes out
 as in one process.
 """
 

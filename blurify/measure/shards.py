@@ -32,7 +32,7 @@ class Member:
 
 
 def find_members(archives: Sequence[Path], suffixes: frozenset[str]) -> tuple[list[Member], list[Member | None]]:
-    """The pictures of the archives in order, and what holds the class of each.
+    """The images of the archives in order, and what holds the class of each.
 
     Raises:
         FileError: an archive cannot be read.
@@ -62,7 +62,7 @@ def members_of(archive: Path) -> list[Member]:
 
 
 def class_of(picture: Member, holder: Member | None) -> int:
-    """The number that stands in the file beside the picture.
+    """The number that stands in the file beside the image.
 
     Raises:
         FileError: there is none, or it is no number.

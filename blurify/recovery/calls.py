@@ -33,9 +33,9 @@ class Skip(str, Enum):
     SUBCLASS = "a subclass whose forward may do something else"
     OPAQUE = "inside a module that the tracer does not look into"
     TRANSPOSED = "a transposed conv"
-    NOT_BETTER = "no fit lowers the error on held-out pictures"
+    NOT_BETTER = "no fit lowers the error on held-out images"
     TOO_LARGE = "its normal equations do not fit into the memory budget"
-    CONSTANT = "what it is to give is constant on these pictures"
+    CONSTANT = "what it is to give is constant on these images"
 
     def __str__(self) -> str:
         return self.value

@@ -36,22 +36,22 @@ def check_method(method: str) -> None:
 
 
 def check_pictures(images: object, settings: Settings) -> None:
-    """Refuse pictures that cannot tell anything."""
+    """Refuse images that cannot tell anything."""
     if not isinstance(images, Tensor) or not images.is_floating_point() or images.dim() < 2:
         kind = f"{images.dtype} of {images.dim()} axes" if isinstance(images, Tensor) else type(images).__name__
         raise ArgumentTypeError(f"images must be a float tensor [N, ...] as the networks take it, got {kind}.")
     if len(images) < 2 or settings.held_out_of(len(images)) >= len(images):
         raise ArgumentError(
-            f"recovery needs pictures to fit to and others to hold out, and there are {len(images)}; give 64 or more."
+            f"recovery needs images to fit to and others to hold out, and there are {len(images)}; give 64 or more."
         )
     if not bool(images.isfinite().all()):
-        raise ArgumentError("the pictures hold values that are not finite; look at how they are read and normalised.")
+        raise ArgumentError("the images hold values that are not finite; look at how they are read and normalised.")
     first = images[:1]
     if bool((images == first).all()):
-        raise ArgumentError(f"all {len(images)} pictures are the same, so nothing can be learnt; give different ones.")
+        raise ArgumentError(f"all {len(images)} images are the same, so nothing can be learnt; give different ones.")
     rows = images.flatten(2) if images.dim() > 2 else images.flatten(1)
     if bool((rows == rows[..., :1]).all()):
-        raise ArgumentError(f"all {len(images)} pictures are blank; give photographs such as the network is used on.")
+        raise ArgumentError(f"all {len(images)} images are blank; give photographs such as the network is used on.")
 
 
 def check_settings(settings: Settings) -> None:
@@ -81,14 +81,14 @@ def check_training(epochs: object, rate: object) -> None:
 
 
 def check_taken(original: nn.Module, images: Tensor) -> None:
-    """Refuse a network that does not take the pictures."""
+    """Refuse a network that does not take the images."""
     try:
         with evaluating(original), torch.no_grad():
             original(images[:1])
     except Exception as error:
         fact = one_line(error)
         kind = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)} on {images.device}"
-        raise ArgumentError(f"original does not take these pictures ({kind}): {fact}.") from error
+        raise ArgumentError(f"original does not take these images ({kind}): {fact}.") from error
 
 
 @torch.no_grad()
@@ -98,7 +98,7 @@ def check_finite(network: TracedModule, pictures: Tensor, batch_size: int) -> No
         if not all(bool(leaf.isfinite().all()) for leaf in tensors_in(network(part)) if leaf.is_floating_point()):
             path = _Looking(network).first(part)
             raise ArgumentError(
-                f"the networks give values that are not finite at {path!r}; look at the pictures and the weights."
+                f"the networks give values that are not finite at {path!r}; look at the images and the weights."
             )
 
 
@@ -145,15 +145,15 @@ def mark_of(converted: nn.Module, images: Tensor, labels: Tensor | None, setting
 
 
 def check_labels(labels: object, images: Tensor, method: str) -> None:
-    """Refuse labels that are not one class a picture, or that nothing would be done with."""
+    """Refuse labels that are not one class an image, or that nothing would be done with."""
     if labels is None:
         return
     whole = isinstance(labels, Tensor) and not (labels.is_floating_point() or labels.is_complex())
     if not isinstance(labels, Tensor) or not whole or labels.dtype == torch.bool or labels.dim() != 1:
         kind = f"{labels.dtype} of {labels.dim()} axes" if isinstance(labels, Tensor) else type(labels).__name__
-        raise ArgumentTypeError(f"labels must be an integer tensor [N], the class of each picture, got {kind}.")
+        raise ArgumentTypeError(f"labels must be an integer tensor [N], the class of each image, got {kind}.")
     if len(labels) != len(images):
-        raise ArgumentError(f"labels must be one for each of the {len(images)} pictures, got {len(labels)}.")
+        raise ArgumentError(f"labels must be one for each of the {len(images)} images, got {len(labels)}.")
     if method not in TRAINED:
         raise ArgumentError(f"labels are trained on by the methods {' and '.join(TRAINED)}, not by {method}.")
 

@@ -1,9 +1,9 @@
-"""Self-distillation: the converted network is trained to give what the original gives, on pictures without labels.
+"""Self-distillation: the converted network is trained to give what the original gives, on images without labels.
 
 The loss is the error of the logits and, unless their weight is 0, of what each site gives, each relative to the energy
 of what is wanted, and the divergence of the classes' probabilities; with labels the cross-entropy on them comes in
 addition. Norms and dropouts stay in evaluation: there is nothing new to be learnt about statistics, and a target that
-is the same for both. Pictures are shifted at random. Where the device has bfloat16 of its own, the networks run in it;
+is the same for both. Images are shifted at random. Where the device has bfloat16 of its own, the networks run in it;
 weights and losses are float32.
 """
 
@@ -36,7 +36,7 @@ class Schedule:
     """How long to train and how fast, the learning rate falling to nothing along a cosine.
 
     Without a `rate` it begins with half a millionth a step, and 0.001 at most. So many epochs as `patience` in a row
-    that are no better than the one before end it earlier. `shift` is the most that pictures are moved, as a share of
+    that are no better than the one before end it earlier. `shift` is the most that images are moved, as a share of
     their shorter side. `truth` is the weight of the cross-entropy on labels, and `features` that of what sites give,
     beside the divergence from the original's probabilities at 1.
     """
@@ -64,10 +64,10 @@ def distill(
 ) -> list[Score]:
     """Train the student, which is in evaluation mode, in place; return its score after every epoch.
 
-    `score` tells how far it is from what is wanted on held-out pictures. The student is left with the weights of the
+    `score` tells how far it is from what is wanted on held-out images. The student is left with the weights of the
     epoch where that was lowest, or with its own if none lowered it. A `checkpoint` is written after every epoch, and
     gone on from if it is there already, to the same weights as without an interruption. `labels` are int64, one a
-    picture. The processes of a `team` all call this with the same, and end with the same weights. A checkpoint of
+    image. The processes of a `team` all call this with the same, and end with the same weights. A checkpoint of
     another `mark` is refused.
     """
     team = team or Team()
@@ -145,7 +145,7 @@ class Pace:
 
 @dataclass
 class Training:
-    """Of the weights, on the pictures in a random order and at random shifts."""
+    """Of the weights, on the images in a random order and at random shifts."""
 
     loss: Loss
     weights: list[nn.Parameter]
@@ -160,7 +160,7 @@ class Training:
         return math.ceil(len(self.pictures) / self.schedule.batch_size)
 
     def run(self, pace: Pace, generator: torch.Generator) -> None:
-        """Train on every picture once."""
+        """Train on every image once."""
         order = torch.randperm(len(self.pictures), generator=generator)
         for batch in torch.split(order, self.schedule.batch_size):
             shifted = shift(self.pictures[batch], self.schedule.shift, generator)
@@ -211,7 +211,7 @@ def divergence(given: Tensor, wanted: Tensor) -> Tensor:
 
 
 def shift(pictures: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Every picture moved by its own random whole number of pixels on each axis, mirrored at its edge.
+    """Every image moved by its own random whole number of pixels on each axis, mirrored at its edge.
 
     By `share` of its shorter side at most.
     """

@@ -15,7 +15,7 @@ class LayerFit:
 
     Errors are sums of squares relative to those of the targets about their mean. `ridge` is None where the carried
     weights stay, for the reason that `skip` tells. `unknowns` are the weights that one output has, `rows` the positions
-    of `pictures` pictures that they were fitted to; `memory` the bytes that there must be, where they are too few.
+    of `pictures` images that they were fitted to; `memory` the bytes that there must be, where they are too few.
     """
 
     layer: str
@@ -31,13 +31,13 @@ class LayerFit:
 
     @property
     def pictures_wanted(self) -> int:
-        """How many pictures give as many equations as there are unknowns, when all positions are counted."""
+        """How many images give as many equations as there are unknowns, when all positions are counted."""
         return -(-self.unknowns * self.pictures // max(self.rows, 1))
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How the fit is made; `memory` in bytes, `held_out` the share of pictures that choose the ridge."""
+    """How the fit is made; `memory` in bytes, `held_out` the share of images that choose the ridge."""
 
     ridges: tuple[float, ...] = RIDGES
     memory: int = 4 * 10**9
@@ -46,5 +46,5 @@ class Settings:
     seed: int = 0
 
     def held_out_of(self, pictures: int) -> int:
-        """How many pictures are held out."""
+        """How many images are held out."""
         return max(1, round(pictures * self.held_out))

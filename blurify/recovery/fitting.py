@@ -2,7 +2,7 @@
 
 At a layer the converted network, its earlier layers fitted already, is fed `x`, and the original gives `t`; the new
 weights are the ridge solution of `W x + b = t`; where a sum reads the layer, `t` makes up for what the sum's other part
-lacks (`blurify.recovery.joins`). How strong the ridge is, the pictures held out say; where they say that no fit is
+lacks (`blurify.recovery.joins`). How strong the ridge is, the images held out say; where they say that no fit is
 better than the carried weights, these stay.
 """
 
@@ -45,7 +45,7 @@ class Refit:
     def _batches(self, pictures: Tensor, budget: int) -> Batches:
         batches = Batches(budget // 2)
         for part in torch.split(pictures, self.settings.batch_size):
-            # A part would be counted, and written, with the memory of all pictures.
+            # A part would be counted, and written, with the memory of all images.
             own = part.clone()
             batches.append((self.before.start(own), self.after.start(own)))
         return batches
@@ -97,7 +97,7 @@ class Refit:
         )
 
     def _chosen(self, fitting: NormalEquations, holding: NormalEquations, carried: Fit) -> tuple[float, Fit]:
-        """The best ridge, from the strongest down for as long as the held-out pictures gain: solving is what costs."""
+        """The best ridge, from the strongest down for as long as the held-out images gain: solving is what costs."""
         first, *weaker = sorted(self.settings.ridges, reverse=True)
         best = first, fitting.solve(carried.weight, first)
         lowest = holding.error(best[1])
@@ -138,7 +138,7 @@ class Refit:
         rows = sample_rows(after.values[call.source], t, call.geometry, count, self.generator)
         if not all(bool(part.isfinite().all()) for part in rows):
             raise ArgumentError(
-                f"the networks give values that are not finite at {call.path!r}; look at the pictures and the weights."
+                f"the networks give values that are not finite at {call.path!r}; look at the images and the weights."
             )
         x, t = rows
         if call.made is not None and call.made.centred:

@@ -1,4 +1,4 @@
-"""How far a network is from what is wanted of it, on pictures that nothing is fitted to."""
+"""How far a network is from what is wanted of it, on images that nothing is fitted to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from blurify.verifying.outputs import tensors_in
 class Score(NamedTuple):
     """Of two the lower is the better, read from the left: what is told in answers first, the error between equals.
 
-    `wrong` is the share of pictures whose label the network misses, 0 without labels; `differing` the share whose class
+    `wrong` is the share of images whose label the network misses, 0 without labels; `differing` the share whose class
     is not the original's, 0 of networks that give no classes; `error` that of the outputs.
     """
 
@@ -47,7 +47,7 @@ class Judge:
 
 @torch.no_grad()
 def outputs(network: nn.Module, pictures: Tensor, batch_size: int) -> Tensor:
-    """All tensors that the network gives, a row a picture, float64."""
+    """All tensors that the network gives, a row an image, float64."""
     rows = []
     for part in torch.split(pictures, batch_size):
         leaves = (leaf for leaf in tensors_in(network(part)) if leaf.is_floating_point() and len(leaf) == len(part))

@@ -18,7 +18,7 @@ FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 @torch.no_grad()
 def layout(pictures: Tensor, networks: Iterable[nn.Module]) -> torch.memory_format:
-    """Channels last on a CPU if all networks take the pictures so, the usual order otherwise."""
+    """Channels last on a CPU if all networks take the images so, the usual order otherwise."""
     wanted = FORMATS.get(pictures.dim())
     if wanted is None or pictures.device.type != "cpu":
         return torch.contiguous_format

@@ -15,7 +15,7 @@ from blurify.recovery.calls import Geometry
 def sample_rows(
     x: Tensor, y: Tensor, geometry: Geometry, count: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Rows of inputs `[groups, P, K]` and of outputs `[groups, P, O]` at `count` positions of every picture, or all.
+    """Rows of inputs `[groups, P, K]` and of outputs `[groups, P, O]` at `count` positions of every image, or all.
 
     `x` is what the layer is fed and `y` what it is to give; both keep their dtype.
     """
@@ -68,7 +68,7 @@ def _linear_rows(x: Tensor, y: Tensor, count: int, generator: torch.Generator) -
 
 
 def _positions(pictures: int, available: int, count: int, generator: torch.Generator) -> Tensor:
-    """`count` different positions of every picture, `[pictures, count]`; all where there are no more."""
+    """`count` different positions of every image, `[pictures, count]`; all where there are no more."""
     if count >= available:
         return torch.arange(available).expand(pictures, -1)
     return torch.rand(pictures, available, generator=generator).topk(count, dim=1).indices

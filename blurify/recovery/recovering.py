@@ -48,7 +48,7 @@ from blurify.verifying.twins import one_tap, with_plan
 class Recovered:
     """The recovered model, what became of each layer, and what each step gave and took.
 
-    `errors` are of the outputs on the held-out pictures: sums of squares of what differs from the original's, relative
+    `errors` are of the outputs on the held-out images: sums of squares of what differs from the original's, relative
     to those of the original's about their mean; `carried` is the first of them. A step whose error is not below those
     before it was taken back, but for `distill`, which is judged by its answers first; there are none where the carried
     weights were asked for. `skipped` are the layers that no fit was tried for.
@@ -72,7 +72,7 @@ class Recovered:
 
     @property
     def pictures_wanted(self) -> int:
-        """How many pictures there must be for every layer to have as many equations as unknowns."""
+        """How many images there must be for every layer to have as many equations as unknowns."""
         return max((layer.pictures_wanted for layer in self.layers), default=0)
 
     def __str__(self) -> str:
@@ -82,17 +82,16 @@ class Recovered:
         steps = " -> ".join(f"{name} {error:.4f}" for name, error in self.errors.items())
         found = f"{len(self.fitted)} of {len(self.layers) + len(self.skipped)} layers behind a blur have new weights, "
         lines = [
-            f"{found if 'lstsq' in self.errors else 'recovered '}from {self.pictures} pictures in "
+            f"{found if 'lstsq' in self.errors else 'recovered '}from {self.pictures} images in "
             f"{sum(self.seconds.values()):.0f} s",
-            f"error of the outputs on held-out pictures: {steps}",
+            f"error of the outputs on held-out images: {steps}",
         ]
         if self._fit_taken_back:
-            lines.append("what lstsq gave was taken back, since it does not lower that error: give more pictures")
+            lines.append("what lstsq gave was taken back, since it does not lower that error: give more images")
         if self.pictures_wanted > self.pictures:
             few = [layer.layer for layer in self.layers if layer.pictures_wanted > self.pictures]
             lines.append(
-                f"more unknowns than these pictures tell, and {self.pictures_wanted} pictures would be enough: "
-                + some(few)
+                f"more unknowns than these images tell, and {self.pictures_wanted} images would be enough: " + some(few)
             )
         for reason in dict.fromkeys(layer.skip for layer in self.layers if layer.skip is not None):
             kept = [layer for layer in self.layers if layer.skip is reason]
@@ -144,19 +143,19 @@ def recover(
         original: the network before `blurify.antialias`.
         converted: what that returned.
         images: float, `[N, ...]`, on the models' device, as the networks take them. The last of them are held out.
-        labels: integers `[N]`, the class of each picture, where they are known: `distill` then trains on these too, by
+        labels: integers `[N]`, the class of each image, where they are known: `distill` then trains on these too, by
             their cross-entropy at the weight of the original's answers.
         method: `lstsq`, the fit; `bn`, batch-norm statistics estimated anew; `distill`, training on the original's
             outputs (`blurify.recovery.distilling`); `all`, one after the other. Of what `lstsq` and `bn` give, nothing
-            is kept unless the outputs on the held-out pictures come nearer to the original's. Of `distill` the epoch is
+            is kept unless the outputs on the held-out images come nearer to the original's. Of `distill` the epoch is
             kept that misses the fewest of their labels, among equals the one whose class is most often the original's,
             and among equals again the nearest; none, if the start was as good.
         memory: bytes that may be taken for what lies between two layers; what is beyond them goes to temporary files.
-        held_out: the share of pictures that choose how strongly each layer is tied to its carried weights.
-        batch_size: how many pictures are run at a time.
+        held_out: the share of images that choose how strongly each layer is tied to its carried weights.
+        batch_size: how many images are run at a time.
         seed: of the positions of large maps that are fitted to.
         frozen_norms: whether `bn` estimates those batch-norms anew too that the model itself freezes.
-        epochs: how often `distill` goes through the pictures, at most.
+        epochs: how often `distill` goes through the images, at most.
         rate: the learning rate that `distill` begins with; unless given, half a millionth a step, 0.001 at most.
         checkpoint: a file that keeps the training after each epoch; if it exists, the training resumes from it.
         tell: called after each layer.
@@ -165,7 +164,7 @@ def recover(
 
     Raises:
         ArgumentTypeError: `converted` was not made by blurify, `images` is no float tensor, or `labels` no integers.
-        ArgumentError: the models do not belong together, the pictures tell nothing, labels do not fit the pictures or
+        ArgumentError: the models do not belong together, the images tell nothing, labels do not fit the images or
             the classes, a network gives values that are not finite, or memory runs out.
     """
     check_method(method)

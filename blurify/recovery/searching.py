@@ -1,8 +1,8 @@
 """The strongest antialiasing that leaves enough of the answers as they were.
 
-Sites are weakened along one path (`blurify.recovery.sensitivity`), and trials on it are measured on pictures that
+Sites are weakened along one path (`blurify.recovery.sensitivity`), and trials on it are measured on images that
 neither chose the path nor were fitted to. There are two ways along it: with weights recovered at every trial, and with
-the carried weights, which bear weaker blurs but do not learn what the original does with what it folds. The pictures
+the carried weights, which bear weaker blurs but do not learn what the original does with what it folds. The images
 choose among the trials, so what others say of the choice may be a little less; a recovery is made once more from all of
 them, which makes up for some of that.
 """
@@ -27,11 +27,11 @@ from blurify.recovery.trials import Strongest, Trial
 from blurify.recovery.ways import Way
 from blurify.verifying.twins import with_plan
 
-# Of the pictures, those that choose among the trials and are not fitted to.
+# Of the images, those that choose among the trials and are not fitted to.
 CHOOSING = 0.5
-# Pairs of windows of each picture that chooses: what weak blurs change is small against what one pair shows.
+# Pairs of windows of each image that chooses: what weak blurs change is small against what one pair shows.
 ROUNDS = 4
-# Pictures that tell what each site does to the outputs.
+# Images that tell what each site does to the outputs.
 PROBED = 64
 
 
@@ -63,11 +63,11 @@ def strongest(
     >>> found.chosen.agreement.percent >= 75
     True
 
-    Every trial is a choice of strengths, recovered from the first half of the pictures by `blurify.recover`, or left
+    Every trial is a choice of strengths, recovered from the first half of the images by `blurify.recover`, or left
     with the carried weights, and measured on eight windows of each of the others. Without any blur agreement is 100 %,
     so the search lies between that and the whole of `converted`'s blurs. Of the strongest that meets the budget
     recovered and the strongest that meets it carried the more consistent is chosen; if that is the former, it is
-    recovered once more, from all pictures. Where the whole of the blurs meets the budget recovered, that is it.
+    recovered once more, from all images. Where the whole of the blurs meets the budget recovered, that is it.
 
     Args:
         original: a classifier, the network before `blurify.antialias`.
@@ -190,10 +190,10 @@ def _check(images: object, size: int, min_agreement: float, trials: int) -> None
     if trials < 1:
         raise ArgumentError(f"trials must be at least 1, got {trials}.")
     if room(images, size) == 0:
-        raise ArgumentError(f"a window of {size} pixels fills the pictures, so it cannot shift; give larger pictures.")
+        raise ArgumentError(f"a window of {size} pixels fills the images, so it cannot shift; give larger images.")
     if len(images) < 4:
         raise ArgumentError(
-            f"the search needs pictures to fit to and to choose by, and there are {len(images)}; give 128 or more."
+            f"the search needs images to fit to and to choose by, and there are {len(images)}; give 128 or more."
         )
 
 
@@ -201,5 +201,5 @@ def _nothing_left(weakest: Trial, min_agreement: float) -> str:
     return (
         f"nothing is left of the blurs at a min_agreement of {min_agreement:g} %: the weakest tried, of mean strength "
         f"{weakest.strength:.2g}, agrees on {weakest.agreement} and changes consistency by "
-        f"{weakest.change.as_change()}; ask for less, or give more pictures."
+        f"{weakest.change.as_change()}; ask for less, or give more images."
     )

@@ -22,7 +22,7 @@ from blurify.sites import Action
 # How much of a blur shows what a little of it does, and yet more than rounding.
 PROBE = 0.25
 STEPS = 20
-# So many pictures tell of a site's energy: their shares are alike.
+# So many images tell of a site's energy: their shares are alike.
 LOOKED_AT = 16
 
 

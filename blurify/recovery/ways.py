@@ -39,7 +39,7 @@ class Search(Protocol):
 
 
 class Way:
-    """The trials along the path with networks of one kind: `made` gives one of these strengths from pictures."""
+    """The trials along the path with networks of one kind: `made` gives one of these strengths from images."""
 
     def __init__(
         self,

@@ -25,18 +25,18 @@ from blurify.measure.shifts import room
 from blurify.report.page import Picture, Table
 from blurify.tracing.modes import evaluating
 
-# Of as many pictures the answers are drawn while they slide, and of one the maps under every shift, which is slow.
+# Of as many images the answers are drawn while they slide, and of one the maps under every shift, which is slow.
 SLID, MAPPED = 6, 1
 SHIFTS = 4
 
 
 @dataclass(frozen=True)
 class Shown:
-    """The pictures to show a network, and what is known of them.
+    """The images to show a network, and what is known of them.
 
     `pictures` are `[N, C, H, W]`, normalised as the network takes them and larger than `size`, the side of its input,
     by as much as they are to slide. `labels` are their true classes `[N]`, if known, `names` those of all classes.
-    `mean` and `std` are what the pictures were normalised by, so that they can be shown as they were.
+    `mean` and `std` are what the images were normalised by, so that they can be shown as they were.
     """
 
     pictures: Tensor
@@ -48,7 +48,7 @@ class Shown:
 
     @property
     def middle(self) -> Tensor:
-        """The window in the middle of each picture."""
+        """The window in the middle of each image."""
         return middle(self.pictures, self.size)
 
     def windows(self, index: int) -> Tensor:
@@ -62,19 +62,19 @@ class Shown:
 
 
 def show(original: nn.Module, converted: nn.Module, shown: Shown) -> tuple[tuple[Table, ...], tuple[Picture, ...]]:
-    """The tables and the pictures of a converted network for a report, those of its sites first.
+    """The tables and the images of a converted network for a report, those of its sites first.
 
     >>> import blurify, torchvision
     >>> model = torchvision.models.resnet18().eval()
     >>> tables, pictures = show(model, blurify.antialias(model), Shown(torch.rand(2, 3, 80, 80), 64))
     >>> len(tables), [picture.title for picture in pictures][:2]
-    (1, ['Where it still aliases', 'Does the map move with the picture?'])
+    (1, ['Where it still aliases', 'Does the map move with the image?'])
 
     Answers are drawn of classifiers only, what is of sites only where something was rewritten.
 
     Raises:
         ArgumentTypeError: `converted` was not made by blurify.
-        ArgumentError: the pictures are too small for the window, or the network takes no such pictures.
+        ArgumentError: the images are too small for the window, or the network takes no such images.
         BlurifyError: matplotlib is not installed.
     """
     require_matplotlib()
@@ -108,7 +108,7 @@ def site_table(shares: Mapping[str, Tensor], deviations: Mapping[str, Deviation]
 
 
 def deviation_of(converted: nn.Module, shown: Shown) -> dict[str, Deviation]:
-    """`shift_deviation` of the middles of the first pictures, repeated to the network's input; empty if none fits."""
+    """`shift_deviation` of the middles of the first images, repeated to the network's input; empty if none fits."""
     stride = max(network_stride(converted, shown.middle[:1]))
     period = max(stride, shown.size // 2 // stride * stride)
     if period > shown.size:
@@ -129,10 +129,10 @@ def _picture_of_deviations(deviations: Mapping[str, Deviation]) -> Iterable[Pict
     if not deviations:
         return
     caption = (
-        "Cosine distance between the map of the shifted picture and the shifted map, at every site and the network's "
+        "Cosine distance between the map of the shifted image and the shifted map, at every site and the network's "
         f"{OUTPUT}, over one period of its stride; before above, after below, each column with a scale of its own."
     )
-    yield Picture("Does the map move with the picture?", caption, encode(heat_maps(deviations), "png"))
+    yield Picture("Does the map move with the image?", caption, encode(heat_maps(deviations), "png"))
 
 
 def _picture_of_filters(converted: nn.Module) -> Picture:
@@ -146,7 +146,7 @@ def _picture_of_filters(converted: nn.Module) -> Picture:
 
 
 def _answers(original: nn.Module, converted: nn.Module, shown: Shown) -> Iterable[Picture]:
-    """Curves of the first pictures, and of that one which moves most, a strip and an animation."""
+    """Curves of the first images, and of that one which moves most, a strip and an animation."""
     if room(shown.pictures, shown.size) == 0 or not _is_classifier(original, shown.middle[:1]):
         return
     pictures = shown.pictures[:SLID]
@@ -157,13 +157,13 @@ def _answers(original: nn.Module, converted: nn.Module, shown: Shown) -> Iterabl
     called = [shown.names[label] if shown.names else f"class {label}" for label in labels.tolist()]
     what = "true class" if truth else "first answer"
     curves = probability_curves(before[rows, :, labels], after[rows, :, labels], called)
-    caption = f"Probability of the {what} of the first {len(labels)} pictures against the diagonal shift in pixels."
-    yield Picture("Probability while the picture slides", caption, encode(curves, "png"))
+    caption = f"Probability of the {what} of the first {len(labels)} images against the diagonal shift in pixels."
+    yield Picture("Probability while the image slides", caption, encode(curves, "png"))
     index = int(variation(before, labels).argmax())
     slide = Slide(shown.windows(index), before[index], after[index], int(labels[index]), shown.names, truth)
-    chosen = f"Of the first {len(labels)} pictures, the one whose probability of the {what} moves most before."
+    chosen = f"Of the first {len(labels)} images, the one whose probability of the {what} moves most before."
     strip = sliding_strip(slide, caption=chosen + " A filled box is another answer than that.")
-    yield Picture("One picture sliding", chosen, encode(strip, "png"))
+    yield Picture("One image sliding", chosen, encode(strip, "png"))
     yield Picture("The same, moving", "The two answers while the window moves.", encode(sliding_frames(slide), "gif"))
 
 

@@ -1,4 +1,4 @@
-"""A report as one HTML file: its style and its pictures are inside, and it asks for nothing from anywhere."""
+"""A report as one HTML file: its style and its plots are inside, and it asks for nothing from anywhere."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture with a title and a caption, which is also what is read out to who cannot see it.
+    """A plot with a title and a caption, which is also what is read out to who cannot see it.
 
     `content` are the bytes of a PNG, SVG or GIF, as `blurify.drawing.canvas.encode` gives them.
 
     Raises:
-        ArgumentError: the bytes are of no such picture.
+        ArgumentError: the bytes are of no such plot.
     """
 
     title: str
@@ -55,11 +55,11 @@ class Picture:
 
     def __post_init__(self) -> None:
         if self.uri is None:
-            raise ArgumentError(f"the picture {self.title!r} is no PNG, SVG or GIF; it begins {self.content[:8]!r}.")
+            raise ArgumentError(f"the plot {self.title!r} is no PNG, SVG or GIF; it begins {self.content[:8]!r}.")
 
     @property
     def uri(self) -> str | None:
-        """The picture as an address that holds it."""
+        """The plot as an address that holds it."""
         kind = next((kind for start, kind in _KINDS.items() if self.content.startswith(start)), None)
         return kind and f"data:{kind};base64,{b64encode(self.content).decode()}"
 

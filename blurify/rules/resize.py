@@ -108,7 +108,7 @@ def _site(kind: Kind, stride: tuple[int, ...], refusal: Reason | None) -> Site:
 
 
 def axes_of(given: dict[str, Any], fed: tuple[int, ...] | None) -> int:
-    """The number of spatial axes: by what is fed, else by what was written, else those of a picture."""
+    """The number of spatial axes: by what is fed, else by what was written, else those of an image."""
     if fed is not None:
         return len(fed) - 2
     for written in (given.get("scale_factor"), given.get("size")):

@@ -79,7 +79,7 @@ def trace(
             )
             if looks_at_values(error):
                 break  # the front-ends after this one meet the same, after minutes
-    hint = "" if inputs else " If forward takes something else than one picture, pass example_inputs."
+    hint = "" if inputs else " If forward takes something else than one image, pass example_inputs."
     raise TraceError(
         f"{'; '.join(refusals)}. Move that decision out of forward, or convert the part of the model without it "
         f"(its backbone, say).{hint}"

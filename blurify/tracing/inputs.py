@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from blurify.errors import ArgumentTypeError
 
 DEFAULT_INPUT_SIZE = (3, 224, 224)
-# A first conv with more is fed by a space-to-depth or a transform (TResNet 48, CSATv2 64), not by the picture.
+# A first conv with more is fed by a space-to-depth or a transform (TResNet 48, CSATv2 64), not by the image.
 MOST_CHANNELS = 16
 
 

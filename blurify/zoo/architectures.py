@@ -15,7 +15,7 @@ from blurify.tracing.inputs import Inputs, input_size, random_batch
 Shape = tuple[int, ...]
 
 FRAMES = 16
-# Optical flow compares two pictures.
+# Optical flow compares two images.
 PICTURES = {"optical_flow": 2}
 OWN_SHAPES = {"video": (3, FRAMES, 224, 224), "detection": (3, 320, 320)}
 TASKS = ("detection", "segmentation", "video", "optical_flow", "quantization")

@@ -131,7 +131,7 @@ def _weights(settings: Settings, facts: Record) -> str:
     if "recovered" not in facts:
         return f"{origin}, unchanged" if settings.pretrained else origin
     found = facts["recovered"]
-    return f"{origin}, those of {found['layers']} layers refitted without labels to {found['pictures']} pictures"
+    return f"{origin}, those of {found['layers']} layers refitted without labels to {found['pictures']} images"
 
 
 def _others(facts: Record) -> str:
@@ -158,7 +158,7 @@ def _facts(facts: Record) -> str:
 def _on_pictures(facts: Record) -> Iterator[tuple[str, str]]:
     if "recovered" in facts:
         errors = facts["recovered"]["errors"]
-        yield "error of the outputs on held-out pictures", ", ".join(f"{e:.3g} {step}" for step, e in errors.items())
+        yield "error of the outputs on held-out images", ", ".join(f"{e:.3g} {step}" for step, e in errors.items())
     if "measured" in facts:
         for figure in ("consistency", "agreement"):
             title = f"{figure} under shifts" if figure == "consistency" else f"{figure} with the original"

@@ -54,9 +54,9 @@ def check(settings: Settings) -> None:
     >>> check(Settings(formats=("native", "onnx")))
 
     Raises:
-        ArgumentError: a format is none of ours, or too few pictures are there.
+        ArgumentError: a format is none of ours, or too few images are there.
         BlurifyError: what a format needs is not installed.
-        FileError: a folder holds no pictures.
+        FileError: a folder holds no images.
     """
     for form in settings.formats:
         if form not in formats():

@@ -23,7 +23,7 @@ MEMORY = 10**9
 
 
 def shared_out(settings: Settings) -> tuple[list[Source], list[Source]]:
-    """The pictures to recover from, and those to measure on, which are others.
+    """The images to recover from, and those to measure on, which are others.
 
     >>> [len(share) for share in shared_out(Settings(recover="pictures", calib=64))]
     [64, 36]
@@ -41,7 +41,7 @@ def shared_out(settings: Settings) -> tuple[list[Source], list[Source]]:
     others = [path for path in find_pictures(Path(settings.measure), False).paths if path not in set(used)]
     if not others:
         raise ArgumentError(
-            f"every picture of {settings.measure} is one that models are recovered from; measure on others."
+            f"every image of {settings.measure} is one that models are recovered from; measure on others."
         )
     return used, others
 

@@ -17,8 +17,8 @@ def randomize(model: nn.Module, inputs: Inputs) -> nn.Module:
 
     >>> randomize(model, inputs_of("timm:resnet18", model, (3, 224, 224), batch=4))
 
-    The inputs, best of several pictures, give the batch-norms their statistics: where maps end in one position, a
-    single picture has no variance, and norms magnify its rounding.
+    The inputs, best of several images, give the batch-norms their statistics: where maps end in one position, a
+    single image has no variance, and norms magnify its rounding.
     """
     generator = torch.Generator().manual_seed(0)
     for key, parameter in model.named_parameters():

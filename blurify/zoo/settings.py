@@ -35,8 +35,8 @@ class Settings:
     Args:
         pretrained: with the weights that the library or the hub has.
         formats: of `blurify.files.FORMATS`, the native one among them.
-        measure: a folder of pictures to measure every model on.
-        recover: a folder of pictures to recover every model from.
+        measure: a folder of images to measure every model on.
+        recover: a folder of images to recover every model from.
         calib: how many of them, at most.
     """
 

@@ -82,7 +82,7 @@ def test_the_same_seed_gives_the_same_line_and_finished_runs_are_skipped(
     path.write_text("".join(line + "\n" for line in lines[1:]))
     command.run_all(SMOKE, 1, path)
     assert sorted(path.read_text().splitlines()) == sorted(lines)
-    monkeypatch.setitem(DATA, "digits", lambda: pytest.fail("read the pictures of runs that are done"))
+    monkeypatch.setitem(DATA, "digits", lambda: pytest.fail("read the images of runs that are done"))
     command.run_all(SMOKE, 1, path)
 
 

@@ -19,7 +19,7 @@ from tests.conftest import run
 
 @pytest.fixture(scope="module")
 def digits() -> Digits:
-    """The shipped pictures: 640 to learn from, the others to test on."""
+    """The shipped images: 640 to learn from, the others to test on."""
     pictures, labels = read_asset()["pictures"], read_asset()["labels"].long()
     return Digits(pictures[:640], labels[:640], pictures[640:], labels[640:])
 

@@ -171,4 +171,4 @@ def test_recover() -> None:
     assert {"0.5678", "0.1234", "50.0", "40.0", "60.0"} <= printed(text)
     fitted = [layer for layer in found["layers"] if layer["ridge"] is not None]
     assert f"{len(fitted)} of {len(found['layers']) + len(found['kept'])} layers behind a blur have new weights" in text
-    assert f"from {found['pictures']} pictures in {sum(found['seconds'].values()):.0f} s" in text
+    assert f"from {found['pictures']} images in {sum(found['seconds'].values()):.0f} s" in text

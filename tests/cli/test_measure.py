@@ -1,4 +1,4 @@
-"""`blurify measure`, on a real network and real pictures."""
+"""`blurify measure`, on a real network and real images."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SIZE = ["--input-size", "1,40,40", "--shift", 8, "--mean", "0", "--std", "1"]
 
 @pytest.fixture
 def digits(tmp_path: Path) -> tuple[nn.Module, torch.Tensor]:
-    """Forty digits in a folder a class, as 48x48 pictures; the demo's classifier in net.pt, converted in smooth.pt."""
+    """Forty digits in a folder a class, as 48x48 images; the demo's classifier in net.pt, converted in smooth.pt."""
     model, pictures, labels = load_demo()
     frames = torch.nn.functional.pad(pictures[:40], (4, 4, 4, 4))
     for number, (picture, label) in enumerate(zip(frames, labels, strict=False)):
@@ -81,15 +81,15 @@ def test_the_table(run, digits: tuple[nn.Module, torch.Tensor]) -> None:
     assert [line.partition("  ")[0] for line in lines[1:6]] == names
     assert lines[6].startswith("both say the same of ")
     assert lines[8].split() == ["net.pt", "smooth.pt", "ratio"]
-    costs = ["GMAC", "parameters, M", "peak maps, MiB", "ms a picture", "file, MB"]
+    costs = ["GMAC", "parameters, M", "peak maps, MiB", "ms an image", "file, MB"]
     assert [line.partition("  ")[0] for line in lines[9:14]] == costs
-    assert lines[15] == "40 pictures of digits, 5 pairs of windows of 40 in 48 pixels each"
+    assert lines[15] == "40 images of digits, 5 pairs of windows of 40 in 48 pixels each"
     assert lines[16] == "protocol picture, seed 3, mean 0, std 1, bilinear"
     assert len(lines) == 17
 
 
 def test_one_model_without_labels_and_pictures_that_cannot_be_read(run, digits, tmp_path: Path) -> None:
-    (tmp_path / "digits" / "3" / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "digits" / "3" / "broken.png").write_bytes(b"no image")
     arguments = (
         "measure",
         "net.pt",
@@ -107,7 +107,7 @@ def test_one_model_without_labels_and_pictures_that_cannot_be_read(run, digits, 
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert [line.split()[0] for line in lines[:2]] == ["net.pt", "consistency"]
-    assert lines[4].startswith("40 pictures of digits, ")
+    assert lines[4].startswith("40 images of digits, ")
     assert lines[-2] == "1 skipped:"
     assert lines[-1].startswith("  digits/3/broken.png cannot be read: ")
     strict = run(*arguments, "--strict")
@@ -139,17 +139,17 @@ def test_an_interruption_prints_what_there_is(run, digits, monkeypatch: pytest.M
     monkeypatch.setattr(measuring, "batches", interrupted)
     result = run("measure", "net.pt", *ALLOW, "--images", "digits", *SIZE, "--batch-size", 10, "--no-cost")
     assert result.exit_code == 0, result.output
-    assert "10 pictures of digits (partial: interrupted), " in result.stdout
+    assert "10 images of digits (partial: interrupted), " in result.stdout
 
 
 REFUSED = {
     "no folder": (
         ["net.pt", "--images", "nowhere"],
-        "nowhere is not a folder; give one that holds pictures, ",
+        "nowhere is not a folder; give one that holds images, ",
     ),
-    "no pictures": (
+    "no images": (
         ["net.pt", "--images", "digits/none"],
-        "there are no pictures in digits/none; these are looked for",
+        "there are no images in digits/none; these are looked for",
     ),
     "other classes": (
         ["timm:test_resnet", "--images", "digits", "--labels", "--input-size", "3,40,40"],
@@ -161,7 +161,7 @@ REFUSED = {
     ),
     "another size": (
         ["timm:test_vit", "--images", "digits", "--input-size", "3,40,40"],
-        "timm:test_vit does not run on pictures of 3x40x40: ",
+        "timm:test_vit does not run on images of 3x40x40: ",
     ),
     "not square": (
         ["net.pt", "--images", "digits", "--input-size", "1,40,32"],
@@ -182,21 +182,21 @@ REFUSED = {
     ),
     "no masks": (
         ["net.pt", "--images", "digits", "--task", "segment", *SIZE],
-        "net.pt must give a map as large as its input for each picture; for 32 it gave [32, 10].",
+        "net.pt must give a map as large as its input for each image; for 32 it gave [32, 10].",
     ),
     "no values": (["net.pt", "--images", "digits", "--device", "meta", *SIZE], "--device meta has no values"),
     "no page": (["net.pt", "--images", "digits", "--report", "a.txt"], "--report writes a page, so a.txt must end in"),
     "no folder for the page": (["net.pt", "--images", "digits", "--report", "no/a.html"], "no does not exist"),
     "nothing readable": (
         ["net.pt", "--images", "digits/broken", *SIZE],
-        "none of the 1 pictures can be read; the first: ",
+        "none of the 1 images can be read; the first: ",
     ),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_measured_is_one_sentence(case: str, run, digits, tmp_path: Path) -> None:
-    if case == "no pictures":
+    if case == "no images":
         (tmp_path / "digits" / "none").mkdir()
     if case == "nothing readable":
         (tmp_path / "digits" / "broken").mkdir()
@@ -301,7 +301,7 @@ def test_networks_that_give_maps(run, digits) -> None:
     assert 0 < found["PSNR"]["mean"] < 100
     assert found["PSNR"]["unit"] == "dB"
     result = run("measure", "mask.pt", *asked)
-    assert "it gave [32, 2, 40, 40] (of masks or pictures, say so: --task)." in result.stderr
+    assert "it gave [32, 2, 40, 40] (of masks or images, say so: --task)." in result.stderr
 
 
 def test_where_it_aliases(run, digits) -> None:
@@ -326,7 +326,7 @@ def test_a_report(run, digits, tmp_path: Path) -> None:
     page = Path("out.html").read_text()
     for title in ("What the models answer", "What they cost", "Where it still aliases"):
         assert title in page
-    assert "40 pictures of digits" in page
+    assert "40 images of digits" in page
     assert "conv" in page
     assert list(tmp_path.glob(".out*")) == []
 
@@ -336,7 +336,7 @@ def test_two_processes_give_what_one_gives(digits, tmp_path: Path) -> None:
     arguments = ["net.pt", *ALLOW, "--images", "digits", "--labels", *map(str, SIZE), "--json", "--no-cost"]
     arguments += ["--batch-size", "6"]
     environment = os.environ | {"PYTHONPATH": str(Path(blurify.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    (tmp_path / "digits" / "3" / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "digits" / "3" / "broken.png").write_bytes(b"no image")
 
     def said(*command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

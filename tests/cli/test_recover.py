@@ -24,7 +24,7 @@ from tests.digits import write_digits
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The classifier as a file, and pictures of digits in a folder a class."""
+    """The classifier as a file, and images of digits in a folder a class."""
     where = tmp_path_factory.mktemp("recover")
     write_digits(where, 90)
     return where
@@ -58,7 +58,7 @@ def test_an_exported_program_recovers(folder: Path, tmp_path: Path) -> None:
         model.eval(), (pictures[:2],), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=True
     )
     torch.export.save(program, tmp_path / "net.pt2")
-    # It says itself that its pictures are grey, and how large.
+    # It says itself that its images are grey, and how large.
     options = [
         "--shift",
         "4",
@@ -121,11 +121,11 @@ def test_a_person_reads_a_table(folder: Path, tmp_path: Path) -> None:
     head, *lines = result.stdout.splitlines()
     assert head.split() == ["original", "carried", "recovered"]
     assert [line.split()[0] for line in lines[:2]] == ["consistency", "agreement"]
-    assert "on 30 pictures that nothing was fitted to" in result.stdout
+    assert "on 30 images that nothing was fitted to" in result.stdout
 
 
 def test_labels_are_trained_on_if_that_is_asked_for(folder: Path, tmp_path: Path) -> None:
-    (folder / "digits" / "3" / "broken.png").write_bytes(b"no picture")
+    (folder / "digits" / "3" / "broken.png").write_bytes(b"no image")
     try:
         options = [
             "-o",
@@ -213,7 +213,7 @@ def test_values_that_are_not_finite_leave_nothing(method: str, folder: Path, tmp
     result = invoke(tmp_path, "-o", str(tmp_path / "out.pt"), "--method", method, images=folder / "digits")
     assert result.exit_code == 1
     assert result.stderr == (
-        "Error: the networks give values that are not finite at 'conv1'; look at the pictures and the weights.\n"
+        "Error: the networks give values that are not finite at 'conv1'; look at the images and the weights.\n"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["net.pt"]
 

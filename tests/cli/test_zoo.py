@@ -83,7 +83,7 @@ def test_a_dry_run_writes_nothing(run: Run, tmp_path: Path) -> None:
             "'gif' is no format of models; give one of native, ",
         ),
         (["test_resnet", "-o", "out", "--max-params", "few"], 2, "'few' is not a number of parameters, such as 30M"),
-        (["test_resnet", "-o", "out", "--measure", "foreign"], 1, "there are no pictures in "),
+        (["test_resnet", "-o", "out", "--measure", "foreign"], 1, "there are no images in "),
         (["test_resnet", "-o", "out", "--memory", "much"], 2, "'much' is not a size such as 500MB"),
         (["test_resnet", "-o", "out", "--memory", "1KB"], 2, "'1KB' is too small; give 100MB or more."),
         (["test_resnet", "-o", "memory://zoo"], 1, "the ledger of memory://zoo must lie in a folder of this machine"),

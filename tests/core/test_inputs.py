@@ -22,7 +22,7 @@ from tests.conftest import relative_error
 
 
 class Net(nn.Module):
-    """A stem and a strided conv of two pictures, one conv for both."""
+    """A stem and a strided conv of two images, one conv for both."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ def weights() -> Tensor:
 
 # The model, its positional and its keyword arguments, and the sites.
 INPUTS: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Any, dict[str, Any]]], list[str]]] = {
-    "two pictures": (TwoPictures, lambda: ((picture(), picture()), {}), ["conv", "conv_1"]),
+    "two images": (TwoPictures, lambda: ((picture(), picture()), {}), ["conv", "conv_1"]),
     "one of two by keyword": (TwoPictures, lambda: ((picture(),), {"y": picture()}), ["conv", "conv_1"]),
     "both by keyword": (TwoPictures, lambda: ((), {"y": picture(), "x": picture()}), ["conv", "conv_1"]),
     "keyword only": (ByKeyword, lambda: ((), {"x": picture()}), ["conv"]),

@@ -410,7 +410,7 @@ def test_other_adaptive_pools() -> None:
 
 
 def test_patches_of_a_prepared_picture_are_patches() -> None:
-    """CrossViT cuts the picture resized into patches; what was learnt before makes it a map."""
+    """CrossViT cuts the image resized into patches; what was learnt before makes it a map."""
     decisions = plan(timm.create_model("crossvit_9_240")).decisions
     assert [(d.site, d.reason) for d in decisions] == [(f"patch_embed.{i}.proj", Reason.PATCH_EMBED) for i in (0, 1)]
     cases = (

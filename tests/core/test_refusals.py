@@ -76,7 +76,7 @@ NOT_SPATIAL: dict[str, tuple[Function, int]] = {
     "last of three axes": (lambda x, c: x[..., ::2], 3),
     "three axes": (lambda x, c: x[:, :, ::2, ::2, ::2], 3),
     "three axes, ellipsis": (lambda x, c: x[..., ::2, ::2, ::2], 3),
-    "one picture of a batch": (lambda x, c: x[0, :, ::2, ::2], 2),
+    "one image of a batch": (lambda x, c: x[0, :, ::2, ::2], 2),
     "some channels": (lambda x, c: x[:, :2, ::2, ::2], 2),
     "a new axis": (lambda x, c: x[:, None, ::2, ::2], 2),
     "aten": (lambda x, c: torch.ops.aten.slice.Tensor(x, 2, 0, 16, 2), 2),
@@ -144,7 +144,7 @@ def test_an_adaptive_pool_of_a_size_that_nobody_knows_is_kept() -> None:
 
 
 class Preprocesses(nn.Module):
-    """What people do to a picture before the first conv."""
+    """What people do to an image before the first conv."""
 
     def __init__(self, before: Function, conv: nn.Module | None = None) -> None:
         super().__init__()
@@ -567,7 +567,7 @@ def test_a_dict_that_is_walked_needs_an_example() -> None:
         TraceError, match=r"WalksADict cannot be traced, at .*test_refusals\.py:\d+ `return self"
     ) as caught:
         antialias(model)
-    assert str(caught.value).endswith("If forward takes something else than one picture, pass example_inputs.")
+    assert str(caught.value).endswith("If forward takes something else than one image, pass example_inputs.")
     batch = {"image": torch.randn(2, 3, 8, 8), "image_2": torch.randn(2, 3, 8, 8), "label": torch.zeros(2)}
     converted = antialias(model, example_inputs=batch)
     assert [d.site for d in converted.meta["blurify"].rewritten] == ["conv"]

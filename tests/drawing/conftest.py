@@ -1,4 +1,4 @@
-"""How to see what a picture shows."""
+"""How to see what an image shows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def pixels(figure: Figure) -> Tensor:
-    """The picture as a PNG shows it, `[H, W, 3]` uint8."""
+    """The image as a PNG shows it, `[H, W, 3]` uint8."""
     image = Image.open(io.BytesIO(encode(figure, "png"))).convert("RGB")
     return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).reshape(image.height, image.width, 3)
 
@@ -54,7 +54,7 @@ def _beyond(axis: Axis) -> Iterator[Text]:
 
 
 def check_layout(figure: Figure) -> None:
-    """No text lies over another, and none leaves the picture."""
+    """No text lies over another, and none leaves the image."""
     shown = [(text, box) for text, box in texts(figure) if box.width > 0]
     page = figure.bbox
     for number, (text, box) in enumerate(shown):

@@ -1,4 +1,4 @@
-"""How pictures become files, and what happens without matplotlib."""
+"""How plots become files, and what happens without matplotlib."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_suffix_says_the_kind(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.gif", "a.jpg", "a"])
 def test_a_figure_has_no_other_kind(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match=r"does not say how the picture is to be written; .* in \.png or \.svg"):
+    with pytest.raises(ArgumentError, match=r"does not say how the plot is to be written; .* in \.png or \.svg"):
         save(new_figure(1, 1), tmp_path / name)
     with pytest.raises(ArgumentError, match=r"give it a name in \.gif"):
         save([RED], tmp_path / "a.png")

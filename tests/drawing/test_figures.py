@@ -1,4 +1,4 @@
-"""Every picture: what it shows is what it was given, and no text lies over another."""
+"""Every image: what it shows is what it was given, and no text lies over another."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_heat_maps_of_what_never_deviates() -> None:
 @pytest.mark.parametrize("count", [1, 3, 9])
 def test_folded_chart(count: int, names: list[str]) -> None:
     shares = {name: torch.rand(5, 2).double() * torch.tensor([0.5, 0.1]) for name in names[:count]}
-    figure = folded_chart(shares, caption="Five pictures.")
+    figure = folded_chart(shares, caption="Five images.")
     check_layout(figure)
     bars = figure.axes[0].patches
     means = [100 * float(values[:, column].mean()) for column in (0, 1) for values in shares.values()]

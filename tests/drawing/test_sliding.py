@@ -1,4 +1,4 @@
-"""The strip and the animation of one picture that slides."""
+"""The strip and the animation of one image that slides."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Raises(nn.Module):
             False,
             r"^ByBatch cannot be written as TorchScript for batches of any length, since .* by the size\.$",
         ),
-        (BySize(), True, r"^BySize cannot be written as TorchScript for batches and pictures of any size, since"),
+        (BySize(), True, r"^BySize cannot be written as TorchScript for batches and images of any size, since"),
         (Raises(), False, r"^Raises cannot be written as TorchScript: no trace; write a \.pt2 instead\.$"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What torchvision's weights say of pictures."""
+"""What torchvision's weights say of images."""
 
 from __future__ import annotations
 

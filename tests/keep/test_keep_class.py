@@ -287,7 +287,7 @@ def test_a_graph_has_no_class_to_keep() -> None:
 
 
 class Chooses(nn.Module):
-    """Takes another way for large pictures, which is one way for one size."""
+    """Takes another way for large images, which is one way for one size."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -91,14 +91,14 @@ class NotANumber(nn.Module):
 
 def test_what_gives_no_classes_is_refused() -> None:
     pictures, offsets = torch.rand(4, 3, 20, 20), window_offsets(4, 4, 1, seed=0)
-    with pytest.raises(NotFiniteError, match="x gives values that are not finite for picture 2") as caught:
+    with pytest.raises(NotFiniteError, match="x gives values that are not finite for image 2") as caught:
         compare([EvaluatedModel("x", NotANumber())], [Windows(offsets, 16)], batches(pictures, 4))
     assert (caught.value.name, caught.value.picture) == ("x", 2)
-    with pytest.raises(ArgumentError, match=r"x must give a row of classes for each picture; for 4 it gave \[4, 3, 16"):
+    with pytest.raises(ArgumentError, match=r"x must give a row of classes for each image; for 4 it gave \[4, 3, 16"):
         compare([EvaluatedModel("x", nn.Identity())], [Windows(offsets, 16)], batches(pictures, 4))
-    with pytest.raises(ArgumentError, match=r"y does not run on pictures of 3x16x16: .* \(--input-size"):
+    with pytest.raises(ArgumentError, match=r"y does not run on images of 3x16x16: .* \(--input-size"):
         compare([EvaluatedModel("y", nn.Linear(3, 3))], [Windows(offsets, 16)], batches(pictures, 4))
-    with pytest.raises(ArgumentError, match="there are no pictures to measure on"):
+    with pytest.raises(ArgumentError, match="there are no images to measure on"):
         compare([EvaluatedModel("x", NotANumber())], [Windows(offsets, 16)], [])
 
 

@@ -65,7 +65,7 @@ def test_equals_the_count_by_hand() -> None:
 
 
 def test_offsets_are_drawn_per_picture() -> None:
-    # With one offset for the whole batch, twin pictures would score alike.
+    # With one offset for the whole batch, twin images would score alike.
     assert len(shifted_answers(Pixel(), dots(50), size=2, rounds=1)[:, 0, 0].unique()) == 2
 
 
@@ -111,7 +111,7 @@ def test_batches_do_not_change_the_logits() -> None:
 
 
 def test_refuses_a_window_that_cannot_shift() -> None:
-    with pytest.raises(ArgumentError, match="window of 4 pixels fills the pictures"):
+    with pytest.raises(ArgumentError, match="window of 4 pixels fills the images"):
         shifted_answers(Pixel(), dots(2), size=4)
 
 
@@ -129,12 +129,12 @@ def test_refuses_labels_of_another_count() -> None:
 
 
 def test_refuses_no_pictures() -> None:
-    with pytest.raises(ArgumentError, match="no pictures"):
+    with pytest.raises(ArgumentError, match="no images"):
         logits(Pixel(), torch.zeros(0, 1, 2, 2))
 
 
 def test_refuses_dense_outputs() -> None:
-    with pytest.raises(ArgumentError, match=r"must give \[N, classes\]; for 2 pictures it gave \[2, 1, 4, 4\]"):
+    with pytest.raises(ArgumentError, match=r"must give \[N, classes\]; for 2 images it gave \[2, 1, 4, 4\]"):
         logits(nn.Identity(), dots(2))
 
 
@@ -157,7 +157,7 @@ def test_circular_shifts() -> None:
     for arguments in ({"most": 0}, {"most": 1, "rounds": 0}):
         with pytest.raises(ArgumentError, match="most and rounds must be at least 1"):
             rolled_answers(Sum(), dots(2), **arguments)
-    with pytest.raises(ArgumentError, match="there are no pictures"):
+    with pytest.raises(ArgumentError, match="there are no images"):
         rolled_answers(Sum(), dots(0), most=3)
 
 

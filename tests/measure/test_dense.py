@@ -12,7 +12,7 @@ from blurify.measure.shifts import draw_offsets
 
 
 class Checkers(nn.Module):
-    """Adds a pattern that is fixed to the window, not to the picture."""
+    """Adds a pattern that is fixed to the window, not to the image."""
 
     def forward(self, x: Tensor) -> Tensor:
         rows, columns = torch.arange(x.shape[2])[:, None], torch.arange(x.shape[3])
@@ -50,7 +50,7 @@ def test_intersection_over_union_by_hand() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     pictures = torch.rand(2, 3, 8, 8)
-    with pytest.raises(ArgumentError, match="fills the pictures"):
+    with pytest.raises(ArgumentError, match="fills the images"):
         shifted_maps(nn.Identity(), pictures, size=8)
     with pytest.raises(ArgumentError, match=r"a map as large as its input; for \[2, 3, 6, 6\] it gave \[2, 3, 3, 3\]"):
         shifted_maps(nn.MaxPool2d(2), pictures, size=6)

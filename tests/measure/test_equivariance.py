@@ -1,4 +1,4 @@
-"""How far maps are from moving with the picture, against networks of which that is known."""
+"""How far maps are from moving with the image, against networks of which that is known."""
 
 from __future__ import annotations
 

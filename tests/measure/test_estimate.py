@@ -1,4 +1,4 @@
-"""Means over pictures and their intervals."""
+"""Means over images and their intervals."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_reads_as_a_share_and_as_a_change() -> None:
 
 @pytest.mark.parametrize("scores", [torch.zeros(0), torch.zeros(2, 2), torch.tensor(1.0)], ids=str)
 def test_refuses_what_is_not_one_number_a_picture(scores: torch.Tensor) -> None:
-    with pytest.raises(ArgumentError, match="one number a picture, got a tensor of shape"):
+    with pytest.raises(ArgumentError, match="one number an image, got a tensor of shape"):
         estimate(scores)
 
 

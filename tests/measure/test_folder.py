@@ -62,7 +62,7 @@ def test_the_middle_of_the_resized_picture_is_taken(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n"])
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
 def test_what_is_no_picture_is_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(content)
     with pytest.raises(FileError, match=r"broken\.png cannot be read: "):
@@ -87,7 +87,7 @@ def test_subfolders_are_classes_in_alphabetical_order(tmp_path: Path) -> None:
     for name in ("dog", "cat", "empty"):
         saved(tmp_path / name / "deeper", f"{name}.JPG", ramp())
     (tmp_path / "empty" / "deeper" / "empty.JPG").unlink()
-    (tmp_path / "dog" / "notes.txt").write_text("no picture")
+    (tmp_path / "dog" / "notes.txt").write_text("no image")
     folder = find_pictures(tmp_path, labelled=True)
     assert [path.name for path in folder.paths] == ["cat.JPG", "dog.JPG"]
     assert folder.labels == (0, 1)
@@ -96,9 +96,9 @@ def test_subfolders_are_classes_in_alphabetical_order(tmp_path: Path) -> None:
 
 
 def test_folders_without_pictures_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="nowhere is not a folder; give one that holds pictures"):
+    with pytest.raises(FileError, match="nowhere is not a folder; give one that holds images"):
         find_pictures(tmp_path / "nowhere", labelled=False)
-    with pytest.raises(FileError, match="there are no pictures in"):
+    with pytest.raises(FileError, match="there are no images in"):
         find_pictures(tmp_path, labelled=False)
     saved(tmp_path, "loose.png", ramp())
     with pytest.raises(FileError, match=r"loose\.png lies in no subfolder, so it has no class"):

@@ -1,4 +1,4 @@
-"""Accuracy, mIoU and PSNR as torchmetrics has them, which gives means over a batch and not one number a picture."""
+"""Accuracy, mIoU and PSNR as torchmetrics has them, which gives means over a batch and not one number an image."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def test_archives_that_are_none_or_lack_a_class(tmp_path: Path) -> None:
         find_pictures(archive(tmp_path / "c.tar", {"0.png": png(1)}), True)
     with pytest.raises(FileError, match=r"0.png has no class"):
         find_pictures(archive(tmp_path / "c.tar", {"0.png": png(1), "0.cls": b"cat"}), True)
-    with pytest.raises(FileError, match="there are no pictures in"):
+    with pytest.raises(FileError, match="there are no images in"):
         find_pictures(archive(tmp_path / "c.tar", {"0.txt": b""}), False)
     (tmp_path / "d.tar").write_bytes(b"nothing of the kind" * 100)
     with pytest.raises(FileError, match=r"d.tar cannot be read as a tar archive: .*; give one that is not compressed"):
@@ -73,10 +73,10 @@ def test_classes_by_name_in_a_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("a.png\n", "row 1 of .*t.csv must be a picture's path and its class, as in: cats/1.png,3"),
+        ("a.png\n", "row 1 of .*t.csv must be an image's path and its class, as in: cats/1.png,3"),
         ("a.png,1\nb.png,1,2\n", "row 2 of .*t.csv must be"),
-        ("path,class\n", "t.csv lists no pictures"),
-        ("", "t.csv lists no pictures"),
+        ("path,class\n", "t.csv lists no images"),
+        ("", "t.csv lists no images"),
         (None, "t.csv cannot be read"),
     ],
 )
@@ -98,5 +98,5 @@ def test_interpolation_is_the_one_asked_for(tmp_path: Path) -> None:
 
 def test_a_picture_is_no_folder_of_pictures(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(1))
-    with pytest.raises(FileError, match=r"a\.png is not a folder; give one that holds pictures, or a \.tar of them"):
+    with pytest.raises(FileError, match=r"a\.png is not a folder; give one that holds images, or a \.tar of them"):
         find_pictures(tmp_path / "a.png", False)

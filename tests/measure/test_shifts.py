@@ -1,4 +1,4 @@
-"""Windows cut from pictures."""
+"""Windows cut from images."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_refuses_another_count_of_offsets() -> None:
 
 @pytest.mark.parametrize("size", [0, 5])
 def test_refuses_a_window_that_does_not_fit(size: int) -> None:
-    with pytest.raises(ArgumentError, match=f"window of {size} pixels does not fit pictures of 4 x 6"):
+    with pytest.raises(ArgumentError, match=f"window of {size} pixels does not fit images of 4 x 6"):
         room(torch.zeros(1, 1, 4, 6), size)
 
 

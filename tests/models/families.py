@@ -196,5 +196,5 @@ LEFT_OUT: dict[str, tuple[str, str]] = {
     "torchvision:vgg": ("vgg11", "133 M parameters; test_networks has vgg11_bn"),
     "torchvision:video.mvit": ("mvit_v2_s", "13 s, for its positions fix the size; timm's mvitv2 is of the same kind"),
 }
-# Families whose pictures come in as patches already, so that nothing reduces a map.
+# Families whose images come in as patches already, so that nothing reduces a map.
 NOTHING_TO_REWRITE = frozenset({"timm:naflexvit"})

@@ -73,7 +73,7 @@ def test_sizes_of_every_height(name: str, heights: str) -> None:
     for height in HEIGHTS[heights]:
         x = torch.empty(1, 3, height, 64, device="meta")
         if height < SMALLEST[name]:
-            # The original itself needs larger pictures; then the converted one must not pretend to run.
+            # The original itself needs larger images; then the converted one must not pretend to run.
             with pytest.raises(RuntimeError):
                 run(model, x)
             with pytest.raises(RuntimeError):

@@ -233,7 +233,7 @@ def test_held_out_labels_say_what_is_kept(pictures: Tensor, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("labels", "method", "kind", "said"),
     [
-        (torch.zeros(15, dtype=torch.int64), "distill", ArgumentError, "one for each of the 16 pictures, got 15"),
+        (torch.zeros(15, dtype=torch.int64), "distill", ArgumentError, "one for each of the 16 images, got 15"),
         (torch.full((16,), 10), "all", ArgumentError, "from 0 to 9, the networks' classes, got 10"),
         (torch.full((16,), -1), "distill", ArgumentError, "from 0 to 9, the networks' classes, got -1"),
         (torch.zeros(16), "distill", ArgumentTypeError, r"an integer tensor \[N\], .*, got torch.float32 of 1 axes"),

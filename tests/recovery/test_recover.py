@@ -1,4 +1,4 @@
-"""`recover` on real networks and the shipped pictures: it helps, changes values only, and leaves all else as found."""
+"""`recover` on real networks and the shipped images: it helps, changes values only, and leaves all else as found."""
 
 from __future__ import annotations
 
@@ -170,8 +170,8 @@ def refused(networks: tuple[nn.Module, nn.Module], images: object, kind: type[Ex
 
 def test_pictures_that_tell_nothing_are_refused(networks: tuple[nn.Module, nn.Module], pictures: Tensor) -> None:
     refused(networks, pictures[:1], ArgumentError, "and there are 1; give 64 or more")
-    refused(networks, pictures[:1].expand(8, -1, -1, -1), ArgumentError, "all 8 pictures are the same")
-    refused(networks, torch.arange(8.0).view(8, 1, 1, 1).expand(8, 1, 40, 40), ArgumentError, "8 pictures are blank")
+    refused(networks, pictures[:1].expand(8, -1, -1, -1), ArgumentError, "all 8 images are the same")
+    refused(networks, torch.arange(8.0).view(8, 1, 1, 1).expand(8, 1, 40, 40), ArgumentError, "8 images are blank")
     refused(networks, pictures * torch.nan, ArgumentError, "hold values that are not finite")
     refused(networks, pictures.to(torch.uint8), ArgumentTypeError, r"images must be a float tensor \[N, ...\]")
     refused(networks, "pictures", ArgumentTypeError, "got str")
@@ -198,7 +198,7 @@ def test_values_that_are_not_finite_name_the_layer(method: str, layer: str, fiel
     original = Shared().eval()
     with torch.no_grad():
         original.get_submodule(layer).bias.fill_(torch.nan)
-    with pytest.raises(ArgumentError, match=f"not finite at '{layer}'; look at the pictures and the weights"):
+    with pytest.raises(ArgumentError, match=f"not finite at '{layer}'; look at the images and the weights"):
         blurify.recover(original, blurify.antialias(original, 3), fields, method=method)
 
 
@@ -235,9 +235,9 @@ def test_settings_that_make_no_sense_are_refused(
 def test_pictures_that_the_network_does_not_take_are_refused(
     networks: tuple[nn.Module, nn.Module], pictures: Tensor
 ) -> None:
-    said = r"original does not take these pictures \(float32 \[96, 3, 40, 40\] on cpu\): .* to have 1 channels"
+    said = r"original does not take these images \(float32 \[96, 3, 40, 40\] on cpu\): .* to have 1 channels"
     refused(networks, pictures.repeat(1, 3, 1, 1), ArgumentError, said)
-    refused(networks, pictures.double(), ArgumentError, r"pictures \(float64 \[96, 1, 40, 40\] on cpu\)")
+    refused(networks, pictures.double(), ArgumentError, r"images \(float64 \[96, 1, 40, 40\] on cpu\)")
     refused(("a name", networks[1]), pictures, ArgumentTypeError, r"original must be a torch\.nn\.Module, got str")
 
 
@@ -247,7 +247,7 @@ def test_few_pictures_say_how_many_are_wanted(fields: Tensor) -> None:
     head = found.layers[-1]
     assert (head.unknowns, head.rows) == (128, 19)
     assert found.pictures_wanted == head.pictures_wanted > 128
-    assert f"{found.pictures_wanted} pictures would be enough" in str(found)
+    assert f"{found.pictures_wanted} images would be enough" in str(found)
 
 
 def test_a_layer_too_large_for_the_budget_is_kept(networks: tuple[nn.Module, nn.Module], pictures: Tensor) -> None:
@@ -300,7 +300,7 @@ def failing(error: Exception) -> Callable[..., None]:
 
 
 def test_the_shipped_classifier_recovers() -> None:
-    """Trained, on real pictures: no answer is lost that the blurs had taken, and the two shifts agree more often."""
+    """Trained, on real images: no answer is lost that the blurs had taken, and the two shifts agree more often."""
     model, digits, labels = demo.load_demo()
     smooth = blurify.antialias(model, 4)
     found = blurify.recover(model, smooth, digits[:128])

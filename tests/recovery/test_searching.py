@@ -100,7 +100,7 @@ def test_the_strongest_of_those_that_meet_the_budget_is_chosen(
     monkeypatch.setattr(searching._Search, "recovered", lambda search, strengths, pictures: (strengths, pictures.shape))
     found = strongest(original, blurify.antialias(original, 3), framed[:8], size=SIZE, min_agreement=95.0)
     assert found.chosen is trials[2]
-    # It is recovered once more, from the middles of all pictures.
+    # It is recovered once more, from the middles of all images.
     assert (found.carried, found.recovered) == ({"a": 0.4}, (8, 1, SIZE, SIZE))
 
 
@@ -245,10 +245,10 @@ def test_a_budget_that_no_blur_meets_is_said(original: nn.Module, framed: Tensor
         ({"min_agreement": 100.0}, "min_agreement must be above 0 and below 100 %, got 100."),
         ({"min_agreement": float("nan")}, "min_agreement must be above 0 and below 100 %, got nan."),
         ({"trials": 0}, "trials must be at least 1, got 0."),
-        ({"size": 46}, "a window of 46 pixels fills the pictures, so it cannot shift; give larger pictures."),
+        ({"size": 46}, "a window of 46 pixels fills the images, so it cannot shift; give larger images."),
         (
             {"images": torch.zeros(3, 1, 46, 46)},
-            "the search needs pictures to fit to and to choose by, and there are 3",
+            "the search needs images to fit to and to choose by, and there are 3",
         ),
     ],
     ids=str,

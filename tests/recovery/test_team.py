@@ -49,7 +49,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.slow
 def test_two_processes_find_what_one_finds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "command.py").write_text(COMMAND)
-    # 22 pictures are trained on, so that of the last batch one process has none.
+    # 22 images are trained on, so that of the last batch one process has none.
     options = [*OPTIONS.split(), *"--method distill --labels --fine-tune --batch-size 7 --rounds 1".split()]
     starter = "-m torch.distributed.run --nproc-per-node 2 command.py".split()
     done = subprocess.run(
@@ -81,7 +81,7 @@ def alone(options: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Tens
         recovering, "recover", lambda *args, **kwargs: found.append(recover(*args, **kwargs)) or found[0]
     )
     result = CliRunner().invoke(cli, [*options, "-o", "one.pt"])
-    assert "recovered from 28 pictures" in result.stdout
+    assert "recovered from 28 images" in result.stdout
     return found[0].model.state_dict()
 
 

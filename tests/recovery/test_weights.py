@@ -128,7 +128,7 @@ def test_every_layer_of_a_norm_free_network_is_fitted(same: bool, fields: Tensor
     scaled = [name for name, module in original.named_modules() if type(module).__name__.startswith("Scaled")]
     found = {fit.layer.removesuffix(".conv2d"): fit for fit in fits}
     assert set(scaled) - set(found) == {f"stem.conv{number}" for number in (1, 2, 3, 4)}
-    # Near the end 19 pictures of random fields need not tell anything.
+    # Near the end 19 images of random fields need not tell anything.
     assert sum(found[name].after < found[name].before for name in scaled if name in found) >= 18
     # What the solver foresaw of the first layer is what it does, as it was written.
     assert (again[0].layer, again[0].before) == (fits[0].layer, pytest.approx(fits[0].after, rel=1e-4))

@@ -129,7 +129,7 @@ def test_options_are_checked() -> None:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """Two classes of four pictures each: light ones and dark ones."""
+    """Two classes of four images each: light ones and dark ones."""
     for label, base in (("dark", 0), ("light", 128)):
         (tmp_path / "pictures" / label).mkdir(parents=True)
         for index in range(4):

@@ -66,5 +66,5 @@ def bessel() -> nn.Module:
 
 
 def volume() -> nn.Module:
-    """It takes five channels, and no picture has those."""
+    """It takes five channels, and no image has those."""
     return nn.Sequential(nn.Conv2d(5, 4, 3), *list(tiny())[1:])

@@ -1,4 +1,4 @@
-"""What is made beside a native file: other formats, figures on pictures, fitted weights; and what is not, and why."""
+"""What is made beside a native file: other formats, figures on images, fitted weights; and what is not, and why."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ BESSEL = f"{HOME}:bessel"
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve pictures of digits, in colour."""
+    """Twelve images of digits, in colour."""
     folder = tmp_path_factory.mktemp("digits")
     _, pictures, _ = demo.load_demo()
     for number, picture in enumerate(pictures[:12]):
@@ -134,7 +134,7 @@ def test_recovered_weights_are_written_and_measured_on_other_pictures(digits: Pa
     carried, written = timm.create_model("test_resnet").state_dict(), blurify.load(folder / "model.pt").state_dict()
     changed = [key for key, value in written.items() if key.endswith("weight") and not torch.equal(value, carried[key])]
     assert len(changed) >= found["layers"] > 0
-    assert "refitted without labels to 8 pictures" in (folder / "README.md").read_text()
+    assert "refitted without labels to 8 images" in (folder / "README.md").read_text()
     assert json.loads((folder / "report.json").read_text())["recovered"] == found
 
 

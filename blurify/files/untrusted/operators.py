@@ -27,7 +27,7 @@ OTHERS = {
 
 
 def is_known_operator(name: str) -> bool:
-    """Return whether a program may call it: an aten operator on tensors that takes no file name, or one of a short list.
+    """Return whether a program may call it: an aten operator that takes no file name, or one of a short list.
 
     >>> is_known_operator("torch.ops.aten.conv2d.default"), is_known_operator("torch.ops.aten.save.default")
     (True, False)
