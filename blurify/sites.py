@@ -59,6 +59,9 @@ class Reason(str, Enum):
     NO_MODULE = "no_module"
     NO_BLUR = "no_blur"
     UNKNOWN_OP = "unknown_op"
+    OPEN_SIZE = "open_size"
+    OLD_OPSET = "old_opset"
+    NO_OPERATOR = "no_operator"
 
     def __str__(self) -> str:
         return self.value
@@ -92,6 +95,9 @@ SENTENCES = {
     Reason.PART_END: "ends the part that can be traced, so the activation it should be blurred after is not seen",
     Reason.NO_BLUR: "a strength of 0 asks for no blur here",
     Reason.UNKNOWN_OP: "reduces resolution, unknown op",
+    Reason.OPEN_SIZE: "its padding depends on the size of its map, which the file leaves open",
+    Reason.OLD_OPSET: "its padding depends on the size of its map, and the file's opset has none that is computed",
+    Reason.NO_OPERATOR: "is made of operators that are not rewritten in an ONNX graph",
     Reason.UPSAMPLING: "raises the resolution (ask for a blur after it with upsample=True)",
 }
 

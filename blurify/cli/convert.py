@@ -10,7 +10,7 @@ import click
 
 from blurify.cli.options import (
     CONTEXT,
-    Request,
+    default_output,
     form_option,
     format_option,
     json_option,
@@ -71,6 +71,12 @@ def convert(
     from blurify.planning import plan_of
 
     form = files.choose_format(output, format_name) or (None if output else files.own_format(Path(request.model)))
+    if files.is_onnx(Path(request.model)):
+        from blurify.cli import onnx_graph
+
+        onnx_graph.check_options(request, form, model_form, dynamic_size=dynamic_size)
+        onnx_graph.convert(request, output, report.Saying(as_json), verify=not no_verify, force=force)
+        return
     target = output or default_output(request, form.suffix if form else ".pt")
     if dynamic_size and not (form and form.is_program):
         raise click.UsageError(f"--dynamic-size is for programs, and {target} is none; name a *.pt2 or *.onnx with -o.")
@@ -140,18 +146,3 @@ def _prove(opened: Session, converted: nn.Module, saying: Saying, *, verify: boo
         if not verdict.ok:
             saying.end()
             raise click.ClickException(f"the proofs failed for {opened.request.model}; nothing was written.")
-
-
-def default_output(request: Request, suffix: str) -> Path:
-    """Return where the result goes unless told: beside a file, or in the current folder for a name.
-
-    >>> default_output(request, ".pt")  # for models/net.pth at filter size 4
-    PosixPath('models/net.blur4.pt')
-    """
-    size = request.filt_size if isinstance(request.filt_size, int) else ""
-    source = Path(request.model.removeprefix("local-dir:"))
-    source = source.resolve() if source.is_dir() else source
-    if source.exists() or ":" not in request.model:
-        return source.with_name(f"{source.stem}.blur{size}{suffix}")
-    name = request.model.partition("?")[0].rpartition(":")[2]
-    return Path(f"{name}.blur{size}{suffix}")

@@ -6,7 +6,8 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -43,6 +44,7 @@ class Request:
     grid: str = "published"
     antialias_resize: bool = True
     chose_filt_size: bool = True  # or took the default
+    inputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def request_of(options: dict[str, Any]) -> Request:
@@ -53,7 +55,22 @@ def request_of(options: dict[str, Any]) -> Request:
 
 def model_options(command: Command) -> Command:
     """Add MODEL and the options that decide what becomes of it."""
-    return click.argument("model")(conversion_options(reading_options(command)))
+    return click.argument("model")(conversion_options(_INPUTS(reading_options(command))))
+
+
+def default_output(request: Request, suffix: str) -> Path:
+    """Return where the result goes unless told: beside a file, or in the current folder for a name.
+
+    >>> default_output(request, ".pt")  # for models/net.pth at filter size 4
+    PosixPath('models/net.blur4.pt')
+    """
+    size = request.filt_size if isinstance(request.filt_size, int) else ""
+    source = Path(request.model.removeprefix("local-dir:"))
+    source = source.resolve() if source.is_dir() else source
+    if source.exists() or ":" not in request.model:
+        return source.with_name(f"{source.stem}.blur{size}{suffix}")
+    name = request.model.partition("?")[0].rpartition(":")[2]
+    return Path(f"{name}.blur{size}{suffix}")
 
 
 def conversion_options(command: Command) -> Command:
@@ -117,6 +134,18 @@ def _input_size(_: click.Context, __: click.Parameter, value: str | None) -> tup
     if not 2 <= len(parts) <= 4 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
         raise click.BadParameter(f"{value!r} is not channels and sizes, such as 3,224,224.")
     return tuple(int(part) for part in parts)
+
+
+def _inputs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """Turn `image=1,3,224,224` into sizes by name."""
+    found: dict[str, tuple[int, ...]] = {}
+    for value in values:
+        name, _equals, sizes = value.rpartition("=")
+        parts = sizes.replace("x", ",").split(",")
+        if not name or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+            raise click.BadParameter(f"{value!r} is not NAME=SIZES, such as image=1,3,224,224.")
+        found[name] = tuple(map(int, parts))
+    return found
 
 
 def byte_size(least: int = 1) -> Callable[[click.Context, click.Parameter, str | None], int | None]:
@@ -188,6 +217,15 @@ debug_option = click.option(
 )
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
+
+_INPUTS = click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="NAME=SIZES",
+    callback=_inputs,
+    help="Sizes of one input of an ONNX graph, such as image=1,3,224,224. Repeatable.",
+)
 
 _CONVERSION: tuple[Callable[[Any], Any], ...] = (
     click.option(

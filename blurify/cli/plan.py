@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -17,8 +18,12 @@ def plan(partial: bool, as_json: bool, **options: Any) -> None:
     """Show what converting MODEL would do, site by site; write nothing."""
     request = request_of(options)
     let_user_modules_in(request.arch, request.allow)
-    from blurify.cli import report, session
+    from blurify import files
+    from blurify.cli import onnx_graph, report, session
 
+    if files.is_onnx(Path(request.model)):
+        onnx_graph.show(request, as_json)
+        return
     opened = session.open_model(request, partial)
     report.print_remarks(session.remarks(opened))
     if as_json:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from blurify.errors import ArgumentError
-from blurify.measure.cost import cost, milliseconds
+from blurify.measure.cost import CountsItself, cost, milliseconds
 from blurify.measure.folder import Preprocessing
 from blurify.tracing.inputs import random_batch
 
@@ -36,7 +37,10 @@ class Price:
 
 def prices_of(models: dict[str, nn.Module], preprocessing: Preprocessing, size: int, device: str) -> dict[str, Price]:
     """The price of every model; the milliseconds are of interleaved runs."""
-    like = next((value for model in models.values() for value in model.parameters()), None)
+    weights = (value for model in models.values() for value in model.parameters())
+    like: Tensor | None = next(weights, None)
+    if like is None and any(isinstance(model, CountsItself) for model in models.values()):
+        like = torch.empty(0)
     shape = (1, len(preprocessing.mean), size, size)
     if like is None:
         raise ArgumentError("a model without parameters has no price; give --no-cost.")

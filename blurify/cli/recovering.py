@@ -78,6 +78,11 @@ def run(
     resume: bool,
 ) -> Report | None:
     """Run the same in this process, which may be one of several."""
+    if files.is_onnx(Path(request.model)):
+        raise ArgumentError(
+            f"{request.model} is an ONNX graph, which has no parameters to fit; recover the PyTorch model that it was "
+            f"exported from, a .pt, .safetensors or .pt2 file, or convert the graph with: blurify {request.model}"
+        )
     team, checkpoint = Team(shared), checkpoint_of(target)
     folder = find_pictures(settings.images, settings.labels)
     calibrating, testing = shares(range(len(folder.paths)), settings.calib, settings.seed, settings.images)

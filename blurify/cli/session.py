@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -82,23 +83,37 @@ def spec_of(request: Request) -> Spec:
 
 
 def with_odd_filters(session: Session, traced: TracedModule) -> Session:
-    """Plan anew with filters of 3 taps, and on a centered grid where these alone are not enough.
+    """Plan again with filters of 3 taps, and on a centered grid where these alone are not enough.
 
     >>> with_odd_filters(session, session.traced).request.filt_size
     3
     """
-    for grid in dict.fromkeys((session.request.grid, "centered")):
-        request = replace(session.request, filt_size=ODD, grid=grid)
-        plan = api.make_plan(session.loaded.model, traced, spec_of(request), Inputs(session.examples))
-        if not plan.moved:
-            centered = " on a centered grid" if grid != session.request.grid else ""
-            most = max(shift.most for shift in session.plan.outputs)
+
+    def replan(request: Request) -> Plan:
+        return api.make_plan(session.loaded.model, traced, spec_of(request), Inputs(session.examples))
+
+    request, plan, remark = odd_filters(session.request, session.plan, replan)
+    return replace(session, request=request, plan=plan, remark=remark)
+
+
+def odd_filters(request: Request, plan: Plan, replan: Callable[[Request], Plan]) -> tuple[Request, Plan, str]:
+    """Return a request for which no grid moves, its plan and a remark; what was given, where there is none.
+
+    >>> odd_filters(request, plan, replan)[0].filt_size
+    3
+    """
+    for grid in dict.fromkeys((request.grid, "centered")):
+        odd = replace(request, filt_size=ODD, grid=grid)
+        found = replan(odd)
+        if not found.moved:
+            centered = " on a centered grid" if grid != request.grid else ""
+            most = max(shift.most for shift in plan.outputs)
             remark = (
                 f"filters have {ODD} taps{centered}, since with {DEFAULT_FILT_SIZE} the sampling grid of an output "
                 f"would move by {most:.4g} input pixels; --filt-size {DEFAULT_FILT_SIZE} is obeyed all the same."
             )
-            return replace(session, request=request, plan=plan, remark=remark)
-    return session
+            return odd, found, remark
+    return request, plan, ""
 
 
 def nothing_to_shrink(request: Request) -> str:

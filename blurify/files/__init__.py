@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from blurify.files.architecture import build_architecture, looks_like_architecture
 from blurify.files.atomic import check_output
-from blurify.files.formats import FORMATS, Format, SaveOptions, choose_format, fitting_format, own_format
+from blurify.files.contents import check_size
+from blurify.files.formats import FORMATS, Format, SaveOptions, choose_format, fitting_format, is_onnx, own_format
 from blurify.files.onnx_graph import require_onnx, save_onnx
 from blurify.files.program import Signature, save_program
 from blurify.files.reading import LoadedModel, load, read_model
@@ -18,8 +19,10 @@ __all__ = [
     "Signature",
     "build_architecture",
     "check_output",
+    "check_size",
     "choose_format",
     "fitting_format",
+    "is_onnx",
     "load",
     "looks_like_architecture",
     "own_format",

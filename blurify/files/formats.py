@@ -88,13 +88,8 @@ def _write_program(model: nn.Module, path: Path, wanted: SaveOptions) -> None:
     )
 
 
-def _write_onnx(model: nn.Module, path: Path, wanted: SaveOptions) -> str | None:
-    example = _example(wanted)
-    opset = save_onnx(model, path, example, dynamic_size=wanted.dynamic_size, force=wanted.force, check=wanted.check)
-    wished = example.opset if isinstance(example, Signature) else None
-    if wished in (None, opset):
-        return None
-    return f"opset {wished} became {opset}, since PyTorch's exporter does not write that one of this graph."
+def _write_onnx(model: nn.Module, path: Path, wanted: SaveOptions) -> None:
+    save_onnx(model, path, _example(wanted), dynamic_size=wanted.dynamic_size, force=wanted.force, check=wanted.check)
 
 
 def _write_torchscript(model: nn.Module, path: Path, wanted: SaveOptions) -> None:
@@ -190,6 +185,16 @@ def own_format(source: Path) -> Format | None:
     except FileError:  # it will be said when the file is read
         return None
     return None if name is None else FORMATS[name]
+
+
+def is_onnx(source: Path) -> bool:
+    """Return whether a file is an ONNX graph, which is converted as it is.
+
+    >>> is_onnx(Path("resnet18.onnx"))
+    True
+    """
+    form = own_format(source)
+    return form is not None and form.name == "onnx"
 
 
 def fitting_format(asked: Format | None, arch: str | None) -> Format:

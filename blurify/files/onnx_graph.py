@@ -43,11 +43,11 @@ def save_onnx(
     dynamic_size: bool = False,
     force: bool = False,
     check: Check | None = None,
-) -> int:
+) -> None:
     """Export the model after `.eval()`, for batches of any length, check it, and write it whole or not at all.
 
     `example` is an image `(1, C, H, W)`; with `dynamic_size` the graph takes images of other sizes as well.
-    Or it is the signature of a program that was read, which is kept. Returns the opset.
+    Or it is the signature of a program that was read, which is kept.
 
     >>> save_onnx(blurify.antialias(model), Path("resnet18.onnx"), torch.zeros(1, 3, 224, 224))
 
@@ -57,20 +57,16 @@ def save_onnx(
     """
     require_onnx()
     check_output(path, force=force)
-    known = example if isinstance(example, Signature) else None
-    content, opset = serialized(model, export(model, example, dynamic_size), known)
+    content = serialized(model, export(model, example, dynamic_size))
 
     def write(opened: BinaryIO) -> None:
         opened.write(content)
 
     write_atomically(path, write, check)
-    return opset
 
 
-def serialized(
-    model: nn.Module, program: torch.export.ExportedProgram, known: Signature | None = None
-) -> tuple[bytes, int]:
-    """The program as the bytes of an ONNX file, which `onnx.checker` has passed, and its opset."""
+def serialized(model: nn.Module, program: torch.export.ExportedProgram) -> bytes:
+    """Return the program as the bytes of an ONNX file, which `onnx.checker` has passed."""
     import onnx
 
     kind = type(model).__name__
@@ -81,17 +77,13 @@ def serialized(
     try:
         with quietly():
             divide_afterwards(program.graph_module)
-            converted: Any = torch.onnx.export(
-                program, dynamo=True, verbose=False, opset_version=known.opset if known else None
-            )
+            converted: Any = torch.onnx.export(program, dynamo=True, verbose=False)
         proto = converted.model_proto
-        if known is not None:
-            rename(proto.graph, known)
         onnx.checker.check_model(proto, full_check=True)
     except Exception as error:
         fact = " ".join(str(_first(error)).split())[:300].rstrip(".") or type(error).__name__
         raise FileError(f"{kind} cannot be written as ONNX: {fact}; write a .pt2 instead.") from error
-    return bytes(proto.SerializeToString()), int(converted.model.opset_imports[""])
+    return bytes(proto.SerializeToString())
 
 
 def divide_afterwards(module: fx.GraphModule) -> None:
@@ -111,19 +103,6 @@ def divide_afterwards(module: fx.GraphModule) -> None:
 
 # The averages that may have a divisor of their own, with their number of axes.
 AVERAGES: dict[Any, int] = {torch.ops.aten.avg_pool2d.default: 2, torch.ops.aten.avg_pool3d.default: 3}
-
-
-def rename(graph: Any, known: Signature) -> None:
-    """Give what goes in and out the names that it had; what else has one of these gets another."""
-    wanted = dict(zip((given.name for given in graph.input), known.input_names, strict=False))
-    wanted |= zip((result.name for result in graph.output), known.output_names, strict=False)
-    values = {name for node in graph.node for name in (*node.input, *node.output)}
-    changes = {name: f"{name}_inside" for name in values & set(wanted.values())} | wanted
-    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        value.name = changes.get(value.name, value.name)
-    for node in graph.node:
-        node.input[:] = [changes.get(name, name) for name in node.input]
-        node.output[:] = [changes.get(name, name) for name in node.output]
 
 
 def _first(error: BaseException) -> BaseException:

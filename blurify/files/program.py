@@ -35,9 +35,6 @@ class Signature:
     open_sizes: Mapping[str, Any]
     open_for: str = "the sizes it had"
     advice: str = "write another format than .pt2"
-    input_names: tuple[str, ...] = ()
-    output_names: tuple[str, ...] = ()
-    opset: int | None = None
 
     @classmethod
     def of_picture(cls, model: nn.Module, example: Tensor, dynamic_size: bool) -> Signature:

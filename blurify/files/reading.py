@@ -17,7 +17,6 @@ from blurify.files import native
 from blurify.files.architecture import build_architecture, looks_like_architecture, suggestions
 from blurify.files.checkpoint import Weights, find_module, find_weights, fitted
 from blurify.files.contents import check_size, read_contents
-from blurify.files.onnx_program import read_onnx
 from blurify.files.program import Signature, read_program
 from blurify.files.state_dict import load_weights
 from blurify.files.torchscript import read_torchscript
@@ -32,7 +31,7 @@ class LoadedModel:
     """A model and how it was come by: `arch` is known unless it was a pickled module, `path` unless it was a name.
 
     `taken` says where in a checkpoint the weights were, unless the file holds nothing else. A `torch.export` archive
-    and an ONNX graph have a `signature`.
+    has a `signature`.
 
     >>> read_model("timm:resnet18").form
     'architecture'
@@ -125,10 +124,19 @@ def _from_program(path: Path, arch: str | None, input_size: tuple[int, ...] | No
     if form == "torchscript":
         return LoadedModel(read_torchscript(path, input_size), "torchscript", None, path)
     if form == "onnx":
-        model, signature = read_onnx(path, input_size)
-        return LoadedModel(model, "onnx", None, path, signature=signature)
+        return LoadedModel(_running(path, input_size), "onnx", None, path)
     model, signature = read_program(path)
     return LoadedModel(model, "program", None, path, signature=signature)
+
+
+def _running(path: Path, input_size: tuple[int, ...] | None) -> nn.Module:
+    """Return an ONNX graph as a module that onnxruntime runs."""
+    from blurify.onnx.running import require_onnx
+
+    require_onnx()
+    from blurify.onnx.module import OnnxModule
+
+    return OnnxModule(path, input_size)
 
 
 def _from_content(

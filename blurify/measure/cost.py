@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,14 @@ class Cost:
     parameters: int = 0
 
 
+@runtime_checkable
+class CountsItself(Protocol):
+    """A module whose arithmetic no operator of PyTorch does, and that counts it and its weights."""
+
+    def own_cost(self, example: Tensor) -> tuple[int, int]:
+        """Return the multiply-accumulates of a batch, and the number of weights."""
+
+
 def cost(model: nn.Module, *examples: Tensor) -> Cost:
     """Count what one forward costs in eval mode, on shapes alone where the model lets us.
 
@@ -47,6 +55,9 @@ def cost(model: nn.Module, *examples: Tensor) -> Cost:
         model: any; its mode and random state are left as found.
         examples: its inputs, the first of them a batch whose size is the one that is said.
     """
+    if isinstance(model, CountsItself):
+        macs, weights = model.own_cost(examples[0])
+        return Cost(macs, tuple(examples[0].shape[1:]), parameters=weights)
     with evaluating(model), _frozen(model):
         try:
             with quietly():

@@ -392,7 +392,7 @@ def test_torchscript_becomes_a_program(run, tmp_path: Path) -> None:
 
 
 def test_onnx_becomes_onnx(run, tmp_path: Path) -> None:
-    pytest.importorskip("onnx2torch")
+    pytest.importorskip("onnxruntime")
     save_onnx(nn.Sequential(nn.Conv2d(1, 4, 3), nn.MaxPool2d(2)).eval(), Path("net.onnx"), torch.randn(1, 1, 16, 16))
     result = run("net.onnx")
     assert result.exit_code == 0, result.output
