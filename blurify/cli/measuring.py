@@ -12,6 +12,7 @@ from blurify.cli.devices import put
 from blurify.cli.feeding import batches
 from blurify.cli.figures import differences, estimated, labels_of, scores_of
 from blurify.cli.measured import About, Measured
+from blurify.cli.options import READING
 from blurify.cli.pricing import prices_of
 from blurify.cli.settings import Settings
 from blurify.cli.sites import check_drawing, of_sites, write_report
@@ -80,16 +81,8 @@ def read(name: str, settings: Settings) -> files.LoadedModel:
     """The named model, on the device and in the layout that it is to run in."""
     # What is known of a state_dict's architecture is not asked of a name or of our own files.
     named = files.looks_like_architecture(name) and not Path(name).exists()
-    arch = None if named else settings.arch
-    loaded = files.read_model(
-        name,
-        arch=arch,
-        allow=settings.allow,
-        pretrained=settings.pretrained and named,
-        ema=settings.ema and not named,
-        max_size=settings.max_size,
-        input_size=settings.input_size,
-    )
+    of_files = {"arch": None, "ema": False, "key": None, "backbone": False} if named else {"pretrained": False}
+    loaded = files.read_model(name, **{each: getattr(settings, each) for each in READING} | of_files)
     device = processes.own_device(settings.device)
     put(loaded.model, device)
     if settings.channels_last:

@@ -41,10 +41,22 @@ class Request:
     pretrained: bool
     ema: bool
     max_size: int | None
+    allow_package: tuple[str, ...] = ()
+    key: str | None = None
+    backbone: bool = False
     grid: str = "published"
     antialias_resize: bool = True
     chose_filt_size: bool = True  # or took the default
     inputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What `read_model` is told, besides the name."""
+        return {name: getattr(self, name) for name in READING}
+
+
+# The options of `blurify.files.options.ReadOptions` that the command line has.
+READING = ("arch", "allow", "allow_package", "pretrained", "ema", "key", "backbone", "max_size", "input_size")
 
 
 def request_of(options: dict[str, Any]) -> Request:
@@ -283,7 +295,15 @@ _READING: tuple[Callable[[Any], Any], ...] = (
         "--input-size", callback=_input_size, metavar="C,H,W", help="Size of one input.  [default: the model's]"
     ),
     click.option("--pretrained", is_flag=True, help="Load the weights that timm or torchvision has for this name."),
+    click.option(
+        "--allow-package",
+        multiple=True,
+        metavar="PACKAGE",
+        help="Let a pickle restore the classes of an installed package. Repeatable.",
+    ),
     click.option("--ema", is_flag=True, help="Take a checkpoint's averaged weights (EMA) instead of the last ones."),
+    click.option("--key", metavar="KEY", help="Take the weights under this key, where a checkpoint has several."),
+    click.option("--backbone", is_flag=True, help="Let a state_dict lack the classifier, which is left random."),
     click.option(
         "--max-size", callback=byte_size(), metavar="SIZE", help="Refuse to read more than this, such as 2GB."
     ),

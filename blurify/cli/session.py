@@ -52,14 +52,7 @@ def open_model(request: Request, partial: bool = False) -> Session:
     (...)
     """
     with report.stage("reading"):
-        loaded = files.read_model(
-            request.model,
-            arch=request.arch,
-            allow=request.allow,
-            pretrained=request.pretrained,
-            ema=request.ema,
-            max_size=request.max_size,
-        )
+        loaded = files.read_model(request.model, **request.reading)
         examples = _examples(loaded, request)
         price = _first_cost(loaded.model, examples, request)
     with report.stage("tracing"):

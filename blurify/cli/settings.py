@@ -38,3 +38,6 @@ class Settings:
     pretrained: bool
     ema: bool
     max_size: int | None
+    allow_package: tuple[str, ...] = ()
+    key: str | None = None
+    backbone: bool = False

@@ -1,188 +1,170 @@
-"""Checkpoints of training scripts: which of what they hold are the weights, and under which names.
+"""Checkpoints of training scripts: the parts that can be weights or a model, and which of them is asked for.
 
-timm, torchvision, Lightning and their like keep the weights under a key, beside an optimizer's state that nothing here
-looks at. Wrappers put words before the names (`module.`, `model.`); those are known by what fits the architecture.
+timm, torchvision, Lightning and their like keep the weights under a key, at any depth, beside an optimizer's state,
+scores and other networks. What the weights fit is said by the architecture; see `fitting`.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter, OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from blurify.errors import ArchitectureError, FileError
 
-HOLDERS = ("state_dict", "model", "model_state_dict")
-AVERAGED = (
-    *("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema_model", "ema", "averaged_model"),
-)
-# Names of parts that hold averaged weights inside one state_dict.
-_AVERAGED_PART = re.compile(r"(^|_)(ema|averaged?|avg|swa)(_|$)")
-# torch's AveragedModel counts its steps; Lightning's WeightAveraging puts that count beside the averaged state_dict.
-_COUNT, _LIGHTNING = "n_averaged", "averaging_state"
-# What torch.compile, FSDP and activation checkpoints put into names, at any depth.
-_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-# What nn.DataParallel around a part puts there; a network may have a part of that name itself.
-_PARALLEL = "module"
-# Files from before torch 0.4.1 lack these, and the norms do without.
-_MAY_LACK = "num_batches_tracked"
+# Names of parts that hold averaged weights: `model_ema`, `params_ema`, `netEMA`, `swa`, `averaged_model`.
+_AVERAGED = re.compile(r"(?i:(?:^|[_\W])(?:ema|swa|averaged?|averaging|avg|polyak)(?:[_\W\d]|$))|EMA|Ema(?=[A-Z_]|$)")
+# torch's AveragedModel counts its steps; Lightning's WeightAveraging puts that count beside the averaged state_dict,
+# and the weights that training goes on with, which are no result, under a key of their own.
+COUNT, _LIGHTNING, _UNFINISHED = "n_averaged", "averaging_state", "current_model_state"
+_WRAPPERS = (nn.DataParallel, AveragedModel)
+# Of keys inside one another.
+_DEEPEST = 8
 
 
 @dataclass(frozen=True)
-class Weights:
-    """A state_dict as a file has it, the key it was under, and whether it is averaged."""
+class Part:
+    """A state_dict or a module of a file, the keys that lead to it, and whether its weights are averaged."""
 
-    state: Mapping[str, Any]
-    holder: str = ""
+    value: Any
+    place: tuple[str, ...] = ()
     averaged: bool = False
 
 
-def find_weights(content: object, *, ema: bool = False) -> Weights | None:
-    """Return the state_dict that a file's content is or holds, or None; with `ema`, one that may be averaged.
+class Placed(Protocol):
+    """Anything that was found at a place."""
 
-    >>> find_weights({"epoch": 3, "state_dict": {"bias": torch.zeros(1)}}).holder
-    'state_dict'
+    @property
+    def place(self) -> tuple[str, ...]:
+        """The keys that lead there."""
+
+    @property
+    def averaged(self) -> bool:
+        """Whether its weights are averaged."""
+
+
+P = TypeVar("P", bound=Placed)
+
+
+def find_parts(content: object) -> list[Part]:
+    """Return the modules and the mappings of names to tensors that a file's content is or holds, outermost first.
+
+    >>> [part.place for part in find_parts({"epoch": 3, "state": {"model": {"bias": torch.zeros(1)}}})]
+    [('state', 'model')]
     """
-    if not isinstance(content, Mapping):
-        return None
-    if is_state_dict(content):
-        return Weights(content, averaged=_COUNT in content)
-    found = [
-        Weights(value, key, _is_averaged(key, value, content))
-        for key, value in _ordered(content, ema)
-        if is_state_dict(value)
-    ]
-    return found[0] if found else None
+    found, seen, waiting = [], set(), [Part(content)]
+    for part in waiting:  # which grows
+        if id(part.value) in seen or len(part.place) > _DEEPEST:
+            continue
+        seen.add(id(part.value))  # a pickled dict can hold itself
+        if isinstance(part.value, nn.Module) or is_state_dict(part.value):
+            found.append(part)
+        if isinstance(part.value, Mapping):
+            unfinished = {_UNFINISHED} if _LIGHTNING in part.value else set()
+            keys = [key for key in part.value if isinstance(key, str) and key not in unfinished]
+            waiting += [_below(part, key, part.value[key]) for key in keys]
+    return found
 
 
-def find_module(content: object, *, ema: bool = False) -> nn.Module | None:
-    """Return the module that a file's content is or holds, or None.
+def _below(part: Part, key: str, value: Any) -> Part:
+    lightning = key == "state_dict" and _LIGHTNING in part.value
+    counted = isinstance(value, Mapping) and COUNT in value
+    return Part(value, (*part.place, key), part.averaged or lightning or counted or is_averaged_name(key))
 
-    >>> find_module({"epoch": 3, "model": nn.ReLU()})
-    ReLU()
+
+def is_averaged_name(name: str) -> bool:
+    """Return whether a part of that name holds averaged weights.
+
+    >>> is_averaged_name("params_ema"), is_averaged_name("schema"), is_averaged_name("avgpool")
+    (True, False, False)
     """
-    held = [value for _, value in _ordered(content, ema)] if isinstance(content, dict) else [content]
-    found = next((each for each in held if isinstance(each, nn.Module)), None)
-    return found._modules.get("module") if isinstance(found, nn.DataParallel) else found
+    return _AVERAGED.search(name) is not None
 
 
 def is_state_dict(value: object) -> bool:
-    """Say whether it maps names to tensors, and not to what does.
+    """Return whether it maps names to tensors, perhaps among other values.
 
     >>> is_state_dict({"bias": torch.zeros(1)})
     True
     """
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         return False
-    # A tensor among the values tells it from a checkpoint, whose tensors are one level down.
-    return _holds_tensors(value) and not any(_holds_tensors(item) for item in value.values())
+    return any(isinstance(item, Tensor) for item in value.values())
 
 
-def fitted(found: Weights, model: nn.Module, *, path: Path, arch: str, ema: bool = False) -> tuple[dict[str, Any], str]:
-    """The weights by the architecture's own names, and what stood before these in the file.
+def find_module(parts: Sequence[Part], path: Path, *, ema: bool = False, key: str | None = None) -> Part | None:
+    """Return the network among the parts that is asked for, or None where there is none.
 
-    >>> fitted(Weights({"model.bias": torch.zeros(1)}), model, path=Path("last.ckpt"), arch="timm:resnet18")
-    ({'bias': tensor([0.])}, 'model')
+    >>> find_module(find_parts({"model": nn.Conv2d(3, 4, 3)}), Path("m.pt")).place
+    ('model',)
 
     Raises:
-        ArchitectureError: there are several networks of this kind in it.
-        FileError: averaged weights were asked for and there are none.
+        ArchitectureError: there are several.
+        FileError: averaged weights are asked for, and none of the networks has such.
     """
-    own = model.state_dict()
-    state = _without_parallel(_unwrapped(found.state), own)
-    counts = _prefixes(state, own)
-    needed = [key for key in own if not key.endswith(_MAY_LACK)]
-    whole = [prefix for prefix in counts if all(_join(prefix, key) in state for key in needed)]
-    chosen = [prefix for prefix in whole if ema == (found.averaged or _is_averaged_part(prefix))]
-    if ema and not chosen:
-        raise FileError(f"{path} holds no averaged weights of {arch}; leave --ema out.")
-    # Where nothing fits whole, what fits for the most part is what is told of.
-    prefixes = chosen or whole or [prefix for prefix in counts if 2 * counts[prefix] > len(own)] or [""]
-    if not _agree(state, prefixes, needed):
-        names = " and ".join(f"{prefix}." for prefix in prefixes)
-        raise ArchitectureError(
-            f"{path} holds several networks that are {arch}, named {names}; save the state_dict of one of them."
-        )
-    return _below(state, prefixes[0]), prefixes[0]
+    found = [_unwrapped(part) for part in parts if isinstance(part.value, nn.Module)]
+    # A loss is a module too.
+    networks = [part for part in found if _has_kernels(part.value)] or (found if len(parts) == len(found) else [])
+    if not networks:
+        return None
+    if ema and not any(part.averaged for part in networks):
+        raise FileError(f"{path} holds a module without averaged weights beside it; leave --ema out.")
+    chosen = asked_for(networks, path, ema=ema, key=key)
+    if len(chosen) > 1:
+        raise ArchitectureError(f"{path} holds several networks, {which(chosen)}.")
+    return chosen[0]
 
 
-def _ordered(content: Mapping[Any, Any], ema: bool) -> Iterator[tuple[str, Any]]:
-    """List the possible state_dicts of a checkpoint, the likeliest first."""
-    known = [*AVERAGED, *HOLDERS] if ema else [*HOLDERS, *AVERAGED]
-    yield from ((key, content[key]) for key in known if key in content)
-    yield from ((key, value) for key, value in content.items() if isinstance(key, str) and key not in known)
+def _unwrapped(part: Part) -> Part:
+    value, averaged = part.value, part.averaged
+    while isinstance(value, _WRAPPERS) and isinstance(value._modules.get("module"), nn.Module):
+        averaged |= isinstance(value, AveragedModel)
+        value = value._modules["module"]
+    return Part(value, part.place, averaged)
 
 
-def _is_averaged(key: str, value: Mapping[str, Any], content: Mapping[Any, Any]) -> bool:
-    return key in AVERAGED or _COUNT in value or (key == "state_dict" and _LIGHTNING in content)
+def _has_kernels(module: nn.Module) -> bool:
+    # Not by the module's own methods, in whose place the user may have allowed anything.
+    held = any(value is not None and value.dim() > 2 for value in module._parameters.values())
+    return held or any(child is not None and _has_kernels(child) for child in module._modules.values())
 
 
-def _is_averaged_part(prefix: str) -> bool:
-    return any(_AVERAGED_PART.search(part) for part in prefix.split("."))
+def asked_for(found: Sequence[P], path: Path, *, ema: bool, key: str | None) -> list[P]:
+    """Return what lies at the key, or else of what is averaged or not as asked for, as far as there is such.
+
+    Raises:
+        FileError: nothing lies at the key.
+    """
+    if key is None:
+        return [each for each in found if each.averaged == ema] or list(found)
+    at_key = [each for each in found if _lies_at(each.place, key)]
+    if not at_key:
+        places = ", ".join(sorted({".".join(each.place) or "the whole file" for each in found}))
+        raise FileError(f"{path} holds no weights that fit under --key {key}; those that fit are at {places[:300]}.")
+    return [each for each in at_key if each.averaged == ema] or at_key
 
 
-def _holds_tensors(value: object) -> bool:
-    # Not by asking again whether it is a state_dict: a pickled dict can hold itself.
-    return isinstance(value, Mapping) and any(isinstance(item, Tensor) for item in value.values())
+def _lies_at(place: tuple[str, ...], key: str) -> bool:
+    return f".{key}." in f".{'.'.join(place)}."
 
 
-def _unwrapped(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    if not any(part in key for key in state for part in _WRAPPERS):
-        return state
-    return OrderedDict(
-        (".".join(part for part in key.split(".") if part not in _WRAPPERS), value) for key, value in state.items()
-    )
+def which(found: Sequence[Placed]) -> str:
+    """Return what tells several parts apart, and the options that choose one of them.
+
+    >>> which([Part({}, ("student",)), Part({}, ("teacher",))])
+    'at student and teacher, which differ; choose one with --key student or --key teacher'
+    """
+    places = [each.place for each in found]
+    keys = [_own_key(place, [other for other in places if other is not place]) for place in places]
+    return f"at {' and '.join(keys)}, which differ; choose one with {' or '.join(f'--key {key}' for key in keys)}"
 
 
-def _without_parallel(state: Mapping[str, Any], own: Collection[str]) -> Mapping[str, Any]:
-    """Leave `module` out of the middle of names, if the architecture has no part of that name."""
-    if any(_PARALLEL in key.split(".") for key in own):
-        return state
-    renamed = OrderedDict((_without_inner(key), value) for key, value in state.items())
-    return renamed if len(renamed) == len(state) else state
-
-
-def _without_inner(key: str) -> str:
-    first, *others = key.split(".")
-    return ".".join([first, *(part for part in others if part != _PARALLEL)])
-
-
-def _prefixes(state: Mapping[str, Any], own: Collection[str]) -> Counter[str]:
-    """Return the prefixes of the architecture's names, each with how many names it fits."""
-    counts: Counter[str] = Counter()
-    for key in state:
-        at = -1
-        while True:
-            if key[at + 1 :] in own:
-                counts[key[: max(at, 0)]] += 1
-            at = key.find(".", at + 1)
-            if at < 0:
-                break
-    return counts
-
-
-def _join(prefix: str, key: str) -> str:
-    return f"{prefix}.{key}" if prefix else key
-
-
-def _agree(state: Mapping[str, Any], prefixes: list[str], names: list[str]) -> bool:
-    """Return whether it makes no difference which is taken: one module may be reached by two names."""
-    first = [state.get(_join(prefixes[0], name)) for name in names]
-    return all(
-        isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
-        for prefix in prefixes[1:]
-        for one, other in zip(first, (state.get(_join(prefix, name)) for name in names), strict=True)
-    )
-
-
-def _below(state: Mapping[str, Any], prefix: str) -> Any:
-    if not prefix:
-        return state
-    start = f"{prefix}."
-    return OrderedDict((key[len(start) :], value) for key, value in state.items() if key.startswith(start))
+def _own_key(place: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> str:
+    words = [word for key in place for word in key.split(".")]
+    own = (word for word in words if not any(_lies_at(other, word) for other in others))
+    return next(own, ".".join(place))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import stat
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,11 +13,12 @@ from blurify.errors import FileError, quoted
 from blurify.files.checkpoint import is_state_dict
 from blurify.files.safetensors_file import read_safetensors
 from blurify.files.untrusted.container import identify, read_object
+from blurify.files.untrusted.safety import NOBODY, Trust
 
 _MOST_INDEX_BYTES = 2**26
 
 
-def read_contents(path: Path, allow: Collection[str] = (), max_size: int | None = None) -> Any:
+def read_contents(path: Path, trust: Trust = NOBODY, max_size: int | None = None) -> Any:
     """Return what is in a file, running nothing that is not allowed; shards are put together.
 
     >>> read_contents(Path("model.safetensors.index.json"))["fc.bias"].shape
@@ -32,11 +33,11 @@ def read_contents(path: Path, allow: Collection[str] = (), max_size: int | None 
     if kind == "safetensors":
         return read_safetensors(path)
     if kind == "index":
-        return _read_shards(path, allow, max_size)
-    return read_object(path, allow)
+        return _read_shards(path, trust, max_size)
+    return read_object(path, trust)
 
 
-def _read_shards(index: Path, allow: Collection[str], max_size: int | None) -> dict[str, Any]:
+def _read_shards(index: Path, trust: Trust, max_size: int | None) -> dict[str, Any]:
     places = _places(index)
     shards = {name: _shard(index, name) for name in sorted(set(places.values()))}
     check_size(list(shards.values()), index, max_size)
@@ -45,7 +46,7 @@ def _read_shards(index: Path, allow: Collection[str], max_size: int | None) -> d
         kind = identify(shard)
         if kind == "index":
             _refuse(index, f"{quoted(name)} is an index again")
-        content = read_safetensors(shard) if kind == "safetensors" else read_object(shard, allow)
+        content = read_safetensors(shard) if kind == "safetensors" else read_object(shard, trust)
         if not is_state_dict(content):
             _refuse(index, f"{quoted(name)} is no part of a state_dict")
         listed = {key for key, place in places.items() if place == name}

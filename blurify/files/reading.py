@@ -15,13 +15,16 @@ from blurify.errors import ArchitectureError, ArgumentError, FileError
 from blurify.files import folder as folders
 from blurify.files import native
 from blurify.files.architecture import build_architecture, looks_like_architecture, suggestions
-from blurify.files.checkpoint import Weights, find_module, find_weights, fitted
+from blurify.files.checkpoint import Part, find_module, find_parts
 from blurify.files.contents import check_size, read_contents
+from blurify.files.fitting import fitting
+from blurify.files.options import ReadOptions
 from blurify.files.program import Signature, read_program
 from blurify.files.state_dict import load_weights
 from blurify.files.torchscript import read_torchscript
 from blurify.files.untrusted.bounded import Bounded
 from blurify.files.untrusted.container import PROGRAMS, identify
+from blurify.files.untrusted.safety import Trust
 
 Form = Literal["architecture", "state_dict", "module", "native", "program", "torchscript", "onnx"]
 
@@ -50,42 +53,32 @@ class LoadedModel:
         return self.form in PROGRAMS
 
 
-def read_model(
-    source: str | os.PathLike[str],
-    *,
-    arch: str | None = None,
-    allow: Collection[str] = (),
-    pretrained: bool = False,
-    ema: bool = False,
-    max_size: int | None = None,
-    input_size: tuple[int, ...] | None = None,
-) -> LoadedModel:
+def read_model(source: str | os.PathLike[str], **given: Any) -> LoadedModel:
     """Read a model from a file or folder, whatever it holds, or build it from an architecture's name.
 
-    `ema` asks for a checkpoint's averaged weights; a file, or shards in all, of more than `max_size` bytes are refused.
-
-    `input_size` is that of an image, from which a TorchScript archive is recorded.
+    The keyword arguments are the fields of `ReadOptions`.
 
     >>> read_model("weights.pth", arch="torchvision:resnet18").form
     'state_dict'
     """
+    options = ReadOptions(**given)
     text = os.fspath(source)
     path = Path(text.removeprefix(folders.PREFIX))
     if not path.exists() and looks_like_architecture(text):
-        if ema:
+        if options.ema:
             raise ArgumentError(f"{text} is an architecture, of which there are no averaged weights; leave --ema out.")
-        return _from_name(text, arch, pretrained)
-    if pretrained:
+        return _from_name(text, options)
+    if options.pretrained:
         raise ArgumentError(f"pretrained weights go with a name such as timm:resnet18, but {text} names a file.")
     if not path.exists():
         raise FileError(f"there is no file {text}; {_advice(text)}.")
     if not path.is_dir():
         if identify(path) in PROGRAMS:
-            check_size([path], path, max_size)
-            return _from_program(path, arch, input_size)
-        return _from_content(read_contents(path, allow, max_size), path, arch, allow, ema)
-    file, own = folders.weights_in(path), None if arch else folders.architecture_in(path)
-    return _from_content(read_contents(file, allow, max_size), file, arch, allow, ema, own)
+            check_size([path], path, options.max_size)
+            return _from_program(path, options)
+        return _from_content(read_contents(path, options.trust, options.max_size), path, options)
+    file, own = folders.weights_in(path), None if options.arch else folders.architecture_in(path)
+    return _from_content(read_contents(file, options.trust, options.max_size), file, options, own)
 
 
 def load(
@@ -100,7 +93,7 @@ def load(
     >>> model = load("resnet18.blur4.pt")
     """
     file = Path(path)
-    content = read_contents(file, allow, max_size)
+    content = read_contents(file, Trust(allow), max_size)
     if native.is_native(content):
         return native.from_content(content, file, arch=arch, allow=allow)[0]
     if isinstance(content, nn.Module):
@@ -108,23 +101,27 @@ def load(
     raise FileError(f"{file} is not in blurify's format; convert it first with: blurify {file}")
 
 
-def _from_name(text: str, arch: str | None, pretrained: bool) -> LoadedModel:
-    if arch is not None:
-        raise ArgumentError(f"{text} is an architecture already, so --arch {arch} has nothing to say; leave it out.")
-    model = build_architecture(text, pretrained=pretrained).eval()
+def _from_name(text: str, options: ReadOptions) -> LoadedModel:
+    if options.arch is not None:
+        raise ArgumentError(
+            f"{text} is an architecture already, so --arch {options.arch} has nothing to say; leave it out."
+        )
+    model = build_architecture(text, pretrained=options.pretrained).eval()
     # A library may build a trained model otherwise than an untrained one; such a model cannot be written as a recipe.
-    written = text if not pretrained or rebuilds(model, text) else None
+    written = text if not options.pretrained or rebuilds(model, text) else None
     return LoadedModel(model, "architecture", written, None)
 
 
-def _from_program(path: Path, arch: str | None, input_size: tuple[int, ...] | None) -> LoadedModel:
-    if arch is not None:
-        raise ArgumentError(f"{path} is a program, whole in itself, so --arch {arch} has nothing to say; leave it out.")
+def _from_program(path: Path, options: ReadOptions) -> LoadedModel:
+    if options.arch is not None:
+        raise ArgumentError(
+            f"{path} is a program, whole in itself, so --arch {options.arch} has nothing to say; leave it out."
+        )
     form = identify(path)
     if form == "torchscript":
-        return LoadedModel(read_torchscript(path, input_size), "torchscript", None, path)
+        return LoadedModel(read_torchscript(path, options.input_size), "torchscript", None, path)
     if form == "onnx":
-        return LoadedModel(_running(path, input_size), "onnx", None, path)
+        return LoadedModel(_running(path, options.input_size), "onnx", None, path)
     model, signature = read_program(path)
     return LoadedModel(model, "program", None, path, signature=signature)
 
@@ -139,42 +136,43 @@ def _running(path: Path, input_size: tuple[int, ...] | None) -> nn.Module:
     return OnnxModule(path, input_size)
 
 
-def _from_content(
-    content: Any, path: Path, arch: str | None, allow: Collection[str], ema: bool, own: str | None = None
-) -> LoadedModel:
+def _from_content(content: Any, path: Path, options: ReadOptions, own: str | None = None) -> LoadedModel:
     """The model of a file; `own` is the architecture that not the user but what lies beside the file names."""
     if native.is_native(content):
-        return LoadedModel(*_rebuilt(content, path, arch, allow), path)
-    module = find_module(content, ema=ema)
+        return LoadedModel(*_rebuilt(content, path, options.arch, options.allow), path)
+    parts = find_parts(content)
+    module = find_module(parts, path, ema=options.ema, key=options.key)
     if module is not None:
-        if ema and module is find_module(content):
-            raise FileError(f"{path} holds a module without averaged weights beside it; leave --ema out.")
-        return LoadedModel(module, "module", None, path)
-    found = find_weights(content, ema=ema)
-    if found is None:
+        taken = f"the model is the one under {'.'.join(module.place)!r}" if module.place else ""
+        return LoadedModel(module.value, "module", None, path, taken if len(parts) > 1 else "")
+    states = [part for part in parts if not isinstance(part.value, nn.Module)]
+    if not states:
         raise FileError(f"{path} holds {_describe(content)}, not a model or a state_dict; give a file with one.")
-    named = arch or own
+    return _from_weights(states, path, options, own)
+
+
+def _from_weights(parts: list[Part], path: Path, options: ReadOptions, own: str | None) -> LoadedModel:
+    named = options.arch or own
     if named is None:
         raise ArchitectureError(
             f"{path} holds a state_dict, which is weights without an architecture; "
             "name it with --arch timm:NAME, torchvision:NAME or package.module:factory."
         )
-    with nullcontext() if arch else Bounded(found.state):
+    largest = max((part.value for part in parts), key=len)
+    with nullcontext() if options.arch else Bounded(largest):
         model = build_architecture(named).eval()
-    state, prefix = fitted(found, model, path=path, arch=named, ema=ema)
-    load_weights(model, state, arch=named, path=path)
-    return LoadedModel(model, "state_dict", named, path, _taken(found, prefix))
+    fit = fitting(parts, model, path=path, arch=named, ema=options.ema, key=options.key)
+    random = load_weights(model, fit.state(), arch=named, path=path, backbone=options.backbone)
+    return LoadedModel(model, "state_dict", named, path, _and(fit.text(), random))
+
+
+def _and(*facts: str) -> str:
+    return "; ".join(filter(None, facts))
 
 
 def _rebuilt(content: Any, path: Path, arch: str | None, allow: Collection[str]) -> tuple[nn.Module, Form, str]:
     model, named = native.from_content(content, path, arch=arch, allow=allow)
     return model, "native", named
-
-
-def _taken(found: Weights, prefix: str) -> str:
-    places = [f"under {found.holder!r}"] if found.holder else []
-    places += [f"named '{prefix}.*'"] if prefix else []
-    return f"the weights are those {' and '.join(places)}" if places else ""
 
 
 def rebuilds(model: nn.Module, arch: str) -> bool:

@@ -14,7 +14,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from blurify.errors import ArchitectureError, ArgumentError, FileError
 from blurify.files import read_model
-from blurify.files.checkpoint import Weights, fitted
+from blurify.files.checkpoint import Part
+from blurify.files.fitting import fitting
 
 ARCH = "timm:test_resnet"
 
@@ -109,7 +110,7 @@ def test_modules_are_chosen_between_too(tiny: nn.Module, ema: nn.Module, picture
 def test_two_networks_are_not_chosen_between(tiny: nn.Module, ema: nn.Module, tmp_path: Path) -> None:
     torch.save({**_named("student.", tiny), **_named("teacher.", ema)}, tmp_path / "last.pth")
     with pytest.raises(
-        ArchitectureError, match=f"holds several networks that are {ARCH}, named student. and teacher.;"
+        ArchitectureError, match=f"holds several networks that are {ARCH}, at student and teacher, .* --key teacher"
     ):
         read_model(tmp_path / "last.pth", arch=ARCH)
 
@@ -123,7 +124,8 @@ def test_a_word_of_the_architecture_s_own_is_no_prefix() -> None:
     model = nn.Sequential()
     model.model = nn.Linear(1, 1)
     weights = {"model.weight": torch.ones(1, 1), "model.bias": torch.ones(1)}
-    assert fitted(Weights(weights), model, path=Path("w.pt"), arch="x:y") == (weights, "")
+    fit = fitting([Part(weights)], model, path=Path("w.pt"), arch="x:y")
+    assert (fit.state(), fit.prefix) == (weights, "")
 
 
 def test_the_pieces_that_torch_wraps(tiny: nn.Module, picture: Tensor, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 from torchvision.models.detection._utils import Matcher
 
 import blurify
-from blurify.errors import FileError, UnsafeFileError
+from blurify.errors import ArchitectureError, FileError, UnsafeFileError
 from blurify.files import load, read_model, save
 
 REBUILD = "blurify.graph_module.rebuild"
@@ -168,7 +168,7 @@ def test_an_enum_stays_as_it_is_though_reading_fails(tmp_path: Path) -> None:
 def test_depth_is_no_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looped: dict[str, Any] = {"weight": torch.ones(1)}
     looped["state_dict"] = looped
-    with pytest.raises(FileError, match=r"holds a dict of weight, state_dict, not a model or a state_dict"):
+    with pytest.raises(ArchitectureError, match="holds a state_dict, which is weights without an architecture"):
         read_model(_saved(looped, tmp_path, monkeypatch))
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from blurify.errors import FileError, UnsafeFileError
 from blurify.files import read_model
 from blurify.files.untrusted.container import read_object
-from blurify.files.untrusted.safety import PLAIN, resolve_globals
+from blurify.files.untrusted.safety import PLAIN, refusal, resolve_globals
 from tests.conftest import tiered
 
 # One small network per family; together they name every entry of the curated list but RAFT's.
@@ -152,6 +152,11 @@ def test_an_allowed_name_that_cannot_be_imported_says_so(tmp_path: Path, monkeyp
         read_model(tmp_path / "model.pt", allow=[f"{Stranger.__module__}.Stranger"])
 
 
+def refused(names: list[str]) -> None:
+    """Refuse a model that is made of these names: they are not loaded, or the file is refused at once."""
+    raise refusal(Path("model.pt"), resolve_globals(Path("model.pt"), names).unknown)
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -167,12 +172,12 @@ def test_an_allowed_name_that_cannot_be_imported_says_so(tmp_path: Path, monkeyp
 )
 def test_refused_names(name: str) -> None:
     with pytest.raises(UnsafeFileError, match=f"needs {name},.* add --allow {name}."):
-        resolve_globals(Path("model.pt"), [name], ())
+        refused([name])
 
 
 def test_a_name_cannot_write_to_the_terminal() -> None:
     with pytest.raises(UnsafeFileError) as refusal:
-        resolve_globals(Path("model.pt"), ["torch.nn.Linear", "a.\x1b[2Jb" + "c" * 10**6], ())
+        resolve_globals(Path("model.pt"), ["torch.nn.Linear", "a.\x1b[2Jb" + "c" * 10**6])
     assert str(refusal.value).startswith(r"model.pt names 'a.\x1b[2Jbccc")
     assert str(refusal.value).endswith(", which no class is called, so nothing in it was run.")
     assert len(str(refusal.value)) < 200
@@ -180,14 +185,14 @@ def test_a_name_cannot_write_to_the_terminal() -> None:
 
 @pytest.mark.parametrize("name", sorted(PLAIN))
 def test_every_curated_name_exists(name: str) -> None:
-    ((value, same_name),) = resolve_globals(Path("model.pt"), [name], ())
+    ((value, same_name),) = resolve_globals(Path("model.pt"), [name]).pairs
     assert same_name == name
     assert callable(value)
 
 
 def test_a_class_that_the_installed_library_lacks_is_told_apart() -> None:
     with pytest.raises(UnsafeFileError, match=r"which the timm [\d.]+\w* installed here does not have"):
-        resolve_globals(Path("model.pt"), ["timm.models.resnet.ResNet2031"], ())
+        refused(["timm.models.resnet.ResNet2031"])
 
 
 def test_a_training_checkpoint_with_its_arguments_loads(tiny: nn.Module, tmp_path: Path) -> None:
@@ -211,7 +216,7 @@ def test_what_torch_may_load_is_left_as_found(tiny: nn.Module, tmp_path: Path) -
 
 def test_a_plain_pickle_is_not_opened(tmp_path: Path, runs_a_command: type) -> None:
     (tmp_path / "model.pkl").write_bytes(pickle.dumps(runs_a_command(tmp_path / "canary")))
-    with pytest.raises(FileError, match=r"is a plain pickle, not a file that torch\.save wrote"):
+    with pytest.raises(UnsafeFileError, match=r"asks to run \w+\.system; it was refused and nothing in it was run"):
         read_model(tmp_path / "model.pkl")
     assert not (tmp_path / "canary").exists()
 

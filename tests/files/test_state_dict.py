@@ -11,7 +11,7 @@ from torch import nn
 
 from blurify.errors import ArchitectureError
 from blurify.files import read_model
-from blurify.files.checkpoint import find_weights
+from blurify.files.checkpoint import find_parts
 
 ARCH = "timm:test_resnet"
 
@@ -38,7 +38,7 @@ def test_a_checkpoint_may_hold_the_module_itself(tiny: nn.Module, picture: torch
 
 @pytest.mark.parametrize("content", [None, [], {}, {"a": 1}, {1: torch.zeros(1)}, {"model": {"lr": 0.1}}])
 def test_what_is_no_state_dict(content: Any) -> None:
-    assert find_weights(content) is None
+    assert find_parts(content) == []
 
 
 def test_the_precision_of_the_file_is_kept(tiny: nn.Module, tmp_path: Path) -> None:

@@ -17,22 +17,25 @@ from torch import nn
 from blurify.errors import FileError
 from blurify.files.safetensors_file import looks_like_safetensors
 from blurify.files.untrusted import legacy
-from blurify.files.untrusted.instances import check_instances, unchanged_enums
+from blurify.files.untrusted.arrays import ARRAYS
+from blurify.files.untrusted.instances import check_instances, inside, unchanged_enums
 from blurify.files.untrusted.pickled import Following
+from blurify.files.untrusted.plain import looks_plain, read_plain
 from blurify.files.untrusted.records import content_of, records_of, root_of
-from blurify.files.untrusted.safety import PLAIN, resolve_globals
+from blurify.files.untrusted.safety import NOBODY, PLAIN, Trust, refusal, resolve_globals
+from blurify.files.untrusted.stand_ins import NUMPY, has_weights, stand_in, without_stand_ins
 from blurify.origin import Pending
 
 _INSTEAD = "give a .pt or .pth file with a state_dict or a model, or safetensors"
 
-Container = Literal["zip", "legacy", "safetensors", "index", "program", "torchscript", "onnx"]
+Container = Literal["zip", "legacy", "pickle", "safetensors", "index", "program", "torchscript", "onnx"]
 # An ONNX file begins with its version, which is one byte, and then has one of these fields: strings, or the graph.
 ONNX_FIELDS = (b"\x12", b"\x1a", b"\x22", b"\x28", b"\x32", b"\x3a", b"\x42")
 # Those that are more than weights or a pickled module.
 PROGRAMS = {"program": "a torch.export archive", "torchscript": "a TorchScript archive", "onnx": "an ONNX graph"}
 
 
-def read_object(path: Path, allow: Collection[str] = ()) -> Any:
+def read_object(path: Path, trust: Trust = NOBODY) -> Any:
     """Return what `torch.save` put into a file, running nothing that is not allowed.
 
     >>> read_object(Path("weights.pt"))["fc.bias"].shape
@@ -43,14 +46,28 @@ def read_object(path: Path, allow: Collection[str] = ()) -> Any:
         raise FileError(
             f"{path} is {PROGRAMS[container]}, which is a program and no weights; convert it with: blurify {path}"
         )
+    if container == "pickle":
+        return read_plain(path)
     held = records_of(path) if container == "zip" else {}
-    names = _names(path, container)
-    pairs = resolve_globals(path, names, allow)
-    _follow(path, held, {*PLAIN, *allow})
+    found = resolve_globals(path, _names(path, container), trust)
+    # Classes of a package that is trusted as a whole are rebuilt, and never called with arguments.
+    filled = _follow(path, held, {*PLAIN, *trust.names, *found.callables}, found.bare)
+    pairs = [*found.pairs, *((stand_in(name, name in filled), name) for name in found.unknown)]
     with unchanged_enums([value for value, _ in pairs], path):
         content = _unpickled(path, container, pairs)
-    check_instances(content, path, allow)
+    if found.unknown:
+        content = _known_parts(content, path, found.unknown)
+    check_instances(content, path, trust.names)
     return with_graphs(content, path)
+
+
+def _known_parts(content: Any, path: Path, unknown: Collection[str]) -> Any:
+    """Leave out what is made of stand-ins, or refuse the file where the model is."""
+    kept, needed = without_stand_ins(content, inside)
+    if not has_weights(kept, lambda value: isinstance(value, torch.Tensor)) and (needed or kept is None):
+        needed = needed or set(unknown)
+        raise refusal(path, [name for name in unknown if name in needed or (NUMPY in needed and name in ARRAYS)])
+    return kept
 
 
 def with_graphs(content: Any, path: Path) -> Any:
@@ -70,17 +87,19 @@ def with_graphs(content: Any, path: Path) -> Any:
         raise FileError(f"{path} holds a graph that cannot be made: {_first_fact(error)}; convert it again.") from error
 
 
-def _follow(path: Path, held: Mapping[str, int], callable_names: Collection[str]) -> None:
+def _follow(
+    path: Path, held: Mapping[str, int], callable_names: Collection[str], bare: Collection[str]
+) -> Collection[str]:
     """Refuse a pickle that would make what is not in the file; of an archive, in the records it holds."""
     if not held:
         try:
-            legacy.follow(path, callable_names)
+            return legacy.follow(path, callable_names, bare)
         except (ValueError, IndexError, KeyError, TypeError) as error:  # what pickletools says of damage
             raise FileError(f"{path} cannot be read: {_first_fact(error)}; save or copy it again.") from error
-        return
     root = root_of(held)
-    following = Following(path, callable_names, lambda key, _: held.get(f"{root}/data/{key}"))
+    following = Following(path, callable_names, lambda key, _: held.get(f"{root}/data/{key}"), bare)
     following.follow(content_of(path, f"{root}/data.pkl"))
+    return following.filled
 
 
 def _unpickled(path: Path, container: Container, pairs: list[tuple[Any, str]]) -> Any:
@@ -112,6 +131,8 @@ def identify(path: Path) -> Container:
         return _identify_zip(path)
     if legacy.is_legacy(head):
         return "legacy"
+    if looks_plain(head):
+        return "pickle"
     if looks_like_safetensors(head):
         return "safetensors"
     if head.lstrip().startswith(b"{"):
@@ -161,8 +182,6 @@ def _names(path: Path, container: Container) -> Collection[str]:
 
 
 def _guess(path: Path, head: bytes) -> str:
-    if head.startswith(b"\x80"):
-        return "a plain pickle"
     if tarfile.is_tarfile(path):
         return "a tar archive"
     return "a text file" if _is_text(head) else "of an unknown kind"

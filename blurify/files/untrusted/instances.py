@@ -79,6 +79,15 @@ def unchanged_enums(values: Collection[object], path: Path) -> Iterator[None]:
         )
 
 
+def inside(value: object) -> Iterator[object]:
+    """Return what an unpickled object holds directly.
+
+    >>> list(inside([1, 2]))
+    [1, 2]
+    """
+    return (item for _, item in _inside(value, ""))
+
+
 def _inside(value: object, where: str) -> Iterator[tuple[str, object]]:
     if isinstance(value, dict):
         for key, item in dict.items(value):
@@ -91,7 +100,9 @@ def _inside(value: object, where: str) -> Iterator[tuple[str, object]]:
         yield from ((where, item) for item in (value.func, value.args, value.keywords))
     for key, item in _attributes(value).items():
         yield _join(where, key), item
-        if key in _REGISTRIES and isinstance(value, nn.Module):  # once more by the name that a user knows
+        if (
+            key in _REGISTRIES and isinstance(value, nn.Module) and isinstance(item, dict)
+        ):  # once more by the name that a user knows
             yield from ((_join(where, name), child) for name, child in dict.items(item))
 
 

@@ -63,10 +63,11 @@ def as_zip(path: Path) -> io.BytesIO:
     return buffer
 
 
-def follow(path: Path, callable_names: Collection[str]) -> None:
-    """Refuse a file whose pickles would make what is not in it.
+def follow(path: Path, callable_names: Collection[str], bare: Collection[str] = ()) -> set[str]:
+    """Refuse a file whose pickles would make what is not in it; return the names of what items are put into.
 
     >>> follow(Path("old.pt"), ())
+    {'collections.OrderedDict'}
 
     Raises:
         FileError: they would, or are damaged.
@@ -81,7 +82,9 @@ def follow(path: Path, callable_names: Collection[str]) -> None:
         taken[key] = nbytes
         return nbytes if sum(taken.values()) <= room else None
 
-    Following(path, callable_names, stored).follow(body)
+    following = Following(path, callable_names, stored, bare)
+    following.follow(body)
+    return following.filled
 
 
 def _in_a_row(data: bytes, count: int) -> list[bytes]:

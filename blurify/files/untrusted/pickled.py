@@ -71,7 +71,11 @@ class Following:
     path: Path
     callable_names: Collection[str] = ()
     stored: Callable[[str, int], int | None] = lambda key, nbytes: None
+    # Classes that are rebuilt from their state alone.
+    bare: Collection[str] = ()
     expanded: int = 0
+    # The names of what items are put into.
+    filled: set[str] = field(default_factory=set)
     memo: dict[int, Any] = field(default_factory=dict)
     stack: list[Any] = field(default_factory=list)
 
@@ -149,6 +153,8 @@ class Following:
     def _set(self, items: list[Any]) -> None:
         if not all(_hashes(key) for key in items[::2]):
             self._refuse("has a dict whose keys are neither text nor numbers")
+        if isinstance(self.stack[-1], _Made):
+            self.filled.add(self.stack[-1].kind)
 
     def _build(self, made: Any, state: Any) -> None:
         if isinstance(made, _Made) and made.kind == "tensor":
@@ -167,7 +173,9 @@ class Following:
             return self._tensor(name, arguments)
         if new and name == "torch.nn.parameter.Parameter":
             return _Made("tensor")
-        if (new and not name.startswith("torch.")) or name in self.callable_names:
+        if name in self.bare and (arguments or not new):
+            self._refuse(f"makes a {name} with arguments, where it may only be rebuilt from its state")
+        elif (new and not name.startswith("torch.")) or name in self.callable_names:
             pass
         elif new and (arguments or not name.startswith("torch.nn.")):
             self._refuse(f"makes a {name} with arguments, as torch.save does not")

@@ -13,13 +13,17 @@ import importlib.metadata
 import pkgutil
 import warnings
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from blurify.errors import FileError, UnsafeFileError
+from blurify.errors import FileError, UnsafeFileError, one_line
+from blurify.files.untrusted.packages import advice, advice_on_scripts, class_of_package
+from blurify.files.untrusted.stand_ins import may_stand_in
 
 # Where module classes may come from. Narrower than the four packages: the rest of torch.nn reaches into
 # distributed training, and the rest of torchvision and timm holds data sets, downloads and training loops.
@@ -86,20 +90,71 @@ _EXPLAINED = {
 _SHOWN = 3
 
 
-def resolve_globals(path: Path, names: Collection[str], allow: Collection[str]) -> list[tuple[Any, str]]:
-    """Turn the names a file uses into (object, name) pairs that it may use, or refuse the file.
+@dataclass(frozen=True)
+class Trust:
+    """What the user allows: names, and packages whose classes may be rebuilt."""
 
-    >>> resolve_globals(Path("m.pt"), ["torch.nn.modules.linear.Linear"], ())
+    names: Collection[str] = ()
+    packages: Collection[str] = ()
+
+
+NOBODY = Trust()
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The objects that a pickle may use, by its names, and the names that are not loaded.
+
+    Those in `callables` a pickle may call with arguments; of those in `bare` it may only restore the state.
+    """
+
+    pairs: list[tuple[Any, str]]
+    unknown: list[str]
+    bare: frozenset[str] = frozenset()
+    callables: frozenset[str] = frozenset()
+
+
+def resolve_globals(path: Path, names: Collection[str], trust: Trust = NOBODY) -> Resolved:
+    """Turn the names that a file uses into what it may use, or refuse the file.
+
+    >>> resolve_globals(Path("m.pt"), ["torch.nn.modules.linear.Linear"]).pairs
     [(<class 'torch.nn.modules.linear.Linear'>, 'torch.nn.modules.linear.Linear')]
     """
     odd = next((name for name in sorted(names) if not name.isprintable()), None)
     if odd is not None:  # shown as it is, it could write anything to the user's terminal
         raise UnsafeFileError(f"{path} names {ascii(odd)[:80]}, which no class is called, so nothing in it was run.")
-    found = {name: _allowed_by_user(path, name) if name in allow else _allowed_by_default(name) for name in names}
-    refused = sorted(name for name, value in found.items() if value is None)
-    if refused:
-        raise _refusal(path, refused)
-    return [(value, name) for name, value in sorted(found.items())]
+    own = {name: _user_s_name(name, trust) for name in names}
+    known = {name: _allowed_by_user(path, name, its) for name, its in own.items() if its is not None}
+    packaged = {
+        name: value
+        for name in names
+        if name not in known and (value := class_of_package(name, trust.packages)) is not None
+    }
+    others = {name: _allowed_by_default(name) for name in names if name not in known and name not in packaged}
+    refused = sorted(name for name, value in others.items() if value is None)
+    if any(not may_stand_in(name) for name in refused):
+        raise refusal(path, refused)
+    found = known | packaged | {name: value for name, value in others.items() if value is not None}
+    enums = frozenset(name for name, value in packaged.items() if issubclass(value, Enum))
+    numbers = numpy_types() if any(name.startswith("numpy.") for name in known) else []
+    pairs = [(value, name) for name, value in sorted(found.items())] + numbers
+    return Resolved(pairs, refused, frozenset(packaged) - enums, enums.union(known, refused))
+
+
+def _user_s_name(name: str, trust: Trust) -> str | None:
+    """Return the name that the user allowed, which for a class of a script is that of the module with its source."""
+    if name in trust.names:
+        return name
+    script, _, last = name.partition(".")
+    return next((own for own in trust.names if script == "__main__" and own.endswith(f".{last}")), None)
+
+
+def numpy_types() -> list[tuple[Any, str]]:
+    """Return the classes of NumPy's types, which a pickle of a number restores without naming them."""
+    import numpy as np
+
+    kinds = {type(np.dtype(code)) for code in np.typecodes["All"]}
+    return [(kind, f"{kind.__module__}.{kind.__qualname__}") for kind in kinds]
 
 
 def _allowed_by_default(name: str) -> Any | None:
@@ -121,14 +176,14 @@ def _is_plain_module_class(value: object) -> bool:
     return _trusted(value.__module__) and value.__module__ not in _TRACES and not issubclass(value, _RUNS_CODE)
 
 
-def _allowed_by_user(path: Path, name: str) -> Callable[..., Any]:
+def _allowed_by_user(path: Path, name: str, own: str) -> Callable[..., Any]:
     if name.partition(".")[0] in _NEVER:
-        raise _refusal(path, [name])
+        raise refusal(path, [name])
     try:
-        value = pkgutil.resolve_name(name)
+        value = pkgutil.resolve_name(own)
     except (ImportError, AttributeError, ValueError) as error:
-        message = f"{path} names {name}, which you allowed but which cannot be imported here ({error}); "
-        raise FileError(message + "run blurify where it can be.") from error
+        message = f"{path} names {own}, which you allowed but which cannot be imported here ({one_line(error)}); "
+        raise FileError(message + advice_on_scripts(path, own)) from error
     return value  # type: ignore[no-any-return]
 
 
@@ -145,7 +200,8 @@ def _import(module_name: str, attribute: str) -> Any | None:
             return None
 
 
-def _refusal(path: Path, refused: list[str]) -> UnsafeFileError:
+def refusal(path: Path, refused: list[str]) -> UnsafeFileError:
+    """Return the refusal of a file for the names in it, with the options that allow all of them."""
     banned = [name for name in refused if name.partition(".")[0] in _NEVER]
     if banned:
         flag = f"--allow {banned[0]}"
@@ -154,16 +210,17 @@ def _refusal(path: Path, refused: list[str]) -> UnsafeFileError:
             f"and since this can run any program on the computer not even {flag} lets it through."
         )
     shown = ", ".join(refused[:_SHOWN]) + (f" and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else "")
-    flags = " ".join(f"--allow {name}" for name in refused)
     return UnsafeFileError(
         f"{path} needs {shown}, {_why(refused[-1])}, so it was refused and nothing in it was run; "
-        f"if you trust the file, add {flags}."
+        f"{advice(path, refused)}."
     )
 
 
 def _why(name: str) -> str:
     if name in _EXPLAINED:
         return _EXPLAINED[name]
+    if name.startswith("__main__."):
+        return "a class of the script that saved it"
     package = name.partition(".")[0]
     module_name, _, attribute = name.rpartition(".")
     if _trusted(module_name) and _import(module_name, attribute) is None:
