@@ -8,7 +8,7 @@ import importlib
 import os
 import time
 import warnings
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from functools import lru_cache, partial
 from typing import Any
 
@@ -46,6 +46,13 @@ def pytest_collection_finish() -> None:
     """Spare the garbage collector what was imported: to look through torch again and again took a sixth of a run."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _spared() -> Iterator[None]:
+    """Spare it what each file imported besides, once the file's own garbage is gone."""
+    yield
+    pytest_collection_finish()
 
 
 def randomize_statistics(model: nn.Module) -> nn.Module:

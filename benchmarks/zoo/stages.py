@@ -63,10 +63,14 @@ class Subject:
         if shapes:
             self.shapes = list(shapes)
 
+    def make(self, device: str) -> nn.Module:
+        """Build the model."""
+        return models.make(self.name, device, **self.sizes)
+
     @cached_property
     def model(self) -> nn.Module:
         """The model, without storage."""
-        return models.make(self.name, **self.sizes)
+        return self.make("meta")
 
     @cached_property
     def traced(self) -> TracedModule:
@@ -180,7 +184,7 @@ def identity(subject: Subject) -> Outcome:
         return {"ok": True, "skipped": "100 M parameters or more"}
     sizes = subject.shapes
     with torch.no_grad():
-        model = models.make(subject.name, "cpu", **subject.sizes)
+        model = subject.make("cpu")
         randomize(model, inputs_of(subject.name, model, sizes[0], batch=4))
         outcome = _identity(subject, model)
         if not outcome["ok"]:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from timm.layers import StdConv2d
+from timm.models import resnetv2
 from torch import Tensor, nn
 
 from blurify import antialias, plan, verify
 from blurify.errors import TraceError
 from blurify.sites import Reason
 from blurify.tracing import trace
-from tests.conftest import randomize_statistics, run
+from tests.conftest import randomize_statistics, run, tiered
 
 
 class Calls(nn.Module):
@@ -201,9 +204,25 @@ def test_weight_parametrizations_stay() -> None:
     assert verify(model, converted, torch.randn(1, 3, 16, 16)).ok
 
 
-@pytest.mark.parametrize("name", ["nf_regnet_b0", "resnetv2_50x1_bit", "tf_efficientnet_cc_b0_4e"])
+# A Big Transfer network with a block a stage; `test_nfnet` is the other kind of standardised network.
+BIT = {"layers": (1, 1, 1, 1), "channels": (128, 128, 256, 256), "stem_chs": 32, "stem_type": "fixed"}
+
+
+def make_weight_standardised(name: str) -> nn.Module:
+    if name != "small bit":
+        return timm.create_model(name)
+    return resnetv2.ResNetV2(**BIT, num_classes=10, conv_layer=partial(StdConv2d, eps=1e-8))
+
+
+@pytest.mark.parametrize(
+    "name",
+    tiered(
+        ["small bit", "test_nfnet", "nf_regnet_b0", "resnetv2_50x1_bit", "tf_efficientnet_cc_b0_4e"],
+        *("small bit", "test_nfnet", "tf_efficientnet_cc_b0_4e"),
+    ),
+)
 def test_weight_standardised_and_conditional_convs(name: str) -> None:
-    model = randomize_statistics(timm.create_model(name)).eval()
+    model = randomize_statistics(make_weight_standardised(name)).eval()
     converted = antialias(model, 3)
     assert converted.meta["blurify"].rewritten
     verdict = verify(model, converted, torch.randn(1, 3, 65, 65))

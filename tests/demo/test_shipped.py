@@ -70,6 +70,7 @@ def test_consistency_rises_beyond_doubt(result: DemoResult) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_filter_of_one_tap_changes_nothing() -> None:
     result = run_demo(filt_size=1)
     for compared in (result.consistency, result.accuracy, result.shifted_accuracy):

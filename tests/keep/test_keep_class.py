@@ -151,6 +151,11 @@ def test_copies_and_pickles(kept: nn.Module, tmp_path: Path) -> None:
     save(kept, tmp_path / "kept.pt")
     # The reader of files that nobody vouches for takes it too.
     assert type(load(tmp_path / "kept.pt")) is type(kept)
+
+
+@pytest.mark.slow
+def test_another_process_loads_it(kept: nn.Module, tmp_path: Path) -> None:
+    save(kept, tmp_path / "kept.pt")
     torch.save((X, outputs(kept, X)[0]), tmp_path / "pair.pt")
     code = (
         "import torch; x, y = torch.load('pair.pt'); model = torch.load('kept.pt', weights_only=False);"

@@ -14,7 +14,7 @@ from blurify import antialias
 from blurify.errors import ArgumentError, ArgumentTypeError
 from blurify.layers import AdaptiveAvgBlurPool2d, AdaptiveMaxBlurPool2d, AvgBlurPool2d, BlurPool2d, LpBlurPool2d
 from blurify.measure.aliasing import folded_energy, folded_share, not_run, response, site_share
-from tests.conftest import randomize_statistics
+from tests.conftest import randomize_statistics, tiered
 
 
 def waves(*parts: tuple[float, int], size: int = 32) -> Tensor:
@@ -67,7 +67,7 @@ def test_white_noise_loses_three_quarters() -> None:
     assert share.tolist() == pytest.approx([0.75], abs=0.02)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "densenet121", "mobilenet_v2"])
+@pytest.mark.parametrize("name", tiered(["resnet18", "densenet121", "mobilenet_v2"], "resnet18", "mobilenet_v2"))
 def test_every_site_of_a_network_folds_less_than_before(name: str) -> None:
     model = randomize_statistics(getattr(torchvision.models, name)()).eval()
     smooth = antialias(model)

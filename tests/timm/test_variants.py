@@ -181,7 +181,9 @@ def test_timms_own_training_loop(pictures: Path, tmp_path: Path) -> None:
     assert torch.equal(again.fc.weight, best["state_dict_ema"]["fc.weight"])
 
 
-def test_a_script_is_run_with_the_variants_there(tmp_path: Path) -> None:
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    """A script that imports its neighbour and asks for a variant."""
     (tmp_path / "helper.py").write_text("NAME = 'blur_test_resnet'\n")
     (tmp_path / "train.py").write_text(
         "import sys, timm, helper\n"
@@ -189,9 +191,27 @@ def test_a_script_is_run_with_the_variants_there(tmp_path: Path) -> None:
         "    model = timm.create_model(helper.NAME)\n"
         "    print(sys.argv, len(model.meta['blurify'].rewritten))\n"
     )
-    command = [sys.executable, "-m", "blurify.timm", f"{tmp_path.name}/train.py", "--model", "x"]
-    done = subprocess.run(command, cwd=tmp_path.parent, capture_output=True, text=True, timeout=200)
-    assert done.stdout == f"['{tmp_path.name}/train.py', '--model', 'x'] 7\n", done.stderr
+    return tmp_path / "train.py"
+
+
+def test_a_script_is_run_with_the_variants_there(
+    script: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(script.parent.parent)
+    monkeypatch.setattr(sys, "argv", [])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    arguments = [f"{script.parent.name}/train.py", "--model", "x"]
+    main(arguments)
+    assert capsys.readouterr().out == f"{arguments} 7\n"
+    del sys.modules["helper"]
+
+
+@pytest.mark.slow
+def test_a_script_is_run_in_a_process_of_its_own(script: Path) -> None:
+    arguments = [f"{script.parent.name}/train.py", "--model", "x"]
+    command = [sys.executable, "-m", "blurify.timm", *arguments]
+    done = subprocess.run(command, cwd=script.parent.parent, capture_output=True, text=True, timeout=200)
+    assert done.stdout == f"{arguments} 7\n", done.stderr
 
 
 def test_a_script_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

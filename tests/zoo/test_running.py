@@ -13,7 +13,7 @@ from blurify.errors import FileError
 from blurify.zoo import pool
 from blurify.zoo.running import convert_all
 from blurify.zoo.settings import FAILED, Settings
-from tests.conftest import run
+from tests.conftest import run, tiered
 from tests.zoo.conftest import Convert, assert_whole, model_records
 from tests.zoo.subjects import HOME, tiny_names
 
@@ -123,7 +123,7 @@ def test_what_failed_is_tried_again_on_request(convert: Convert) -> None:
     assert [convert([name], retry_failed=True).records[name]["attempt"] for _ in range(2)] == [1, 2]
 
 
-@pytest.mark.parametrize("subject", ["hangs", "hangs_later"])
+@pytest.mark.parametrize("subject", tiered(["hangs", "hangs_later"], "hangs"))
 def test_a_model_that_hangs_ends_at_the_time_limit(convert: Convert, subject: str) -> None:
     record = convert([f"{HOME}:{subject}"], timeout=2).records[f"{HOME}:{subject}"]
     assert (record["kind"], record["error"]) == ("timeout", "was not done within 2 s")
