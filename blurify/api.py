@@ -302,18 +302,18 @@ def check_model(model: object) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(f"model must be a torch.nn.Module, got {model!r} of type {type(model).__name__}.")
     if isinstance(model, torch.jit.ScriptModule):
-        raise ArgumentTypeError("the model is a TorchScript module, whose Python is gone; pass the original nn.Module.")
+        raise ArgumentTypeError("The model is a TorchScript module, whose Python is gone; pass the original nn.Module.")
     if hasattr(model, COMPILED):
-        raise ArgumentTypeError("the model is compiled; pass the module given to torch.compile (its _orig_mod).")
+        raise ArgumentTypeError("The model is compiled; pass the module given to torch.compile (its _orig_mod).")
     lazy = next((name for name, value in [*model.named_parameters(), *model.named_buffers()] if is_lazy(value)), None)
     if lazy is not None:
         raise ArgumentTypeError(
-            f"the model's {lazy!r} has no size yet, since its layer is lazy; run the model once first."
+            f"The model's {lazy!r} has no size yet, since its layer is lazy; run the model once first."
         )
     quantized = next((path for path, module in model.named_modules() if is_quantized(module)), None)
     if quantized is not None:
         raise ArgumentTypeError(
-            f"the model is quantized (at {quantized!r}); convert the float model, then quantize that."
+            f"The model is quantized (at {quantized!r}); convert the float model, then quantize that."
         )
     return model
 

@@ -85,7 +85,7 @@ def _encode_target(node: Node) -> Any:
         except (ImportError, AttributeError):
             continue
     raise pickle.PicklingError(
-        f"the function {target!r} at node {node.name!r} cannot be found by importing it, so a model that calls it "
+        f"The function {target!r} at node {node.name!r} cannot be found by importing it, so a model that calls it "
         "cannot be pickled; define it at the top level of a module."
     )
 

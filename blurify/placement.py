@@ -61,14 +61,14 @@ def check_fits(decision: Decision, node: fx.Node, site: Site, place: fx.Node, tr
     # What needs an input to be known was known to whoever decided.
     unknown = site.refusal is Reason.UNKNOWN_SIZE
     if site.refusal is not None and not unknown:
-        raise PlanError(f"the plan rewrites {decision.site!r}, which cannot be: {site.refusal.sentence}.")
+        raise PlanError(f"The plan rewrites {decision.site!r}, which cannot be: {site.refusal.sentence}.")
     strides = "x".join(map(str, site.stride))
     known = not unknown and site.kind is not Kind.RESIZE
     if known and (len(decision.filt_size) != site.axes or decision.stride not in ((), site.stride)):
-        raise PlanError(f"the plan rewrites {decision.site!r} as of another stride than its {strides} in this model.")
+        raise PlanError(f"The plan rewrites {decision.site!r} as of another stride than its {strides} in this model.")
     if place not in land(node, site, traced).way:
         raise PlanError(
-            f"the plan blurs {decision.site!r} after {place.meta['path']!r}, where a blur would not be of that "
+            f"The plan blurs {decision.site!r} after {place.meta['path']!r}, where a blur would not be of that "
             "site alone; plan this model anew."
         )
 

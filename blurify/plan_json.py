@@ -145,7 +145,7 @@ def _check_unique(decisions: Iterable[Decision]) -> None:
 
 def _parsed(text: object) -> Any:
     if not isinstance(text, str):
-        raise PlanError(f"a plan is read from text, got a {type(text).__name__}; pass what Plan.to_json() returned.")
+        raise PlanError(f"A plan is read from text, got a {type(text).__name__}; pass what Plan.to_json() returned.")
     if len(text) > LARGEST_TEXT:
         _refuse(f"it has {len(text)} characters, more than {LARGEST_TEXT}")
     try:

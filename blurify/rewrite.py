@@ -59,7 +59,7 @@ def check_can_split(edit: Edit, free: bool) -> None:
         return
     if next(edit.module.parameters(), None) is not None:
         raise PlanError(
-            f"the plan rewrites {edit.decision.site!r} and keeps another call of its {type(edit.module).__name__}, "
+            f"The plan rewrites {edit.decision.site!r} and keeps another call of its {type(edit.module).__name__}, "
             "which cannot have two strides; plan both alike."
         )
 
@@ -117,7 +117,7 @@ def locate(traced: TracedModule, decisions: tuple[Decision, ...]) -> list[Edit]:
     for decision in decisions:
         if decision.site not in found:
             raise PlanError(
-                f"the plan rewrites {decision.site!r}, which is not a node of this {type(traced).__name__}."
+                f"The plan rewrites {decision.site!r}, which is not a node of this {type(traced).__name__}."
             )
     return edits
 
@@ -128,12 +128,12 @@ def _locate(traced: TracedModule, graph: fx.Graph, paths: dict[str, fx.Node], de
     known = as_decided(recognise(node, module, Context(traced)), decision)
     if known is None or known[1].kind is not decision.kind:
         raise PlanError(
-            f"the plan rewrites {decision.site!r} as a strided {decision.kind}, which it is not in this model."
+            f"The plan rewrites {decision.site!r} as a strided {decision.kind}, which it is not in this model."
         )
     training = decision.train_landing and graph is not traced.eval_graph
     landing = decision.train_landing if training else decision.landing
     if landing not in paths:
-        raise PlanError(f"the plan blurs {decision.site!r} after {landing!r}, which is not a node of this model.")
+        raise PlanError(f"The plan blurs {decision.site!r} after {landing!r}, which is not a node of this model.")
     check_fits(decision, node, known[1], paths[landing], traced)
     return Edit(decision, known[0], known[1], node, paths[landing], module)
 

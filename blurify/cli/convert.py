@@ -145,4 +145,4 @@ def _prove(opened: Session, converted: nn.Module, saying: Saying, *, verify: boo
         saying.line(str(verdict), proofs={"ok": verdict.ok} | asdict(verdict))
         if not verdict.ok:
             saying.end()
-            raise click.ClickException(f"the proofs failed for {opened.request.model}; nothing was written.")
+            raise click.ClickException(f"The proofs failed for {opened.request.model}; nothing was written.")

@@ -110,9 +110,9 @@ def everybodys_answers(
     parts = [part for part in processes.everybodys(found) if part is not None]
     reasons = [reason for own in processes.everybodys(skipped) for reason in own]
     if not parts and len(reasons) == len(folder.paths):
-        raise FileError(f"none of the {len(reasons)} images can be read; the first: {reasons[0]}")
+        raise FileError(f"None of the {len(reasons)} images can be read; the first: {reasons[0]}")
     if not parts:
-        raise ArgumentError("interrupted before the first images were through; nothing was measured.")
+        raise ArgumentError("Interrupted before the first images were through; nothing was measured.")
     return joined(parts), sorted(reasons)
 
 

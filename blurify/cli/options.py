@@ -132,7 +132,7 @@ def _by_pattern(values: tuple[str, ...], read: Callable[[str], V | None], name: 
         if (equals and not pattern) or number is None:
             raise click.BadParameter(f"{value!r} is not {form}.")
         if pattern in found:
-            raise click.BadParameter(f"the {name} of {pattern!r} is given twice.")
+            raise click.BadParameter(f"The {name} of {pattern!r} is given twice.")
         found[pattern] = number
     if "*" in found:
         found["*"] = found.pop("*")

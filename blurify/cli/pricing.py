@@ -43,7 +43,7 @@ def prices_of(models: dict[str, nn.Module], preprocessing: Preprocessing, size: 
         like = torch.empty(0)
     shape = (1, len(preprocessing.mean), size, size)
     if like is None:
-        raise ArgumentError("a model without parameters has no price; give --no-cost.")
+        raise ArgumentError("A model without parameters has no price; give --no-cost.")
     example = random_batch(shape, like).to(device)
     seconds = milliseconds(models, example)
     prices = {}

@@ -71,7 +71,7 @@ def first_pictures(folder: Folder, preprocessing: Preprocessing, device: str) ->
     shown = Pictures(folder.paths[::step][:LOOKED_AT], preprocessing)
     read = [picture for _, picture in (shown[i] for i in range(len(shown))) if isinstance(picture, Tensor)]
     if not read:
-        raise FileError(f"none of the first {len(shown)} images can be read.")
+        raise FileError(f"None of the first {len(shown)} images can be read.")
     return torch.stack(read).to(processes.own_device(device))
 
 

@@ -74,7 +74,7 @@ def convert(patterns: tuple[str, ...], output: str | None, as_json: bool, **opti
     name of hf-hub:ORG/NAME, local-dir:PATH or package.module:factory. Run it again to go on where it ended.
     """
     if output is None and not options["dry_run"]:
-        raise click.UsageError("say where the models go with -o DIR, or see what would be done with --dry-run.")
+        raise click.UsageError("Say where the models go with -o DIR, or see what would be done with --dry-run.")
     let_user_modules_in(None, patterns)
     from blurify.cli import bulk
     from blurify.spec import ARGUMENTS

@@ -31,7 +31,7 @@ def folded_chart(shares: Mapping[str, Tensor], *, caption: str = "") -> Figure:
         BlurifyError: matplotlib is not installed.
     """
     if not shares:
-        raise ArgumentError("there are no shares to draw.")
+        raise ArgumentError("There are no shares to draw.")
     height = _TOP + _ROW * len(shares) + _BOTTOM
     figure = new_figure(_WIDTH, height)
     about = "Share of each site's energy, beside the mean, that subsampling folds onto lower frequencies."

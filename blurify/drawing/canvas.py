@@ -47,7 +47,7 @@ def require_matplotlib() -> None:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise BlurifyError(
-            "drawing a plot needs matplotlib, which is not installed; get it with: pip install 'blurify[pictures]'"
+            "Drawing a plot needs matplotlib, which is not installed; get it with: pip install 'blurify[pictures]'"
         ) from error
 
 
@@ -133,7 +133,7 @@ def encode(picture: Picture, kind: str) -> bytes:
 
 def _write_gif(frames: Sequence[Image.Image], buffer: BinaryIO) -> None:
     if not frames:
-        raise ArgumentError("an animation needs frames; there are none.")
+        raise ArgumentError("An animation needs frames; there are none.")
     # One palette for all, or colours would flicker; of three frames side by side.
     few = [frames[0], frames[len(frames) // 2], frames[-1]]
     sheet = Image.new("RGB", (3 * few[0].width, few[0].height))

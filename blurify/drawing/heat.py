@@ -32,7 +32,7 @@ def heat_maps(deviations: Mapping[str, Deviation], *, caption: str = "") -> Figu
         BlurifyError: matplotlib is not installed.
     """
     if not deviations:
-        raise ArgumentError("there are no deviations to draw.")
+        raise ArgumentError("There are no deviations to draw.")
     columns = min(COLUMNS, len(deviations))
     bands = ceil(len(deviations) / columns)
     width = max(6.2, _LEFT + columns * _CELL + 0.1)

@@ -44,7 +44,7 @@ def toy_signal(signal: Sequence[float] = SQUARE, filt_size: int = 3) -> Figure:
     """
     if len(signal) % 2 or len(signal) < max(2, filt_size):
         raise ArgumentError(
-            f"the signal must have an even number of values, at least as many as the filter's {filt_size}; "
+            f"The signal must have an even number of values, at least as many as the filter's {filt_size}; "
             f"got {len(signal)}."
         )
     figure = new_figure(9.0, 4.6)

@@ -36,7 +36,7 @@ def trade_off(
         BlurifyError: matplotlib is not installed.
     """
     if not strengths or len(figures) > len(_LOOKS) or any(len(row) != len(strengths) for row in figures.values()):
-        raise ArgumentError(f"the trade-off is of one estimate a strength, two figures at most, got {len(figures)}.")
+        raise ArgumentError(f"The trade-off is of one estimate a strength, two figures at most, got {len(figures)}.")
     figure = new_figure(_WIDTH, _HEIGHT)
     caption = (
         f"Bars are 95 % intervals. The line across is the budget, {min_agreement:g} %; the one upright, the choice."

@@ -107,7 +107,7 @@ def _build_torchvision(architecture: Architecture, text: str, pretrained: bool) 
 def _build_from_factory(architecture: Architecture, text: str, pretrained: bool) -> nn.Module:
     if pretrained:
         raise ArchitectureError(
-            f"pretrained weights exist for timm: and torchvision: names, not for {text!r}; "
+            f"Pretrained weights exist for timm: and torchvision: names, not for {text!r}; "
             "give a weights file and name this architecture with --arch."
         )
     return _call(partial(_factory(architecture, text), **architecture.options), text, False)
@@ -140,7 +140,7 @@ def _call(factory: Callable[[], Any], text: str, pretrained: bool) -> nn.Module:
         fact = one_line(error)
         if pretrained:
             hint = f"check the network, or give a weights file with --arch {text}"
-            raise ArchitectureError(f"the pretrained weights of {text!r} cannot be had: {fact}; {hint}.") from error
+            raise ArchitectureError(f"The pretrained weights of {text!r} cannot be had: {fact}; {hint}.") from error
         hint = "check what follows the '?'" if "?" in text else "check that it can be built without arguments"
         raise ArchitectureError(f"{text!r} cannot be built: {fact}; {hint}.") from error
     if not isinstance(model, nn.Module):

@@ -25,14 +25,14 @@ def check_output(path: Path, *, source: Path | None = None, force: bool = False)
             f"{path.suffix} files are not written; name the output {path.stem}.pt or {path.stem}.pt2 with -o."
         )
     if path.is_dir():
-        raise FileError(f"the output {path} is a folder; name a file in it with -o.")
+        raise FileError(f"The output {path} is a folder; name a file in it with -o.")
     if source is not None and path.exists() and source.exists() and path.samefile(source):
-        raise FileError(f"the output {path} is the input itself; name another file with -o.")
+        raise FileError(f"The output {path} is the input itself; name another file with -o.")
     # A link counts even if it leads nowhere; writing replaces the link, and never what it leads to.
     if os.path.lexists(path) and not force:
-        raise FileError(f"the output {path} exists already; name another with -o, or overwrite it with --force.")
+        raise FileError(f"The output {path} exists already; name another with -o, or overwrite it with --force.")
     if not path.parent.is_dir():
-        raise FileError(f"the output's folder {path.parent} does not exist; make it, or name another with -o.")
+        raise FileError(f"The output's folder {path.parent} does not exist; make it, or name another with -o.")
     # Permission bits do not tell the whole truth (read-only mounts, root); only trying does.
     _remove(_open_beside(path))
 

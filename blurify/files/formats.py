@@ -100,7 +100,7 @@ def _write_torchscript(model: nn.Module, path: Path, wanted: SaveOptions) -> Non
 
 def _example(wanted: SaveOptions) -> Tensor | Signature:
     if wanted.example is None:
-        raise ArgumentError("a program is recorded from an example of the model's input; give one.")
+        raise ArgumentError("A program is recorded from an example of the model's input; give one.")
     return wanted.example
 
 
@@ -164,7 +164,7 @@ def choose_format(path: Path | None, name: str | None = None) -> Format | None:
     wanted = FORMATS[name]
     if claiming and wanted not in claiming:
         raise ArgumentError(
-            f"the output {path} is named as one of --format {claiming[0].name}, but --format {name} is asked for; "
+            f"The output {path} is named as one of --format {claiming[0].name}, but --format {name} is asked for; "
             f"name it *{wanted.suffix}, or leave --format out."
         )
     return wanted
@@ -209,7 +209,7 @@ def fitting_format(asked: Format | None, arch: str | None) -> Format:
     form = asked or FORMATS["module" if arch is None else "native"]
     if form.is_recipe and arch is None:
         raise ArgumentError(
-            f"the name of the model's architecture is not known, which a recipe (--format {form.name}) is made of; "
+            f"The name of the model's architecture is not known, which a recipe (--format {form.name}) is made of; "
             "give a state_dict with --arch, or write --format module."
         )
     return form

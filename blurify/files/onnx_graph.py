@@ -31,7 +31,7 @@ def require_onnx() -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise BlurifyError(
-            f"writing ONNX needs {error.name}, which is not installed; get it with: pip install 'blurify[onnx]'"
+            f"Writing ONNX needs {error.name}, which is not installed; get it with: pip install 'blurify[onnx]'"
         ) from error
 
 

@@ -138,4 +138,4 @@ def refuse_wrong(row: Row) -> None:
         FileError: the row says so.
     """
     if row.state == "failed":
-        raise FileError(f"the file failed its proof: {row.text}; nothing was written, so name another --format.")
+        raise FileError(f"The file failed its proof: {row.text}; nothing was written, so name another --format.")

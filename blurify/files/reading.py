@@ -69,9 +69,9 @@ def read_model(source: str | os.PathLike[str], **given: Any) -> LoadedModel:
             raise ArgumentError(f"{text} is an architecture, of which there are no averaged weights; leave --ema out.")
         return _from_name(text, options)
     if options.pretrained:
-        raise ArgumentError(f"pretrained weights go with a name such as timm:resnet18, but {text} names a file.")
+        raise ArgumentError(f"Pretrained weights go with a name such as timm:resnet18, but {text} names a file.")
     if not path.exists():
-        raise FileError(f"there is no file {text}; {_advice(text)}.")
+        raise FileError(f"There is no file {text}; {_advice(text)}.")
     if not path.is_dir():
         if identify(path) in PROGRAMS:
             check_size([path], path, options.max_size)

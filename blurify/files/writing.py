@@ -51,7 +51,7 @@ def _plan_of(model: nn.Module) -> Plan:
     if plan is None:
         kind = type(model).__name__
         raise ArgumentError(
-            f"only a model that antialias() returned can be saved with arch, and this {kind} has no plan."
+            f"Only a model that antialias() returned can be saved with arch, and this {kind} has no plan."
         )
     return plan
 

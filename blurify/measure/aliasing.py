@@ -64,7 +64,7 @@ def folded_energy(converted: nn.Module, pictures: Tensor, batch_size: int = 8) -
     """
     converted, plan = with_plan(converted)
     if len(pictures) == 0:
-        raise ArgumentError("there are no images to measure on.")
+        raise ArgumentError("There are no images to measure on.")
     columns = [_shares(network, pictures, batch_size) for network in (one_tap(converted, plan), converted)]
     return {site: torch.stack([column[site] for column in columns], dim=1) for site in columns[0]}
 

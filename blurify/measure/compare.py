@@ -138,7 +138,7 @@ def compare(
         except KeyboardInterrupt as error:
             interrupted = error
     if not seen:
-        raise NoPicturesError("there are no images to measure on.") from interrupted
+        raise NoPicturesError("There are no images to measure on.") from interrupted
     return joined([Comparison(rows, numbers, interrupted is None) for rows, numbers in zip(found, seen, strict=True)])
 
 
@@ -148,19 +148,19 @@ def check_alike(models: Sequence[EvaluatedModel], classes: Classes | None) -> No
     for other in others:
         if other.channels != first.channels:
             raise ArgumentError(
-                f"the models have {first.channels} and {other.channels} classes, so they cannot be compared; "
+                f"The models have {first.channels} and {other.channels} classes, so they cannot be compared; "
                 "give two models of the same classes, or measure them one by one."
             )
     if classes is None:
         return
     if classes.named and classes.count != first.channels:
         raise ArgumentError(
-            f"the labels have {classes.count} classes and the model {first.channels}; "
+            f"The labels have {classes.count} classes and the model {first.channels}; "
             "give one subfolder, or one name, a class, or leave the labels out."
         )
     if classes.count > first.channels:
         raise ArgumentError(
-            f"there is a label {classes.count - 1}, and the model has {first.channels} classes, counted from 0; "
+            f"There is a label {classes.count - 1}, and the model has {first.channels} classes, counted from 0; "
             "give labels of the model's own classes, or leave them out."
         )
 

@@ -30,11 +30,11 @@ def logits(model: nn.Module, pictures: Tensor, batch_size: int = _BATCH) -> Tens
         ArgumentError: there are no images, or the model's output is not one row of classes an image.
     """
     if len(pictures) == 0:
-        raise ArgumentError("there are no images to measure on.")
+        raise ArgumentError("There are no images to measure on.")
     with evaluating(model):
         output = torch.cat([model(batch) for batch in torch.split(pictures, batch_size)])
     if output.dim() != 2 or len(output) != len(pictures):
-        raise ArgumentError(f"the model must give [N, classes]; for {len(pictures)} images it gave {[*output.shape]}.")
+        raise ArgumentError(f"The model must give [N, classes]; for {len(pictures)} images it gave {[*output.shape]}.")
     return output
 
 
@@ -80,7 +80,7 @@ def shifted_answers(
     """
     most = room(pictures, size)
     if most == 0:
-        raise ArgumentError(f"a window of {size} pixels fills the images, so it cannot shift; give larger images.")
+        raise ArgumentError(f"A window of {size} pixels fills the images, so it cannot shift; give larger images.")
     if rounds < 1:
         raise ArgumentError(f"rounds must be at least 1, got {rounds}.")
     offsets = window_offsets(len(pictures), most, rounds, seed=seed, protocol=protocol, batch_size=batch_size)

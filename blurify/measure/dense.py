@@ -31,7 +31,7 @@ def shifted_maps(
     """
     most = room(pictures, size)
     if most == 0:
-        raise ArgumentError(f"a window of {size} pixels fills the images, so it cannot shift; give larger images.")
+        raise ArgumentError(f"A window of {size} pixels fills the images, so it cannot shift; give larger images.")
     generator = torch.Generator().manual_seed(seed)
     offsets = [draw_offsets(len(pictures), most, generator) for _ in range(2)]
     maps = [_maps(model, crop(pictures, drawn, size), batch_size) for drawn in offsets]
@@ -43,7 +43,7 @@ def _maps(model: nn.Module, windows: Tensor, batch_size: int) -> Tensor:
         output = torch.cat([model(batch) for batch in torch.split(windows, batch_size)])
     if output.dim() != 4 or output.shape[-2:] != windows.shape[-2:]:
         raise ArgumentError(
-            f"the model must give a map as large as its input; for {[*windows.shape]} it gave {[*output.shape]}."
+            f"The model must give a map as large as its input; for {[*windows.shape]} it gave {[*output.shape]}."
         )
     return output
 

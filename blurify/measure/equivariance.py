@@ -173,7 +173,7 @@ def _middle(features: Tensor, period: Pair, stride: Pair) -> Tensor:
         beside = features.shape[axis] - length
         if beside < 0:
             raise ArgumentError(
-                f"a map of {features.shape[axis]} positions does not hold a period of {length}; "
+                f"A map of {features.shape[axis]} positions does not hold a period of {length}; "
                 "give a larger size, or smaller images."
             )
         features = features.narrow(axis, beside // 2, length)

@@ -61,13 +61,13 @@ def find_pictures(source: Path, labelled: bool, table: Path | None = None) -> Fo
     if archives:
         pictures, holders = find_members(archives, SUFFIXES)
         if not pictures:
-            raise FileError(f"there are no images in {source}; these are looked for: {' '.join(sorted(SUFFIXES))}.")
+            raise FileError(f"There are no images in {source}; these are looked for: {' '.join(sorted(SUFFIXES))}.")
         return Folder(tuple(pictures), tuple(map(class_of, pictures, holders)) if labelled else None)
     if not source.is_dir():
         raise FileError(f"{source} is not a folder; give one that holds images, or a .tar of them.")
     paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not paths:
-        raise FileError(f"there are no images in {source}; these are looked for: {' '.join(sorted(SUFFIXES))}.")
+        raise FileError(f"There are no images in {source}; these are looked for: {' '.join(sorted(SUFFIXES))}.")
     return by_subfolder(source, paths) if labelled else Folder(tuple(paths), None)
 
 
@@ -90,7 +90,7 @@ def from_table(table: Path, folder: Path) -> Folder:
         raise FileError(f"{table} cannot be read: {one_line(error)}.") from error
     wrong = next((number for number, row in enumerate(rows, 1) if len(row) != 2), None)
     if wrong is not None:
-        raise FileError(f"row {wrong} of {table} must be an image's path and its class, as in: cats/1.png,3")
+        raise FileError(f"Row {wrong} of {table} must be an image's path and its class, as in: cats/1.png,3")
     # The names of the columns may stand above.
     rows = rows[1:] if rows and Path(rows[0][0]).suffix.lower() not in SUFFIXES else rows
     if not rows:

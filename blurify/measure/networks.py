@@ -73,7 +73,7 @@ def readable(paths: Sequence[Source], preprocessing: Preprocessing) -> tuple[Ten
     pictures = {number: item for number, item in enumerate(items) if isinstance(item, Tensor)}
     reasons = [item for item in items if isinstance(item, str)]
     if not pictures:
-        raise FileError(f"none of {len(paths)} images can be read; the first: {reasons[0]}")
+        raise FileError(f"None of {len(paths)} images can be read; the first: {reasons[0]}")
     return torch.stack(list(pictures.values())), list(pictures), reasons
 
 

@@ -54,7 +54,7 @@ def square(size: tuple[int, ...]) -> tuple[int, int]:
     """
     if len(size) != 3 or size[1] != size[2]:
         raise ArgumentError(
-            f"windows are square, and an input of {'x'.join(map(str, size))} is not; "
+            f"Windows are square, and an input of {'x'.join(map(str, size))} is not; "
             "give channels and a square with --input-size, such as 3,224,224."
         )
     return size[0], size[1]

@@ -27,7 +27,7 @@ def room(pictures: Tensor, size: int) -> int:
         raise ArgumentError(f"pictures must be of shape [N, C, H, W], got {tuple(pictures.shape)}.")
     height, width = pictures.shape[-2:]
     if not 1 <= size <= min(height, width):
-        raise ArgumentError(f"a window of {size} pixels does not fit images of {height} x {width}.")
+        raise ArgumentError(f"A window of {size} pixels does not fit images of {height} x {width}.")
     return min(height, width) - size
 
 

@@ -42,16 +42,16 @@ def check_pictures(images: object, settings: Settings) -> None:
         raise ArgumentTypeError(f"images must be a float tensor [N, ...] as the networks take it, got {kind}.")
     if len(images) < 2 or settings.held_out_of(len(images)) >= len(images):
         raise ArgumentError(
-            f"recovery needs images to fit to and others to hold out, and there are {len(images)}; give 64 or more."
+            f"Recovery needs images to fit to and others to hold out, and there are {len(images)}; give 64 or more."
         )
     if not bool(images.isfinite().all()):
-        raise ArgumentError("the images hold values that are not finite; look at how they are read and normalised.")
+        raise ArgumentError("The images hold values that are not finite; look at how they are read and normalised.")
     first = images[:1]
     if bool((images == first).all()):
-        raise ArgumentError(f"all {len(images)} images are the same, so nothing can be learnt; give different ones.")
+        raise ArgumentError(f"All {len(images)} images are the same, so nothing can be learnt; give different ones.")
     rows = images.flatten(2) if images.dim() > 2 else images.flatten(1)
     if bool((rows == rows[..., :1]).all()):
-        raise ArgumentError(f"all {len(images)} images are blank; give photographs such as the network is used on.")
+        raise ArgumentError(f"All {len(images)} images are blank; give photographs such as the network is used on.")
 
 
 def check_settings(settings: Settings) -> None:
@@ -98,7 +98,7 @@ def check_finite(network: TracedModule, pictures: Tensor, batch_size: int) -> No
         if not all(bool(leaf.isfinite().all()) for leaf in tensors_in(network(part)) if leaf.is_floating_point()):
             path = _Looking(network).first(part)
             raise ArgumentError(
-                f"the networks give values that are not finite at {path!r}; look at the images and the weights."
+                f"The networks give values that are not finite at {path!r}; look at the images and the weights."
             )
 
 

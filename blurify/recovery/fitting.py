@@ -138,7 +138,7 @@ class Refit:
         rows = sample_rows(after.values[call.source], t, call.geometry, count, self.generator)
         if not all(bool(part.isfinite().all()) for part in rows):
             raise ArgumentError(
-                f"the networks give values that are not finite at {call.path!r}; look at the images and the weights."
+                f"The networks give values that are not finite at {call.path!r}; look at the images and the weights."
             )
         x, t = rows
         if call.made is not None and call.made.centred:

@@ -190,10 +190,10 @@ def _check(images: object, size: int, min_agreement: float, trials: int) -> None
     if trials < 1:
         raise ArgumentError(f"trials must be at least 1, got {trials}.")
     if room(images, size) == 0:
-        raise ArgumentError(f"a window of {size} pixels fills the images, so it cannot shift; give larger images.")
+        raise ArgumentError(f"A window of {size} pixels fills the images, so it cannot shift; give larger images.")
     if len(images) < 4:
         raise ArgumentError(
-            f"the search needs images to fit to and to choose by, and there are {len(images)}; give 128 or more."
+            f"The search needs images to fit to and to choose by, and there are {len(images)}; give 128 or more."
         )
 
 

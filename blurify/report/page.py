@@ -34,7 +34,7 @@ class Table:
         for row in self.rows:
             if len(row) != len(self.header):
                 raise ArgumentError(
-                    f"a row of the table {self.title!r} has {len(row)} cells and its header {len(self.header)}; "
+                    f"A row of the table {self.title!r} has {len(row)} cells and its header {len(self.header)}; "
                     "give every row as many."
                 )
 
@@ -55,7 +55,7 @@ class Picture:
 
     def __post_init__(self) -> None:
         if self.uri is None:
-            raise ArgumentError(f"the plot {self.title!r} is no PNG, SVG or GIF; it begins {self.content[:8]!r}.")
+            raise ArgumentError(f"The plot {self.title!r} is no PNG, SVG or GIF; it begins {self.content[:8]!r}.")
 
     @property
     def uri(self) -> str | None:

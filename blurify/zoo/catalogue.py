@@ -34,7 +34,7 @@ def choose(
     lists = _Lists(pretrained, tag_filter)
     chosen = sorted({name for pattern in patterns for name in _matches(pattern, lists)})
     if not chosen:
-        raise ArgumentError("no pattern was given; name at least one, such as 'resnet*'.")
+        raise ArgumentError("No pattern was given; name at least one, such as 'resnet*'.")
     return _without(chosen, list(exclude))
 
 
@@ -42,12 +42,12 @@ def _without(chosen: list[str], exclude: list[str]) -> list[str]:
     for pattern in exclude:
         if not any(_is_like(name, pattern) for name in chosen):
             raise ArgumentError(
-                f"the exclusion {pattern!r} matches none of the {len(chosen)} models that were chosen"
+                f"The exclusion {pattern!r} matches none of the {len(chosen)} models that were chosen"
                 f"{_nearest(pattern, chosen)}; correct it, or leave it out."
             )
     left = [name for name in chosen if not any(_is_like(name, pattern) for pattern in exclude)]
     if not left:
-        raise ArgumentError(f"all {len(chosen)} models that were chosen are excluded; exclude less.")
+        raise ArgumentError(f"All {len(chosen)} models that were chosen are excluded; exclude less.")
     return left
 
 

@@ -58,7 +58,7 @@ def connect(address: str) -> Any:
     try:
         import ray
     except ImportError as error:
-        raise ArgumentError("a cluster needs Ray, which is not here; pip install 'blurify[cluster]'.") from error
+        raise ArgumentError("A cluster needs Ray, which is not here; pip install 'blurify[cluster]'.") from error
     if not ray.is_initialized():
         where = {"include_dashboard": False} if address == "local" else {"address": _checked(address)}
         try:
@@ -66,7 +66,7 @@ def connect(address: str) -> Any:
         except Exception as error:  # what answers may be of another version, or no Ray at all
             fact = one_line(error)
             raise ArgumentError(
-                f"the cluster at {address} cannot be used: {fact[:300]}; check its versions."
+                f"The cluster at {address} cannot be used: {fact[:300]}; check its versions."
             ) from error
     return ray
 
@@ -82,7 +82,7 @@ def _checked(address: str) -> str:
         socket.create_connection((host, int(port)), timeout=PATIENCE).close()
     except (OSError, OverflowError) as error:
         raise ArgumentError(
-            f"no cluster answers at {address} within {PATIENCE:g} s ({error}); "
+            f"No cluster answers at {address} within {PATIENCE:g} s ({error}); "
             "start one there with: ray start --head, or use --cluster local."
         ) from error
     return address

@@ -136,7 +136,7 @@ def _locked(folder: Path) -> Iterator[None]:
         held = FileLock(folder / _LOCK).acquire(timeout=0.5)
     except Timeout as error:
         raise FileError(
-            f"process {_process(folder) or 'of another machine'} is converting into {folder} already; "
+            f"Process {_process(folder) or 'of another machine'} is converting into {folder} already; "
             "wait for it, or name another folder."
         ) from error
     with held:

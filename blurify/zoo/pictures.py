@@ -41,7 +41,7 @@ def shared_out(settings: Settings) -> tuple[list[Source], list[Source]]:
     others = [path for path in find_pictures(Path(settings.measure), False).paths if path not in set(used)]
     if not others:
         raise ArgumentError(
-            f"every image of {settings.measure} is one that models are recovered from; measure on others."
+            f"Every image of {settings.measure} is one that models are recovered from; measure on others."
         )
     return used, others
 

@@ -74,7 +74,7 @@ def convert_all(
         ArgumentError: a URL without `state`, settings that no job can follow, or no model is small enough.
     """
     if state is None and is_url(where):
-        raise ArgumentError(f"the ledger of {where} must lie in a folder of this machine; name one with --state.")
+        raise ArgumentError(f"The ledger of {where} must lie in a folder of this machine; name one with --state.")
     job.check(settings)
     limits, watcher = limits or Limits(), watcher or Silent()
     home = Path(where) if state is None else state
@@ -156,7 +156,7 @@ class _Run:
         asked, known = len(self.names), self.ledger.parameters
         self.names = [name for name in self.names if (known.get(name) or 0) <= most]
         if not self.names:
-            raise ArgumentError(f"none of the {asked} models has {most:,} parameters or less; allow more.")
+            raise ArgumentError(f"None of the {asked} models has {most:,} parameters or less; allow more.")
 
     def _weigh(self, left: list[str]) -> set[str]:
         """Count parameters, each model in a process, since to build it may be what hangs; return what was lost so."""

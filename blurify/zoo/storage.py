@@ -226,6 +226,6 @@ def check_writable(folder: Path) -> None:
         probe.mkdir()
         probe.rmdir()
     except FileExistsError as error:
-        raise FileError(f"the output {folder} is a file, not a folder; name a folder with -o.") from error
+        raise FileError(f"The output {folder} is a file, not a folder; name a folder with -o.") from error
     except OSError as error:
         raise FileError(f"{folder} cannot be written to: {error.strerror}; name another folder with -o.") from error

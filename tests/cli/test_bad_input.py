@@ -85,13 +85,13 @@ Write = Callable[[Path, nn.Module], object] | None
 
 # name, what m.pt holds, arguments, the beginning of the sentence, a later part of it
 CASES: list[tuple[str, Write, list[str], str, str]] = [
-    ("missing", None, ["m.pt"], "there is no file m.pt; ", "check the name"),
-    ("missing in a missing folder", None, ["no/m.pt"], "there is no file no/m.pt; ", "check the name"),
+    ("missing", None, ["m.pt"], "There is no file m.pt; ", "check the name"),
+    ("missing in a missing folder", None, ["no/m.pt"], "There is no file no/m.pt; ", "check the name"),
     (
         "bare name",
         None,
         ["resnet18"],
-        "there is no file resnet18; ",
+        "There is no file resnet18; ",
         "did you mean timm:resnet18 or torchvision:resnet18",
     ),
     ("folder", lambda p, m: p.mkdir(), ["m.pt"], "m.pt is a folder, not a model file; ", "give the file"),
@@ -163,22 +163,22 @@ CASES: list[tuple[str, Write, list[str], str, str]] = [
         "m.pt does not accept one input of size 3,64: ",
         "--in",
     ),
-    ("no such folder", None, [ARCH, "-o", "no/m.pt"], "the output's folder no does not exist; ", "make it"),
-    ("output a folder", None, [ARCH, "-o", "."], "the output . is a folder; ", "name a file in it with -o"),
+    ("no such folder", None, [ARCH, "-o", "no/m.pt"], "The output's folder no does not exist; ", "make it"),
+    ("output a folder", None, [ARCH, "-o", "."], "The output . is a folder; ", "name a file in it with -o"),
     (
         "output the input",
         _weights,
         ["m.pt", "--arch", ARCH, "-o", "../here/m.pt", "--force"],
-        "the output ../here/m.pt is",
+        "The output ../here/m.pt is",
         "inpu",
     ),
-    ("output exists", _existing, ["m.pt", "--arch", ARCH], "the output m.blur4.pt exists already; ", "--force"),
+    ("output exists", _existing, ["m.pt", "--arch", ARCH], "The output m.blur4.pt exists already; ", "--force"),
     ("arch twice", None, [ARCH, "--arch", ARCH], f"{ARCH} is an architecture already, so --arch ", "leave it out"),
     (
         "pretrained file",
         _weights,
         ["m.pt", "--pretrained"],
-        "pretrained weights go with a name such as timm:",
+        "Pretrained weights go with a name such as timm:",
         "m.pt names a file",
     ),
     *(

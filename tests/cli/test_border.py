@@ -58,7 +58,7 @@ def test_a_terminal_of_few_characters_is_no_reason_to_fail(tmp_path: Path) -> No
     environment = dict(os.environ, PYTHONIOENCODING="latin-1")
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "Error: there is no file ?.pt; check the name.\n"
+    assert done.stderr == "Error: There is no file ?.pt; check the name.\n"
 
 
 def test_warnings_are_one_line_each_and_said_once() -> None:
@@ -79,4 +79,4 @@ def test_warnings_are_one_line_each_and_said_once() -> None:
 def test_two_dashes_let_a_file_begin_with_one(run, before: list[str]) -> None:
     result = run(*before, "--", "-net.pt")
     assert result.exit_code == 1
-    assert result.stderr == "Error: there is no file -net.pt; check the name.\n"
+    assert result.stderr == "Error: There is no file -net.pt; check the name.\n"

@@ -157,7 +157,7 @@ def test_failed_proofs_write_nothing(run, tmp_path: Path, monkeypatch: pytest.Mo
     result = run(ARCH)
     assert result.exit_code == 1
     assert "identity  FAILED" in result.stdout
-    assert result.stderr == f"Error: the proofs failed for {ARCH}; nothing was written.\n"
+    assert result.stderr == f"Error: The proofs failed for {ARCH}; nothing was written.\n"
     assert _listing(tmp_path) == []
 
 
@@ -364,7 +364,7 @@ def test_a_program_becomes_a_program(run, program: Path, tmp_path: Path) -> None
         (("--arch", ARCH), "is a program, whole in itself, so --arch timm:test_resnet has nothing to say"),
         (("--input-size", "3,96,96"), "is a program, which says itself what it takes"),
         (("--dynamic-size",), "is a program, whose open sizes stay open"),
-        (("--format", "native"), "the name of the model's architecture is not known"),
+        (("--format", "native"), "The name of the model's architecture is not known"),
     ],
 )
 def test_what_a_program_does_not_have_is_said(run, program: Path, arguments, message: str, tmp_path: Path) -> None:

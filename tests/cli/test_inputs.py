@@ -67,5 +67,5 @@ def test_what_was_not_named_cannot_be_written_as_safetensors(run, tiny: nn.Modul
     torch.save(tiny, tmp_path / "m.pt")
     result = run("m.pt", "-o", "out.safetensors", "--no-verify")
     assert result.exit_code == 1
-    assert "the name of the model's architecture is not known, which a recipe (--format safe" in result.stderr
+    assert "The name of the model's architecture is not known, which a recipe (--format safe" in result.stderr
     assert not (tmp_path / "out.safetensors").exists()

@@ -149,15 +149,15 @@ REFUSED = {
     ),
     "no images": (
         ["net.pt", "--images", "digits/none"],
-        "there are no images in digits/none; these are looked for",
+        "There are no images in digits/none; these are looked for",
     ),
     "other classes": (
         ["timm:test_resnet", "--images", "digits", "--labels", "--input-size", "3,40,40"],
-        "the labels have 10 classes and the model 1000; give one subfolder, or one name, a class, or leave the labels ",
+        "The labels have 10 classes and the model 1000; give one subfolder, or one name, a class, or leave the labels ",
     ),
     "two kinds of models": (
         ["net.pt", "timm:test_resnet?in_chans=1", "--images", "digits", *SIZE],
-        "the models have 10 and 1000 classes, so they cannot be compared; give two models of the same classes",
+        "The models have 10 and 1000 classes, so they cannot be compared; give two models of the same classes",
     ),
     "another size": (
         ["timm:test_vit", "--images", "digits", "--input-size", "3,40,40"],
@@ -165,7 +165,7 @@ REFUSED = {
     ),
     "not square": (
         ["net.pt", "--images", "digits", "--input-size", "1,40,32"],
-        "windows are square, and an input of 1x40x32",
+        "Windows are square, and an input of 1x40x32",
     ),
     "no device": (["net.pt", "--images", "digits", "--device", "nothing", *SIZE], "--device nothing cannot be used: "),
     "a mean too many": (
@@ -189,7 +189,7 @@ REFUSED = {
     "no folder for the page": (["net.pt", "--images", "digits", "--report", "no/a.html"], "no does not exist"),
     "nothing readable": (
         ["net.pt", "--images", "digits/broken", *SIZE],
-        "none of the 1 images can be read; the first: ",
+        "None of the 1 images can be read; the first: ",
     ),
 }
 
@@ -276,7 +276,7 @@ def test_labels_from_a_table_and_from_archives(run, digits, tmp_path: Path) -> N
     assert found["accuracy"] == expected
     Path("wrong.csv").write_text("\n".join([*rows[:-1], f"{rows[-1][:-1]}12"]))
     result = run("measure", "net.pt", *ALLOW, "--images", "digits", "--labels-from", "wrong.csv", *asked)
-    assert result.stderr.startswith("Error: there is a label 12, and the model has 10 classes, counted from 0;")
+    assert result.stderr.startswith("Error: There is a label 12, and the model has 10 classes, counted from 0;")
 
 
 class Mask(nn.Module):

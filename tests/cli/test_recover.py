@@ -213,7 +213,7 @@ def test_values_that_are_not_finite_leave_nothing(method: str, folder: Path, tmp
     result = invoke(tmp_path, "-o", str(tmp_path / "out.pt"), "--method", method, images=folder / "digits")
     assert result.exit_code == 1
     assert result.stderr == (
-        "Error: the networks give values that are not finite at 'conv1'; look at the images and the weights.\n"
+        "Error: The networks give values that are not finite at 'conv1'; look at the images and the weights.\n"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["net.pt"]
 
@@ -242,7 +242,7 @@ def test_values_that_are_not_finite_leave_nothing(method: str, folder: Path, tmp
         ),
         (["--memory", "plenty"], 2, "'plenty' is not a size such as 500MB"),
         (["--mean", "grey"], 2, "'grey' is not a number for each channel"),
-        (["--input-size", "1,40,44"], 1, "windows are square, and an input of 1x40x44 is not"),
+        (["--input-size", "1,40,44"], 1, "Windows are square, and an input of 1x40x44 is not"),
         (["--exclude", "*"], 1, "there is nothing to recover"),
     ],
 )

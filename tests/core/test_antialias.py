@@ -350,7 +350,7 @@ def test_bad_arguments(arguments: dict[str, Any], words: str) -> None:
 def test_things_that_are_no_model() -> None:
     with pytest.raises(ArgumentTypeError, match=r"model must be a torch.nn.Module, got 'resnet18' of type str"):
         antialias("resnet18")  # type: ignore[arg-type]
-    with pytest.raises(ArgumentTypeError, match="the model is compiled; pass the module given to"):
+    with pytest.raises(ArgumentTypeError, match="The model is compiled; pass the module given to"):
         antialias(torch.compile(nn.Linear(3, 3)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -123,7 +123,7 @@ def test_refused_in_one_sentence(text: str, fact: str) -> None:
 
 @pytest.mark.parametrize("text", [None, b"{}", 5, MADE])
 def test_what_is_no_text(text: Any) -> None:
-    with pytest.raises(PlanError, match=f"a plan is read from text, got a {type(text).__name__}; pass what Plan.to"):
+    with pytest.raises(PlanError, match=f"A plan is read from text, got a {type(text).__name__}; pass what Plan.to"):
         Plan.from_json(text)
 
 

@@ -587,17 +587,17 @@ def compiled() -> nn.Module:
 
 
 NO_MODELS: dict[str, tuple[Callable[[], Any], str]] = {
-    "scripted": (scripted, "the model is a TorchScript module, whose Python is gone; pass the original nn.Module."),
+    "scripted": (scripted, "The model is a TorchScript module, whose Python is gone; pass the original nn.Module."),
     "traced": (
         lambda: torch.jit.trace(nn.Conv2d(3, 4, 3, 2), torch.zeros(1, 3, 8, 8)),
-        "the model is a TorchScript module, whose Python is gone; pass the original nn.Module.",
+        "The model is a TorchScript module, whose Python is gone; pass the original nn.Module.",
     ),
     "lazy": (
         lambda: nn.Sequential(nn.LazyConv2d(4, 3, 2)),
-        "the model's '0.weight' has no size yet, since its layer is lazy; run the model once first.",
+        "The model's '0.weight' has no size yet, since its layer is lazy; run the model once first.",
     ),
-    "compiled": (compiled, "the model is compiled; pass the module given to torch.compile (its _orig_mod)."),
-    "quantized": (quantized, "the model is quantized (at '1'); convert the float model, then quantize that."),
+    "compiled": (compiled, "The model is compiled; pass the module given to torch.compile (its _orig_mod)."),
+    "quantized": (quantized, "The model is quantized (at '1'); convert the float model, then quantize that."),
     "a state_dict": (lambda: {"weight": torch.zeros(1)}, "model must be a torch.nn.Module, got {'weight': "),
     "a class": (lambda: torchvision.models.ResNet, "model must be a torch.nn.Module, got <class "),
     "a function": (lambda: torchvision.models.resnet18, "model must be a torch.nn.Module, got <function resnet18 at "),

@@ -117,5 +117,5 @@ def test_parts_without_python_stay_and_are_listed(name: str, keep_class: bool) -
 
 def test_what_is_quantized_for_good_is_refused() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3, 2), torch.ao.nn.quantized.QFunctional())
-    with pytest.raises(TypeError, match="the model is quantized"):
+    with pytest.raises(TypeError, match="The model is quantized"):
         plan(model)

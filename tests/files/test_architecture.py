@@ -122,9 +122,9 @@ def test_arguments_that_contradict(options: dict[str, str], message: str) -> Non
 
 def test_pretrained_goes_with_a_name(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "w.pt")
-    with pytest.raises(ArgumentError, match=r"pretrained weights go with a name .* names a file"):
+    with pytest.raises(ArgumentError, match=r"Pretrained weights go with a name .* names a file"):
         read_model(tmp_path / "w.pt", pretrained=True)
-    with pytest.raises(ArchitectureError, match="pretrained weights exist for timm: and torchvision: names, not for"):
+    with pytest.raises(ArchitectureError, match="Pretrained weights exist for timm: and torchvision: names, not for"):
         read_model("torch.nn:Identity", pretrained=True)
 
 
@@ -137,7 +137,7 @@ def test_pretrained_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ArchitectureError) as raised:
         read_model("timm:resnet18", pretrained=True)
     assert str(raised.value) == (
-        "the pretrained weights of 'timm:resnet18' cannot be had: <urlopen error [Errno -2] Name or service not known>"
+        "The pretrained weights of 'timm:resnet18' cannot be had: <urlopen error [Errno -2] Name or service not known>"
         "; check the network, or give a weights file with --arch timm:resnet18."
     )
 

@@ -44,7 +44,7 @@ def test_a_name_or_a_suffix_tells(path: str | None, name: str | None, expected: 
 @pytest.mark.parametrize(("path", "name", "claiming"), [("a.onnx", "pt2", "onnx"), ("a.pt", "onnx", "native")])
 def test_a_suffix_of_another_format_is_refused(path: str, name: str, claiming: str) -> None:
     message = (
-        rf"the output {path} is named as one of --format {claiming}, but --format {name} is asked for; name it \*\."
+        rf"The output {path} is named as one of --format {claiming}, but --format {name} is asked for; name it \*\."
     )
     with pytest.raises(ArgumentError, match=message):
         choose_format(Path(path), name)

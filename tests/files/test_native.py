@@ -257,7 +257,7 @@ def test_saving_refuses_what_it_cannot_do_well(tiny: nn.Module, tmp_path: Path) 
     (tmp_path / "old.pt").write_bytes(b"old")
     with pytest.raises(FileError, match="exists already"):
         save(converted, tmp_path / "old.pt")
-    with pytest.raises(ArgumentError, match=r"only a model that .* can be saved with arch, and this ResNet has no"):
+    with pytest.raises(ArgumentError, match=r"Only a model that .* can be saved with arch, and this ResNet has no"):
         save(tiny, tmp_path / "new.pt", arch=ARCH)
     converted.lock = threading.Lock()
     converted.conv1.lock = threading.Lock()

@@ -107,7 +107,7 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
 
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(BlurifyError, match=r"writing ONNX needs onnxscript, .* pip install 'blurify\[onnx\]'"):
+    with pytest.raises(BlurifyError, match=r"Writing ONNX needs onnxscript, .* pip install 'blurify\[onnx\]'"):
         require_onnx()
 
 

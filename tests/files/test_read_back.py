@@ -43,7 +43,7 @@ def test_what_gives_something_else_is_not_written(
     name: str, wrong: Any, tiny: nn.Module, picture: Tensor, tmp_path: Path
 ) -> None:
     form, converted = replace(FORMATS[name], read=wrong), blurify.antialias(tiny)
-    with pytest.raises(FileError, match=r"^the file failed its proof: .*; nothing was written, so name"):
+    with pytest.raises(FileError, match=r"^The file failed its proof: .*; nothing was written, so name"):
         form.write_proved(converted, target(tmp_path, form), SaveOptions(ARCH, picture))
     assert list(tmp_path.iterdir()) == []
 

@@ -95,14 +95,14 @@ def test_each_says_what_is_wrong(write: Write, sentence: str, tiny: nn.Module, t
 
 @pytest.mark.parametrize("name", ["no/model.pt", "model.pt", "x:y/z"])
 def test_a_missing_file(name: str) -> None:
-    with pytest.raises(FileError, match=f"^there is no file {name}; check the name.$"):
+    with pytest.raises(FileError, match=f"^There is no file {name}; check the name.$"):
         read_model(name)
 
 
 def test_a_bare_architecture_name_is_taken_for_a_file_and_explained() -> None:
     with pytest.raises(FileError) as raised:
         read_model("resnet18")
-    assert str(raised.value) == "there is no file resnet18; did you mean timm:resnet18 or torchvision:resnet18."
+    assert str(raised.value) == "There is no file resnet18; did you mean timm:resnet18 or torchvision:resnet18."
 
 
 def test_load_wants_our_own_format(tiny: nn.Module, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_what_cannot_be_measured_is_refused() -> None:
     with pytest.raises(ArgumentTypeError, match=r"must be what blurify\.antialias returned, .*; got a Conv2d"):
         folded_energy(nn.Conv2d(3, 8, 3), torch.zeros(1, 3, 8, 8))
     smooth = antialias(nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2)))
-    with pytest.raises(ArgumentError, match="there are no images"):
+    with pytest.raises(ArgumentError, match="There are no images"):
         folded_energy(smooth, torch.zeros(0, 3, 8, 8))
 
 

@@ -98,7 +98,7 @@ def test_what_gives_no_classes_is_refused() -> None:
         compare([EvaluatedModel("x", nn.Identity())], [Windows(offsets, 16)], batches(pictures, 4))
     with pytest.raises(ArgumentError, match=r"y does not run on images of 3x16x16: .* \(--input-size"):
         compare([EvaluatedModel("y", nn.Linear(3, 3))], [Windows(offsets, 16)], batches(pictures, 4))
-    with pytest.raises(ArgumentError, match="there are no images to measure on"):
+    with pytest.raises(ArgumentError, match="There are no images to measure on"):
         compare([EvaluatedModel("x", NotANumber())], [Windows(offsets, 16)], [])
 
 
@@ -156,9 +156,9 @@ def test_classes_must_be_the_models() -> None:
     model(pictures)
     probes = [Windows([torch.zeros(4, 2, dtype=torch.long)] * 2, 16)]
     cases = {
-        Classes(10, True): "the labels have 10 classes and the model 7; give one subfolder",
-        Classes(3, True): "the labels have 3 classes and the model 7;",
-        Classes(8, False): "there is a label 7, and the model has 7 classes, counted from 0;",
+        Classes(10, True): "The labels have 10 classes and the model 7; give one subfolder",
+        Classes(3, True): "The labels have 3 classes and the model 7;",
+        Classes(8, False): "There is a label 7, and the model has 7 classes, counted from 0;",
     }
     for classes, message in cases.items():
         with pytest.raises(ArgumentError, match=message):
@@ -166,7 +166,7 @@ def test_classes_must_be_the_models() -> None:
     compare([EvaluatedModel("a", model)], probes, batches(pictures, 4), Classes(3, False))
     other = net(5).eval()
     other(pictures)
-    with pytest.raises(ArgumentError, match="the models have 7 and 5 classes, so they cannot be compared"):
+    with pytest.raises(ArgumentError, match="The models have 7 and 5 classes, so they cannot be compared"):
         compare([EvaluatedModel("a", model), EvaluatedModel("b", other)], probes, batches(pictures, 4))
 
 

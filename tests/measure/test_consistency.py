@@ -157,7 +157,7 @@ def test_circular_shifts() -> None:
     for arguments in ({"most": 0}, {"most": 1, "rounds": 0}):
         with pytest.raises(ArgumentError, match="most and rounds must be at least 1"):
             rolled_answers(Sum(), dots(2), **arguments)
-    with pytest.raises(ArgumentError, match="there are no images"):
+    with pytest.raises(ArgumentError, match="There are no images"):
         rolled_answers(Sum(), dots(0), most=3)
 
 

@@ -98,7 +98,7 @@ def test_subfolders_are_classes_in_alphabetical_order(tmp_path: Path) -> None:
 def test_folders_without_pictures_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="nowhere is not a folder; give one that holds images"):
         find_pictures(tmp_path / "nowhere", labelled=False)
-    with pytest.raises(FileError, match="there are no images in"):
+    with pytest.raises(FileError, match="There are no images in"):
         find_pictures(tmp_path, labelled=False)
     saved(tmp_path, "loose.png", ramp())
     with pytest.raises(FileError, match=r"loose\.png lies in no subfolder, so it has no class"):

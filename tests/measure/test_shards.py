@@ -50,7 +50,7 @@ def test_archives_that_are_none_or_lack_a_class(tmp_path: Path) -> None:
         find_pictures(archive(tmp_path / "c.tar", {"0.png": png(1)}), True)
     with pytest.raises(FileError, match=r"0.png has no class"):
         find_pictures(archive(tmp_path / "c.tar", {"0.png": png(1), "0.cls": b"cat"}), True)
-    with pytest.raises(FileError, match="there are no images in"):
+    with pytest.raises(FileError, match="There are no images in"):
         find_pictures(archive(tmp_path / "c.tar", {"0.txt": b""}), False)
     (tmp_path / "d.tar").write_bytes(b"nothing of the kind" * 100)
     with pytest.raises(FileError, match=r"d.tar cannot be read as a tar archive: .*; give one that is not compressed"):

@@ -245,10 +245,10 @@ def test_a_budget_that_no_blur_meets_is_said(original: nn.Module, framed: Tensor
         ({"min_agreement": 100.0}, "min_agreement must be above 0 and below 100 %, got 100."),
         ({"min_agreement": float("nan")}, "min_agreement must be above 0 and below 100 %, got nan."),
         ({"trials": 0}, "trials must be at least 1, got 0."),
-        ({"size": 46}, "a window of 46 pixels fills the images, so it cannot shift; give larger images."),
+        ({"size": 46}, "A window of 46 pixels fills the images, so it cannot shift; give larger images."),
         (
             {"images": torch.zeros(3, 1, 46, 46)},
-            "the search needs images to fit to and to choose by, and there are 3",
+            "The search needs images to fit to and to choose by, and there are 3",
         ),
     ],
     ids=str,

@@ -78,7 +78,7 @@ def test_the_file_is_whole_or_not_there(tmp_path: Path) -> None:
 
 
 def test_what_does_not_go_together_is_refused() -> None:
-    with pytest.raises(ArgumentError, match="a row of the table 'T' has 1 cells and its header 2"):
+    with pytest.raises(ArgumentError, match="A row of the table 'T' has 1 cells and its header 2"):
         Table("T", ("a", "b"), (("1",),))
     with pytest.raises(ArgumentError, match="plot 'P' is no PNG, SVG or GIF; it begins b'text'"):
         Picture("P", "", b"text")

@@ -173,5 +173,5 @@ def test_models_are_chosen_by_size(convert: Convert, tmp_path: Path) -> None:
     # What cannot be weighed is not left out in silence.
     assert {name: record["status"] for name, record in result.records.items()} == {small: "converted", bad: "failed"}
     assert large not in (tmp_path / "zoo/index.csv").read_text()
-    with pytest.raises(ArgumentError, match="none of the 1 models has 100 parameters or less; allow more"):
+    with pytest.raises(ArgumentError, match="None of the 1 models has 100 parameters or less; allow more"):
         convert([large], most_parameters=100)

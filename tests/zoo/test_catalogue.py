@@ -51,7 +51,7 @@ def test_exclusions() -> None:
         (["resnt18"], {}, "no model matches 'resnt18'; the nearest names are timm:resnet18"),
         (["torchvision:resnt18*"], {}, "no model matches .* the nearest names are torchvision:resnet18"),
         (["qqqqqqq"], {}, r"no model matches 'qqqqqqq'; try a wider pattern, such as resnet\*"),
-        ([], {}, "no pattern was given"),
+        ([], {}, "No pattern was given"),
         (["resnet18"], {"exclude": ["resnt"]}, "'resnt' matches none of the 1 models that were chosen"),
         (["resnet18"], {"exclude": ["*"]}, "all 1 models that were chosen are excluded"),
     ],

@@ -26,7 +26,7 @@ def test_an_address_that_does_not_answer_is_said_soon(monkeypatch: pytest.Monkey
     pytest.importorskip("ray")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    with pytest.raises(ArgumentError, match=f"no cluster answers at 127.0.0.1:{port} within 5 s .*ray start --head"):
+    with pytest.raises(ArgumentError, match=f"No cluster answers at 127.0.0.1:{port} within 5 s .*ray start --head"):
         cluster.runner(f"127.0.0.1:{port}")
     with pytest.raises(ArgumentError, match="'nowhere' is not the address of a cluster; give HOST:PORT"):
         cluster.runner("nowhere")

@@ -120,7 +120,7 @@ def identify(path: Path) -> Container:
     'zip'
     """
     if not path.exists():
-        raise FileError(f"there is no file {path}; check the name.")
+        raise FileError(f"There is no file {path}; check the name.")
     if not path.is_file():
         kind = "folder" if path.is_dir() else "special file"
         raise FileError(f"{path} is a {kind}, not a model file; give the file that torch.save wrote.")
