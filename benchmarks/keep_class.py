@@ -20,9 +20,9 @@ from benchmarks.zoo import models
 from benchmarks.zoo.stages import outputs
 from blurify import antialias
 from blurify.api import trace_and_plan
-from blurify.keep.converting import changes_for
+from blurify.planning.spec import Spec
+from blurify.rewriting.keep.converting import changes_for
 from blurify.sites import Reason
-from blurify.spec import Spec
 from tests.models.families import FAMILIES
 
 HOLDS, FUNCTIONS, LEFT, NOTHING = "holds", "strides in functions", "sites left", "nothing to rewrite"

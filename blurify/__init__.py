@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from blurify.api import antialias, plan
     from blurify.errors import BlurifyError, HooksWarning, NoEffectWarning, OmissionWarning
     from blurify.files import load, save
-    from blurify.planning import Plan
+    from blurify.planning.plan import Plan
     from blurify.recovery.recovering import recover
     from blurify.verifying.proving import verify
     from blurify.verifying.verdict import Verdict

@@ -10,8 +10,6 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from blurify.carrying import FORMS, carried_out
-from blurify.decide import ShapesOf, decide
 from blurify.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -21,11 +19,13 @@ from blurify.errors import (
     TraceError,
     first_line,
 )
-from blurify.graph_module import TracedModule
-from blurify.partial import Parts
-from blurify.planning import Plan, moved_grid
+from blurify.graph.module import TracedModule
+from blurify.planning.decide import ShapesOf, decide
+from blurify.planning.plan import Plan, moved_grid
+from blurify.planning.spec import DEFAULT_FILT_SIZE, DEFAULT_STRENGTH, Spec
+from blurify.rewriting.carrying import FORMS, carried_out
+from blurify.rewriting.partial import Parts
 from blurify.sites import Reason
-from blurify.spec import DEFAULT_FILT_SIZE, DEFAULT_STRENGTH, Spec
 from blurify.tracing import trace
 from blurify.tracing.export import quietly
 from blurify.tracing.fed import Fed

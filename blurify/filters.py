@@ -7,6 +7,15 @@ The taps of size `n` are the coefficients of `((1 + z) / 2)**(n - 1)`: a box of 
 from __future__ import annotations
 
 from math import comb
+from typing import TypedDict
+
+
+class Blurring(TypedDict):
+    """Arguments of every blurring layer, by name."""
+
+    filt_size: tuple[int, ...]
+    pad_type: str
+    strength: float
 
 
 def binomial_taps(filt_size: int) -> tuple[float, ...]:

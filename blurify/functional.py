@@ -2,7 +2,7 @@
 
 Every function takes a batch `(N, C, *spatial)` or a single sample `(C, *spatial)` with 1, 2 or 3 spatial axes, and
 lists of one integer per spatial axis. They are scriptable, so they keep to the part of Python that TorchScript knows,
-and they trust their arguments: `blurify.layers` and `blurify.spec` validate.
+and they trust their arguments: `blurify.layers` and `blurify.planning.spec` validate.
 """
 
 from __future__ import annotations

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blurify import functional
+from blurify.checks import check_int, check_pad_type, check_per_axis, check_strength
 from blurify.errors import ArgumentError, ArgumentTypeError
 from blurify.filters import mixed_taps
-from blurify.spec import check_int, check_pad_type, check_per_axis, check_strength
 
 # Where the extra tap of an even filter is.
 SIDES = ("right", "left", "both")

@@ -4,8 +4,8 @@ A host is its original class and its state, a plan is its JSON, and a graph is t
 plan.
 """
 
-from blurify.hosts import rebuild as host
-from blurify.origin import graph
-from blurify.planning import plan_from_json as plan
+from blurify.graph.hosts import rebuild as host
+from blurify.planning.plan import plan_from_json as plan
+from blurify.rewriting.origin import graph
 
 __all__ = ["graph", "host", "plan"]

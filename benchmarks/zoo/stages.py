@@ -18,15 +18,16 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.zoo import models
 from blurify.api import antialias, make_plan
-from blurify.decision import Decision
 from blurify.errors import NoEffectWarning
-from blurify.graph_module import TracedModule
-from blurify.planning import Plan
-from blurify.spec import Spec
+from blurify.graph.module import TracedModule
+from blurify.graph.paths import node_paths
+from blurify.planning.decision import Decision
+from blurify.planning.plan import Plan
+from blurify.planning.spec import Spec
+from blurify.rewriting.losses import apply_traced
 from blurify.tracing import trace
 from blurify.tracing.differing import difference
 from blurify.tracing.inputs import Inputs
-from blurify.tracing.paths import node_paths
 from blurify.tracing.shapes import output_shapes
 from blurify.verifying.shapes import subsampling_paths
 from blurify.verifying.twins import one_tap
@@ -80,7 +81,7 @@ class Subject:
     @cached_property
     def converted(self) -> TracedModule:
         """The model with everything rewritten that can be, stems included."""
-        return self.full_plan.apply_traced(self.traced.shallow_copy())
+        return apply_traced(self.full_plan, self.traced.shallow_copy())
 
     @cached_property
     def full_plan(self) -> Plan:
@@ -277,7 +278,7 @@ def names(subject: Subject) -> Outcome:
 
 def own_converted(subject: Subject) -> TracedModule:
     """The converted model over parameters of its own."""
-    return subject.full_plan.apply_traced(subject.traced.shallow_copy())
+    return apply_traced(subject.full_plan, subject.traced.shallow_copy())
 
 
 STAGES: dict[str, Callable[[Subject], Outcome]] = {

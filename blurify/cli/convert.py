@@ -68,7 +68,7 @@ def convert(
     let_user_modules_in(request.arch, request.allow)
     from blurify import files
     from blurify.cli import report, session
-    from blurify.planning import plan_of
+    from blurify.planning.plan import plan_of
 
     form = files.choose_format(output, format_name) or (None if output else files.own_format(Path(request.model)))
     if files.is_onnx(Path(request.model)):

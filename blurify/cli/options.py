@@ -86,7 +86,7 @@ def default_output(request: Request, suffix: str) -> Path:
 
 
 def conversion_options(command: Command) -> Command:
-    """Add the options of a conversion, which `blurify.spec.ARGUMENTS` names."""
+    """Add the options of a conversion, which `blurify.planning.spec.ARGUMENTS` names."""
     for decorate in reversed(_CONVERSION):
         command = decorate(command)
     return command
@@ -197,7 +197,7 @@ format_option = click.option(
 )
 
 
-# Of `blurify.carrying.FORMS`, which cannot be imported before something slow is.
+# Of `blurify.rewriting.carrying.FORMS`, which cannot be imported before something slow is.
 _FORM = click.option(
     "--form",
     "model_form",

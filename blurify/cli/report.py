@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from blurify.decision import Decision, explanation, filter_text, parts_table, sizes
-from blurify.planning import Plan, grid_lines
+from blurify.planning.decision import Decision, explanation, filter_text, parts_table, sizes
+from blurify.planning.plan import Plan, grid_lines
 from blurify.sites import Action
 
 if TYPE_CHECKING:

@@ -13,14 +13,15 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
 
 from blurify import api, files
-from blurify.carrying import carried_out
 from blurify.cli import report
 from blurify.cli.options import Request
 from blurify.errors import ArgumentError, OmissionWarning, one_line
-from blurify.graph_module import TracedModule
+from blurify.graph.module import TracedModule
 from blurify.measure.cost import Cost, cost
-from blurify.planning import OF_GRAPHS, Plan, left_out, lost_hooks, moved_grid
-from blurify.spec import ARGUMENTS, DEFAULT_FILT_SIZE, Spec
+from blurify.planning.plan import Plan, moved_grid
+from blurify.planning.spec import ARGUMENTS, DEFAULT_FILT_SIZE, Spec
+from blurify.rewriting.carrying import carried_out
+from blurify.rewriting.losses import OF_GRAPHS, left_out, lost_hooks
 from blurify.tracing.inputs import Inputs, input_size, random_batch
 from blurify.verifying import proving
 from blurify.verifying.verdict import Verdict

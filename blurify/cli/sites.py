@@ -20,7 +20,7 @@ from blurify.measure.aliasing import folded_energy, not_run
 from blurify.measure.estimate import estimate
 from blurify.measure.folder import Folder, Pictures, Preprocessing
 from blurify.measure.probes import middle
-from blurify.planning import plan_of
+from blurify.planning.plan import plan_of
 from blurify.verifying.twins import one_tap, with_plan
 
 if TYPE_CHECKING:

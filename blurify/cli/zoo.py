@@ -77,7 +77,7 @@ def convert(patterns: tuple[str, ...], output: str | None, as_json: bool, **opti
         raise click.UsageError("Say where the models go with -o DIR, or see what would be done with --dry-run.")
     let_user_modules_in(None, patterns)
     from blurify.cli import bulk
-    from blurify.spec import ARGUMENTS
+    from blurify.planning.spec import ARGUMENTS
     from blurify.zoo import catalogue
     from blurify.zoo.settings import Limits, Settings, cores, most_memory
 

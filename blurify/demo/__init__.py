@@ -20,7 +20,7 @@ from blurify.drawing.sliding import Slide, sliding_strip
 from blurify.files.atomic import check_output
 from blurify.measure.consistency import accuracy, agreement, correctness, diagonal_sweep, shifted_answers, variation
 from blurify.measure.estimate import Estimate, estimate
-from blurify.planning import Plan
+from blurify.planning.plan import Plan
 from blurify.verifying.proving import verify
 from blurify.verifying.verdict import Verdict
 

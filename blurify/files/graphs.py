@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, fx, nn
 
+from blurify.graph.edit import holder_of
+
 
 def unguarded(program: torch.export.ExportedProgram) -> fx.GraphModule:
     """The program as a graph over its weights, without checks of the sizes that it was recorded with."""
@@ -33,12 +35,7 @@ def with_state(model: fx.GraphModule, state: Mapping[str, Tensor]) -> fx.GraphMo
 
 
 def _put(tree: nn.Module, path: str, value: Tensor, persistent: bool = True) -> None:
-    *parents, name = path.split(".")
-    holder = tree
-    for parent in parents:
-        if parent not in holder._modules:
-            holder.add_module(parent, nn.Module())
-        holder = holder.get_submodule(parent)
+    holder, name = holder_of(tree, path)
     if isinstance(value, nn.Parameter):
         holder.register_parameter(name, value)
     else:

@@ -24,7 +24,7 @@ from blurify.files.architecture import Architecture, build_architecture
 from blurify.files.recipe import VERSION, read_recipe
 from blurify.files.state_dict import load_weights
 from blurify.files.untrusted.bounded import Bounded
-from blurify.planning import Plan
+from blurify.planning.plan import Plan
 from blurify.tracing.inputs import example_for, random_batch
 
 FORMAT = "blurify"

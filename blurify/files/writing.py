@@ -13,7 +13,7 @@ from blurify.errors import ArgumentError, FileError, one_line
 from blurify.files import native
 from blurify.files.atomic import Check, check_output, write_atomically
 from blurify.files.safetensors_file import SUFFIX, to_bytes
-from blurify.planning import Plan, plan_of
+from blurify.planning.plan import Plan, plan_of
 
 
 def save(model: nn.Module, path: str | os.PathLike[str], *, arch: str | None = None, force: bool = False) -> None:

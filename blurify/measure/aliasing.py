@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from blurify import functional
 from blurify.errors import ArgumentError
 from blurify.filters import binomial_taps, mixed_taps
-from blurify.graph_module import TracedModule
+from blurify.graph.module import TracedModule
 from blurify.layers import (
     ADAPTIVE_AVG_BLUR_POOLS,
     ADAPTIVE_MAX_BLUR_POOLS,

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from blurify.errors import ArgumentError
-from blurify.graph_module import TracedModule
+from blurify.graph.module import TracedModule
 from blurify.measure.strides import Pair, cumulative_strides
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.modes import evaluating

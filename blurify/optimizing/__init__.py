@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from torch import fx
 
-from blurify.graph_module import TracedModule
+from blurify.graph.module import TracedModule
 from blurify.optimizing import dedupe_blurs, hoist_blur, microbatch
 
 __all__ = ["PASSES", "optimize_graphs"]

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from blurify.graph_module import TracedModule
+from blurify.graph.module import TracedModule
+from blurify.graph.nodes import called, writes
 from blurify.layers import Blur
-from blurify.optimizing.nodes import called, writes
 
 
 def run(traced: TracedModule, graph: fx.Graph) -> list[str]:

@@ -19,15 +19,15 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from blurify.graph_module import TracedModule
+from blurify.graph.arguments import bind
+from blurify.graph.constants import constant_tensor
+from blurify.graph.edit import insert_after
+from blurify.graph.module import TracedModule
+from blurify.graph.nodes import batch_statistics, called, only_source
+from blurify.graph.tree import has_hooks
 from blurify.layers import Blur, BlurPool1d, BlurPool2d, BlurPool3d
-from blurify.optimizing.nodes import batch_statistics, called, only_source
-from blurify.positionwise import operator_name
-from blurify.rewrite import insert_after
-from blurify.rules.arguments import bind
+from blurify.planning.positionwise import operator_name
 from blurify.rules.conv import signature_of
-from blurify.tracing.constants import constant_tensor
-from blurify.tree import has_hooks
 
 # A conv of one of these classes multiplies every position by one matrix, if its kernel is 1 and its padding 0.
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

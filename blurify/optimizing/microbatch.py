@@ -3,8 +3,8 @@
 A site's dense output is the largest map of its surroundings, and where a batch of them does not fit the processor's
 cache, writing and reading it costs more than computing it. So the chain that ends in a blur, from as far up as nothing
 mixes samples and nothing else reads what lies between, is run for as many samples at a time as fit
-(`blurify.lowering`); the dense maps of the whole batch are never there at once. What is compiled for batches of one
-size holds every part by itself.
+(`blurify.graph.lowering`); the dense maps of the whole batch are never there at once. What is compiled for batches of
+one size holds every part by itself.
 
 The graph stays as it is, but for what its nodes say of the chain they belong to.
 """
@@ -18,12 +18,12 @@ from torch import fx
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import Conv2d
 
-from blurify.graph_module import TracedModule
+from blurify.graph.constants import constant_shape, constant_tensor
+from blurify.graph.lowering import Part, before
+from blurify.graph.module import TracedModule
+from blurify.graph.nodes import batch_statistics, called, only_source
 from blurify.layers import Blur, DenseMaxPool2d
-from blurify.lowering import Part, before
-from blurify.optimizing.nodes import batch_statistics, called, only_source
-from blurify.positionwise import crosses, operator_name
-from blurify.tracing.constants import constant_shape, constant_tensor
+from blurify.planning.positionwise import crosses, operator_name
 
 # Whose convs are known to do what a conv does, to each sample.
 CONV_HOMES = ("torch.nn.", "timm.layers.", "torchvision.")

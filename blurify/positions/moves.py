@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from blurify.graph.edit import is_first
 from blurify.positions.atoms import Atom, Dim, Layout, dim_of, regrouped
 
 Shape = tuple[int, ...]
@@ -188,11 +189,6 @@ def cut(dim: Dim, size: int) -> Dim:
 
 def _are_integers(values: Any) -> bool:
     return isinstance(values, (tuple, list)) and all(type(value) is int for value in values)
-
-
-def is_first(node: fx.Node) -> bool:
-    """Return whether a node takes the first of a pair, which reductions name `values`."""
-    return (node.target, node.args[1:]) in ((operator.getitem, (0,)), (getattr, ("values",)))
 
 
 def first_item(node: fx.Node) -> fx.Node | None:

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from blurify.graph_module import TracedModule
+from blurify.graph.arguments import Signature, are_known, bind
+from blurify.graph.module import TracedModule
 from blurify.recovery.norms import own_mean
 from blurify.recovery.weights import Making, exact, is_scaled, is_spectral, making, parameter_at, scaled, standardising
-from blurify.rules.arguments import Signature, are_known, bind
 from blurify.rules.conv import signature_of
 from blurify.rules.same import SAME_CONVS
 from blurify.sites import per_axis

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from blurify.byte_sizes import size_text
 from blurify.errors import ArgumentError, ArgumentTypeError, one_line
-from blurify.graph_module import TracedModule
+from blurify.graph.module import TracedModule
 from blurify.recovery.calls import Skip
 from blurify.recovery.fits import LayerFit, Settings
 from blurify.tracing.inputs import Inputs

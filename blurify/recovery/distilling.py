@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blurify.graph_module import TracedModule
+from blurify.graph.module import TracedModule
 from blurify.measure.shifts import stacked
 from blurify.recovery.judging import Score
 from blurify.recovery.progress import Progress

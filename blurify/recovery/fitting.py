@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from blurify.errors import ArgumentError
-from blurify.graph_module import TracedModule
+from blurify.graph.module import TracedModule
 from blurify.recovery.calls import Call, Skip, find_calls
 from blurify.recovery.fits import LayerFit, Settings
 from blurify.recovery.joins import ordered

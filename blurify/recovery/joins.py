@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from blurify.graph_module import TracedModule
+from blurify.graph.module import TracedModule
 from blurify.recovery.calls import Call
 from blurify.recovery.lockstep import Stepper
 from blurify.recovery.norms import gain_of

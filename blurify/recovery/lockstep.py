@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
-from blurify.graph_module import TracedModule
-from blurify.optimizing.nodes import writes
+from blurify.graph.module import TracedModule
+from blurify.graph.nodes import writes
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.shapes import placeholder_values
 

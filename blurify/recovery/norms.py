@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from blurify.graph_module import TracedModule
-from blurify.optimizing.nodes import batch_statistics
-from blurify.rules.arguments import Signature, bind
-from blurify.tracing.constants import constant_tensor
+from blurify.graph.arguments import Signature, bind
+from blurify.graph.constants import constant_tensor
+from blurify.graph.module import TracedModule
+from blurify.graph.nodes import batch_statistics
 
 FUNCTIONS: dict[Any, Signature] = {
     F.batch_norm: Signature(

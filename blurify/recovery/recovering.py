@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from blurify.byte_sizes import size_text
 from blurify.errors import ArgumentError, HooksWarning, PlanError
-from blurify.graph_module import TracedModule
+from blurify.graph.module import TracedModule
 from blurify.recovery.calls import Skip
 from blurify.recovery.checking import (
     TRAINED,

@@ -15,11 +15,11 @@ from typing import TypedDict
 from torch import Tensor, nn
 
 from blurify.errors import ArgumentError, ArgumentTypeError
-from blurify.graph_module import TracedModule
+from blurify.graph.module import TracedModule
 from blurify.measure.consistency import agreement, shifted_answers
 from blurify.measure.estimate import estimate
 from blurify.measure.shifts import room
-from blurify.planning import Plan
+from blurify.planning.plan import Plan
 from blurify.recovery.layout import layout
 from blurify.recovery.recovering import Recovered, recover
 from blurify.recovery.sensitivity import Effects, Step, applied, with_strengths

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from blurify.graph_module import TracedModule
+from blurify.graph.module import TracedModule
 from blurify.measure.aliasing import folded_energy
 from blurify.measure.consistency import logits
-from blurify.planning import Plan
+from blurify.planning.plan import Plan
 from blurify.sites import Action
 
 # How much of a blur shows what a little of it does, and yet more than rounding.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from blurify.graph_module import TracedModule
+from blurify.graph.module import TracedModule
 from blurify.recovery.calls import downstream
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from math import isfinite
 
-from blurify.graph_module import TracedModule
+from blurify.graph.module import TracedModule
 from blurify.recovery.judging import Judge, Score
 from blurify.recovery.team import Team
 

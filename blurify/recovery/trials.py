@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from blurify.graph_module import TracedModule
+from blurify.graph.module import TracedModule
 from blurify.measure.estimate import Estimate
 from blurify.recovery.recovering import Recovered
 

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from blurify.graph_module import TracedModule
+from blurify.graph.module import TracedModule
 
 SCALED = frozenset({"ScaledStdConv2d", "ScaledStdConv2dSame"})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import fx, nn
 
+from blurify.graph.edit import set_module
 from blurify.rules import (
     adaptive_pool,
     avg_pool,
@@ -22,7 +23,7 @@ from blurify.rules import (
     unfold,
     upsample,
 )
-from blurify.rules.base import Context, Replacement, Rule, set_module
+from blurify.rules.base import Context, Replacement, Rule
 from blurify.sites import Site
 
 __all__ = ["RULES", "Context", "Replacement", "Rule", "recognise", "set_module"]

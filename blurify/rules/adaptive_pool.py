@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from blurify.decision import Blurring
+from blurify.filters import Blurring
+from blurify.graph.arguments import Signature, are_known, bind
+from blurify.graph.edit import reads_only_the_first, unpack_first
 from blurify.layers import ADAPTIVE_AVG_BLUR_POOLS, ADAPTIVE_MAX_BLUR_POOLS
-from blurify.rules.arguments import Signature, are_known, bind, reads_only_the_first, unpack_first
 from blurify.rules.base import Context, Replacement, Rule, refused_unless_exact
 from blurify.sites import Kind, Reason, Site
 

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from blurify.decision import Blurring
+from blurify.filters import Blurring
+from blurify.graph.arguments import Signature, are_known, bind
 from blurify.layers import AVG_BLUR_POOLS, SAME_BLUR_POOLS
-from blurify.rules.arguments import Signature, are_known, bind
 from blurify.rules.base import Context, Replacement, Rule, axes_of, refused_unless_exact, with_stride
 from blurify.rules.same import SAME_AVG_POOLS
 from blurify.sites import Kind, Reason, Site, per_axis

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from torch import fx, nn
 
-from blurify.decision import Blurring
+from blurify.filters import Blurring
+from blurify.graph.edit import shallow_copy
 from blurify.positions import Layout, has_positions
 from blurify.sites import Reason, Site
 from blurify.tracing.shapes import Shapes
@@ -91,26 +91,6 @@ def steps_over_channels(source: object, dims: Iterable[int], context: Context) -
 def never(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Replacement:
     """The `replace` of a rule that refuses every site it recognises."""
     raise AssertionError(f"{node.name} must not be rewritten: {site.refusal}")
-
-
-def set_module(root: nn.Module, path: str, module: nn.Module) -> None:
-    """Put a module at a dotted path, making bare containers on the way."""
-    *parents, name = path.split(".")
-    for parent in parents:
-        if parent not in root._modules:
-            root.add_module(parent, nn.Module())
-        root = root.get_submodule(parent)
-    module.training = root.training
-    root.add_module(name, module)
-
-
-def shallow_copy(module: M) -> M:
-    """A module with attributes and registries of its own that shares parameters, buffers and children."""
-    # Not `copy.copy`, which parametrized modules refuse.
-    twin = type(module).__new__(type(module))
-    for key, value in module.__dict__.items():
-        twin.__dict__[key] = copy.copy(value) if isinstance(value, (dict, set)) else value
-    return twin
 
 
 def with_stride(module: M, stride: tuple[int, ...]) -> M:

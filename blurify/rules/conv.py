@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from blurify.decision import Blurring
+from blurify.filters import Blurring
+from blurify.graph.arguments import Signature, are_known, bind, set_argument
 from blurify.layers import BLUR_POOLS, SAME_BLUR_POOLS
-from blurify.rules.arguments import Signature, are_known, bind, set_argument
 from blurify.rules.base import Context, Replacement, Rule, with_stride
 from blurify.rules.low_pass import averaged_axes, fixed_taps, smoothed_axes
 from blurify.rules.same import SAME_CONVS

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import fx
 
-from blurify.rules.arguments import Signature, are_known, bind
+from blurify.graph.arguments import Signature, are_known, bind
 from blurify.rules.base import Context, Rule, never
 from blurify.sites import Kind, Reason, Site, per_axis
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from blurify.graph.arguments import Signature, are_known, bind
 from blurify.positions import REGROUPS, finest, name_of
-from blurify.rules.arguments import Signature, are_known, bind
 from blurify.rules.base import Context, Rule
 from blurify.rules.hand_pool import is_map
 from blurify.rules.upsample import is_smoothed_after, replace

@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import fx
 
-from blurify.decision import Blurring
+from blurify.filters import Blurring
+from blurify.graph.edit import is_first, reads_only_the_first, unpack_first
 from blurify.layers import AVG_BLUR_POOLS, BLUR_POOLS, DENSE_MAX_POOLS
 from blurify.positions import (
     MAXIMA,
@@ -23,7 +24,6 @@ from blurify.positions import (
     Layout,
     has_positions,
     is_column_unfold,
-    is_first,
     moved,
     name_of,
     reduced,
@@ -31,7 +31,6 @@ from blurify.positions import (
     sizes,
     upstream,
 )
-from blurify.rules.arguments import reads_only_the_first, unpack_first
 from blurify.rules.base import Context, Replacement, Rule
 from blurify.sites import Kind, Reason, Site
 

@@ -13,9 +13,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import fx, nn
 
-from blurify.decision import Blurring
+from blurify.filters import Blurring
+from blurify.graph.arguments import Signature, are_known, bind
 from blurify.layers import LP_BLUR_POOLS
-from blurify.rules.arguments import Signature, are_known, bind
 from blurify.rules.base import Context, Replacement, Rule, axes_of, refused_unless_exact
 from blurify.sites import Kind, Reason, Site, per_axis
 

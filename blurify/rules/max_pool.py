@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from blurify.decision import Blurring
+from blurify.filters import Blurring
+from blurify.graph.arguments import Signature, are_known, bind
+from blurify.graph.edit import reads_only_the_first, unpack_first
 from blurify.layers import BLUR_POOLS, DENSE_MAX_POOLS, INDEXED_MAX_POOLS, SAME_BLUR_POOLS
 from blurify.positions import first_item
-from blurify.rules.arguments import Signature, are_known, bind, reads_only_the_first, unpack_first
 from blurify.rules.base import Context, Replacement, Rule, axes_of, refused_unless_exact, with_stride
 from blurify.rules.same import SAME_MAX_POOLS
 from blurify.sites import Kind, Reason, Site, per_axis

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from blurify.decision import Blurring
+from blurify.filters import Blurring
+from blurify.graph.arguments import Signature, are_known, bind
 from blurify.layers import BLUR_POOLS, RESIZES
-from blurify.rules.arguments import Signature, are_known, bind
 from blurify.rules.base import Context, Replacement, Rule, refused_unless_exact
 from blurify.rules.upsample import is_smoothed_after
 from blurify.sites import Kind, Reason, Site

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 
-from blurify.decision import Blurring
+from blurify.filters import Blurring
+from blurify.graph.edit import reads_only_the_first, unpack_first
 from blurify.positions import MEANS, argument, name_of
-from blurify.rules.arguments import reads_only_the_first, unpack_first
 from blurify.rules.base import Context, Replacement, Rule
 from blurify.rules.exported_slice import END, SLICE
 from blurify.rules.hand_pool import KINDS, is_map, pool, read_instead

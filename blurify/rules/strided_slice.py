@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import fx
 
-from blurify.decision import Blurring
+from blurify.filters import Blurring
+from blurify.graph.arguments import are_known
 from blurify.layers import BlurAxes
-from blurify.rules.arguments import are_known
 from blurify.rules.base import Context, Replacement, Rule, steps_over_channels
 from blurify.rules.smoothed import is_smoothed
 from blurify.sites import Kind, Reason, Site

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from blurify.rules.arguments import Signature, are_known, bind
+from blurify.graph.arguments import Signature, are_known, bind
 from blurify.rules.base import Context, Rule, never
 from blurify.sites import Kind, Reason, Site, per_axis
 

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from blurify.decision import Blurring
+from blurify.filters import Blurring
+from blurify.graph.arguments import Signature, are_known, bind
 from blurify.layers import BLUR_POOLS
-from blurify.rules.arguments import Signature, are_known, bind
 from blurify.rules.base import Context, Replacement, Rule, axes_of, refused_unless_exact
 from blurify.rules.smoothed import filtered_axes, is_between
 from blurify.sites import Kind, Reason, Site, per_axis

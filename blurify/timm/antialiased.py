@@ -18,7 +18,7 @@ from torch import nn
 
 from blurify.api import antialias
 from blurify.errors import ArgumentError
-from blurify.spec import ARGUMENTS
+from blurify.planning.spec import ARGUMENTS
 
 __all__: list[str] = []
 

@@ -15,15 +15,16 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from blurify.errors import TraceError, first_line
-from blurify.graph_module import Modes, TracedModule
+from blurify.graph.edit import holder_of
+from blurify.graph.module import Modes, TracedModule
+from blurify.graph.paths import align_paths, assign_paths, exported_scopes
+from blurify.graph.tree import copy_containers
 from blurify.tracing.compare import unlike_model
 from blurify.tracing.export import export_once, looks_at_values
 from blurify.tracing.inputs import Inputs, example_for
 from blurify.tracing.leaves import kept_whole
 from blurify.tracing.modes import as_found, check_weights_stay, flags_against
-from blurify.tracing.paths import align_paths, assign_paths, exported_scopes
 from blurify.tracing.tracer import Recorded, read_values, trace_once
-from blurify.tree import copy_containers
 
 __all__ = ["trace"]
 
@@ -188,12 +189,7 @@ def _assemble(
 
 def _bring(tree: nn.Module, path: str, value: object) -> None:
     """Give the tree what a graph names and the model did not have: lifted constants, guards."""
-    *parents, name = path.split(".")
-    holder = tree
-    for parent in parents:
-        if parent not in holder._modules:
-            holder.add_module(parent, nn.Module())
-        holder = holder.get_submodule(parent)
+    holder, name = holder_of(tree, path)
     if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
         holder.register_buffer(name, value, persistent=False)
     else:

@@ -19,16 +19,16 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from blurify.errors import first_line
-from blurify.graph_module import TracedModule
+from blurify.graph.module import TracedModule
+from blurify.graph.paths import IN_PLACE
+from blurify.graph.tree import HOOKS, has_hooks, home, is_of_library
 from blurify.tracing.differing import difference
 from blurify.tracing.export import doubled, quietly
 from blurify.tracing.inputs import Inputs, example_for, input_size, random_batch
 from blurify.tracing.modes import evaluating, same_chance
 from blurify.tracing.omissions import written_path
-from blurify.tracing.paths import IN_PLACE
 from blurify.tracing.questions import OTHER_SIZES
 from blurify.tracing.shapes import placeholder_values
-from blurify.tree import HOOKS, has_hooks, home, is_of_library
 
 # The same operations in the same order leave no more than this, of the largest value.
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}

@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import fx, nn
 
+from blurify.graph.paths import IN_PLACE, function_name
 from blurify.tracing.calls import running
 from blurify.tracing.omissions import is_write
-from blurify.tracing.paths import IN_PLACE, function_name
 
 COMPARISONS = frozenset("lt le gt ge eq ne less less_equal greater greater_equal isnan isinf".split())
 LOGIC = frozenset("and_ or_ and or xor invert logical_and logical_or logical_not".split())

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from blurify.errors import TraceError
-from blurify.graph_module import TracedModule
+from blurify.graph.module import TracedModule
 
 # What a model may keep things in, of those that can be emptied and filled again as they were.
 KEEPERS = frozenset({dict, defaultdict, OrderedDict, list, set})

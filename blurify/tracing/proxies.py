@@ -11,8 +11,8 @@ from torch import Tensor, fx
 from torch.fx.node import Node
 from torch.fx.proxy import Attribute
 
+from blurify.graph.paths import IN_PLACE
 from blurify.tracing.branches import passing_answer, unpacked_length
-from blurify.tracing.paths import IN_PLACE
 from blurify.tracing.recording import OF_FORM, OF_VALUES
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from torch.fx.immutable_collections import immutable_list
 from torch.nn.modules import batchnorm
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 
-from blurify.graph_module import TracedModule
+from blurify.graph.module import TracedModule
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.modes import evaluating
 

@@ -14,7 +14,9 @@ from torch.fx.immutable_collections import immutable_dict
 from torch.fx.node import Node
 
 from blurify.errors import TraceError
-from blurify.hosts import BlurWrapper
+from blurify.graph.hosts import BlurWrapper
+from blurify.graph.paths import IN_PLACE, assign_paths
+from blurify.graph.tree import foreign_hooks
 from blurify.tracing import modes
 from blurify.tracing.answers import Answers
 from blurify.tracing.arguments import arguments
@@ -25,12 +27,10 @@ from blurify.tracing.in_place import Latest
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.leaves import is_foreign_blur, kept_whole, leaf_classes, leaf_functions, strided_leaves
 from blurify.tracing.omissions import Attributes, chance, contexts, entered, tensors_of, written_path
-from blurify.tracing.paths import IN_PLACE, assign_paths
 from blurify.tracing.proxies import TensorProxy, TruthfulProxy
 from blurify.tracing.questions import Questions, gives_one_tensor
 from blurify.tracing.recording import Recording, is_proxy
 from blurify.tracing.wrappers import seen_through, wrapped
-from blurify.tree import foreign_hooks
 
 CHANCE = "random numbers that forward draws in Python or NumPy"
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from blurify.errors import ArgumentError, first_line
-from blurify.graph_module import TracedModule
-from blurify.parts import as_root
-from blurify.planning import Plan, plan_of
+from blurify.graph.module import TracedModule
+from blurify.planning.plan import Plan, plan_of
+from blurify.rewriting.parts import as_root
 from blurify.tracing.fed import Fed
 from blurify.tracing.inputs import Inputs, as_inputs, example_for
 from blurify.tracing.modes import as_found

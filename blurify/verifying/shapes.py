@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from blurify.decision import Decision
-from blurify.graph_module import TracedModule
-from blurify.planning import Plan
+from blurify.graph.module import TracedModule
+from blurify.planning.decision import Decision
+from blurify.planning.plan import Plan
 from blurify.sites import Kind
 from blurify.tracing import trace
 from blurify.tracing.inputs import Inputs

@@ -7,17 +7,16 @@ from typing import Any
 
 from torch import fx, nn
 
-from blurify.carrying import graph_of
 from blurify.errors import ArgumentTypeError
-from blurify.graph_module import TracedModule
-from blurify.hosts import AFTER, BEFORE, can_host, make_host
+from blurify.graph.edit import insert_after, set_module
+from blurify.graph.hosts import AFTER, BEFORE, can_host, make_host
+from blurify.graph.module import TracedModule
+from blurify.graph.paths import node_paths
+from blurify.graph.tree import computed_copies, own_copy
 from blurify.layers import Blur
-from blurify.planning import Plan
+from blurify.planning.plan import Plan
 from blurify.positions import first_item
-from blurify.rewrite import insert_after
-from blurify.rules import set_module
-from blurify.tracing.paths import node_paths
-from blurify.tree import computed_copies, own_copy
+from blurify.rewriting.carrying import graph_of
 
 
 def with_plan(converted: nn.Module) -> tuple[TracedModule, Plan]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from blurify.files import FORMATS
 from blurify.measure.estimate import Estimate
-from blurify.planning import Plan
+from blurify.planning.plan import Plan
 from blurify.zoo.settings import CONVERTED, Record, Settings
 
 _CARD = """---

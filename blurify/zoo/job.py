@@ -19,9 +19,9 @@ import torch
 from torch import nn
 
 from blurify import api, files
-from blurify.carrying import carried_out
 from blurify.errors import ArgumentError
-from blurify.planning import Plan, plan_of
+from blurify.planning.plan import Plan, plan_of
+from blurify.rewriting.carrying import carried_out
 from blurify.tracing.inputs import as_inputs
 from blurify.zoo import architectures, cards, pictures, sources, storage
 from blurify.zoo.failures import failure, noted

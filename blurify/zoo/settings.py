@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from blurify.spec import ARGUMENTS, DEFAULT_FILT_SIZE, DEFAULT_STRENGTH, Spec
+from blurify.planning.spec import ARGUMENTS, DEFAULT_FILT_SIZE, DEFAULT_STRENGTH, Spec
 
 # What a job says of its model: plain values that JSON holds.
 Record = dict[str, Any]

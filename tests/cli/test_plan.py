@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from blurify import load
-from blurify.planning import plan_of
+from blurify.planning.plan import plan_of
 from tests.cli.conftest import Run
 
 ARCH = "tests.core.test_partial:detector"

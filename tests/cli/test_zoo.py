@@ -14,7 +14,7 @@ from rich.console import Console
 from blurify import antialias
 from blurify.cli import showing
 from blurify.cli.group import cli
-from blurify.spec import ARGUMENTS, Spec
+from blurify.planning.spec import ARGUMENTS, Spec
 from blurify.zoo.settings import Settings
 from tests.cli.conftest import Run
 

@@ -19,7 +19,7 @@ from blurify import NoEffectWarning, antialias, plan, verify
 from blurify.errors import ArgumentError, ArgumentTypeError, BlurifyError, PlanError, TraceError
 from blurify.layers import BlurPool2d
 from blurify.measure.cost import cost
-from blurify.planning import Plan
+from blurify.planning.plan import Plan
 from blurify.sites import Reason
 from tests.conftest import randomize_statistics, run
 

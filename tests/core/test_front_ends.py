@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, fx, nn
 
 from blurify import antialias, plan, verify
-from blurify.decision import Decision
+from blurify.planning.decision import Decision
 from blurify.sites import Action, Reason
 from blurify.tracing import trace
 from tests.conftest import randomize_statistics, run

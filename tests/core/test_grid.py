@@ -13,8 +13,8 @@ import torchvision
 from torch import Tensor, nn
 
 from blurify import Plan, plan, verify
-from blurify.decision import OutputShift
 from blurify.errors import ArgumentError, GridWarning, PlanError
+from blurify.planning.decision import OutputShift
 from tests.conftest import as_graph as antialias
 
 

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from blurify import antialias, plan, verify
 from blurify.errors import ArgumentError, ArgumentTypeError
-from blurify.graph_module import TracedModule
+from blurify.graph.module import TracedModule
 from blurify.tracing.inputs import input_size
 from tests.conftest import relative_error
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from blurify import Plan, antialias, plan
 from blurify.errors import PlanError
 from blurify.layers import BlurPool2d
+from blurify.rewriting.losses import apply_traced
 from blurify.sites import Action
 from blurify.tracing import trace
 from tests.conftest import run
@@ -73,7 +74,7 @@ def test_refused_before_anything_is_edited(site: str, changes: dict[str, Any], m
     traced = trace(NET)
     before = [str(graph) for graph in traced.graphs], [name for name, _ in traced.named_modules()]
     with pytest.raises(PlanError) as refusal:
-        _changed(site, **changes).apply_traced(traced, inplace=True)
+        apply_traced(_changed(site, **changes), traced, inplace=True)
     assert message in str(refusal.value)
     assert repr(site) in str(refusal.value)
     assert str(refusal.value).endswith(".")

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blurify import antialias, plan, verify
+from blurify.graph.paths import node_paths
 from blurify.tracing import trace
-from blurify.tracing.paths import node_paths
 
 
 class OwnNames(nn.Module):

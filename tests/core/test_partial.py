@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from blurify import antialias, load, plan, save, verify
 from blurify.errors import ArgumentError, TraceError
-from blurify.graph_module import TracedModule
-from blurify.planning import Plan
+from blurify.graph.module import TracedModule
+from blurify.planning.plan import Plan
 from blurify.sites import Kind, Reason
 from tests.conftest import randomize_statistics
 

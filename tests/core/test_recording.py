@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from blurify import plan, verify
 from blurify.errors import HooksWarning, OmissionWarning, TraceError
-from blurify.graph_module import TracedModule
+from blurify.graph.module import TracedModule
 from blurify.tracing import trace
 from blurify.tracing.inputs import as_inputs
 from tests.conftest import as_graph as antialias

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from blurify import antialias, plan, verify
 from blurify.errors import PlanError
 from blurify.layers import BlurPool2d
-from blurify.planning import Plan
+from blurify.planning.plan import Plan
 from blurify.tracing.export import export_once
 from blurify.tracing.inputs import Inputs
 from tests.conftest import randomize_statistics

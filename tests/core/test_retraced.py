@@ -16,7 +16,7 @@ from torchvision.models import get_model
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from blurify import antialias
-from blurify.hosts import BlurWrapper
+from blurify.graph.hosts import BlurWrapper
 from blurify.layers import (
     AdaptiveAvgBlurPool2d,
     AdaptiveMaxBlurPool2d,

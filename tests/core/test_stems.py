@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blurify import plan
-from blurify.planning import Plan
+from blurify.planning.plan import Plan
 from blurify.sites import Reason
 from blurify.tracing.export import export_once
 from blurify.tracing.inputs import Inputs

@@ -20,7 +20,7 @@ import blurify
 from blurify.errors import ArchitectureError, FileError, UnsafeFileError
 from blurify.files import load, read_model, save
 
-REBUILD = "blurify.graph_module.rebuild"
+REBUILD = "blurify.graph.module.rebuild"
 CONV = "torch.nn.modules.conv.Conv2d"
 
 

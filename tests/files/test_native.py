@@ -244,11 +244,11 @@ def test_a_graph_that_was_edited_needs_the_users_word(tiny: nn.Module, picture: 
     with pytest.raises(UnsafeFileError) as raised:
         load(tmp_path / "m.pt")
     assert str(raised.value) == (
-        f"{tmp_path / 'm.pt'} needs blurify.graph_module.rebuild, a converted model's graph, which can call any "
+        f"{tmp_path / 'm.pt'} needs blurify.graph.module.rebuild, a converted model's graph, which can call any "
         "function that the file names, so it was refused and nothing in it was run; "
-        "if you trust the file, add --allow blurify.graph_module.rebuild."
+        "if you trust the file, add --allow blurify.graph.module.rebuild."
     )
-    rebuilt = load(tmp_path / "m.pt", allow=["blurify.graph_module.rebuild"])
+    rebuilt = load(tmp_path / "m.pt", allow=["blurify.graph.module.rebuild"])
     assert torch.equal(rebuilt(picture), converted(picture))
 
 

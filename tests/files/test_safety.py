@@ -165,8 +165,8 @@ def refused(names: list[str]) -> None:
         *("torch.jit._script.ScriptModule", "torchvision.models.feature_extraction.DualGraphModule"),
         *("torch.nn.parallel.distributed.DistributedDataParallel", "torchvision.models._api.get_model"),
         *("timm.models._factory.create_model", "timm.models._helpers.load_checkpoint", "timm.layers.not_there.Thing"),
-        *("torch.nn.modules.module.Module.load_state_dict", "blurify.graph_module.rebuild", "timm.models.timm"),
-        *("torch.nn.modules.module.torch.load", "blurify.graph_module.TracedModule"),
+        *("torch.nn.modules.module.Module.load_state_dict", "blurify.graph.module.rebuild", "timm.models.timm"),
+        *("torch.nn.modules.module.torch.load", "blurify.graph.module.TracedModule"),
         *("timm.models._features_fx.GraphExtractNet", "timm.models._features_fx.FeatureGraphNet"),
     ],
 )

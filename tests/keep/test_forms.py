@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from blurify import Plan, antialias, load, save, verify
 from blurify.errors import ArgumentError
-from blurify.hosts import BlurWrapper
+from blurify.graph.hosts import BlurWrapper
 from blurify.measure.cost import cost
 from tests.conftest import randomize_statistics
 

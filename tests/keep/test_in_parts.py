@@ -15,7 +15,7 @@ from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.models.resnet import BasicBlock
 
 from blurify import antialias
-from blurify.hosts import is_in_parts
+from blurify.graph.hosts import is_in_parts
 from blurify.kernels import eager
 from tests.conftest import randomize_statistics
 

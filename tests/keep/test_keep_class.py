@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from benchmarks.zoo import models
 from blurify import Plan, antialias, load, plan, save, verify
 from blurify.errors import ArgumentTypeError, NoEffectWarning, PlanError
-from blurify.hosts import AFTER, BEFORE, BlurWrapper, can_host, make_host, rebuild
+from blurify.graph.hosts import AFTER, BEFORE, BlurWrapper, can_host, make_host, rebuild
 from blurify.layers import BlurPool2d
 from blurify.sites import Reason
 from blurify.verifying.outputs import tensors_in

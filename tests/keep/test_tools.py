@@ -24,7 +24,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
 from blurify import antialias
-from blurify.hosts import BlurWrapper
+from blurify.graph.hosts import BlurWrapper
 from tests.conftest import randomize_statistics, relative_error, run
 
 X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))

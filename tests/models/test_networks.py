@@ -7,8 +7,8 @@ import torch
 import torchvision
 
 from blurify import verify
+from blurify.graph.paths import node_paths
 from blurify.layers import Blur
-from blurify.tracing.paths import node_paths
 from blurify.verifying.shapes import subsampling_paths
 from tests.conftest import as_graph as antialias
 from tests.conftest import relative_error, run, tiered

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
-from blurify.graph_module import TracedModule
+from blurify.graph.module import TracedModule
 from blurify.kernels import eager, fast
 from tests.conftest import as_graph as antialias
 from tests.conftest import randomize_statistics, relative_error, run, tiered

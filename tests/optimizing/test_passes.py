@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from blurify import verify
-from blurify.graph_module import TracedModule
+from blurify.graph.module import TracedModule
 from blurify.optimizing import optimize_graphs
 from tests.conftest import as_graph as antialias
 from tests.conftest import randomize_statistics, relative_error, run, tiered

@@ -16,7 +16,7 @@ from blurify.errors import ArgumentError, ArgumentTypeError
 from blurify.measure.aliasing import folded_energy
 from blurify.measure.consistency import agreement, shifted_answers
 from blurify.measure.estimate import Estimate
-from blurify.planning import Plan
+from blurify.planning.plan import Plan
 from blurify.recovery import searching
 from blurify.recovery.recovering import Recovered
 from blurify.recovery.searching import strongest

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import blurify
-from blurify.graph_module import TracedModule
+from blurify.graph.module import TracedModule
 from blurify.recovery import fitting
 from blurify.recovery.calls import Call, Skip, find_calls
 from blurify.recovery.fits import LayerFit, Settings

@@ -24,7 +24,7 @@ from blurify.files.untrusted.plain import looks_plain, read_plain
 from blurify.files.untrusted.records import content_of, records_of, root_of
 from blurify.files.untrusted.safety import NOBODY, PLAIN, Trust, refusal, resolve_globals
 from blurify.files.untrusted.stand_ins import NUMPY, has_weights, stand_in, without_stand_ins
-from blurify.origin import Pending
+from blurify.rewriting.origin import Pending
 
 _INSTEAD = "give a .pt or .pth file with a state_dict or a model, or safetensors"
 

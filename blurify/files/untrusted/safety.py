@@ -58,13 +58,13 @@ PLAIN = frozenset(
         "blurify.saved.plan",  # reads JSON
         "blurify.saved.graph",  # is told apart below
         # Of older files.
-        *("blurify.hosts.rebuild", "blurify.planning.Plan", "blurify.decision.Decision"),
+        *("blurify.graph.hosts.rebuild", "blurify.planning.plan.Plan", "blurify.planning.decision.Decision"),
         *("blurify.sites.Kind", "blurify.sites.Action", "blurify.sites.Reason"),
         *(
-            "blurify.graph_module.Modes",
-            "blurify.graph_codec.FunctionRef",
-            "blurify.graph_codec.NodeRef",
-            "blurify.tree.KeepsExtraState",
+            "blurify.graph.module.Modes",
+            "blurify.graph.codec.FunctionRef",
+            "blurify.graph.codec.NodeRef",
+            "blurify.graph.tree.KeepsExtraState",
         ),
         *("torch.fx.immutable_collections.immutable_dict", "torch.fx.immutable_collections.immutable_list"),
         *("builtins.frozenset", "builtins.slice"),
@@ -82,7 +82,7 @@ _NEVER = ("os", "posix", "nt", "sys")
 
 # Why a name that a user may well meet is refused.
 _EXPLAINED = {
-    "blurify.graph_module.rebuild": "a converted model's graph, which can call any function that the file names",
+    "blurify.graph.module.rebuild": "a converted model's graph, which can call any function that the file names",
     "torch.fx.graph_module.reduce_graph_module": "a graph of torch.fx, which is code inside the file",
     "builtins.getattr": "which reaches into any object",
 }
@@ -161,7 +161,7 @@ def _allowed_by_default(name: str) -> Any | None:
     module_name, _, attribute = name.rpartition(".")
     if name == "blurify.saved.graph":
         # To make a graph runs the model in the file, which must be looked at before.
-        return _import("blurify.origin", "Pending")
+        return _import("blurify.rewriting.origin", "Pending")
     if name in PLAIN:
         return _import(module_name, attribute)
     if not _trusted(module_name):

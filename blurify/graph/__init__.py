@@ -1,0 +1,1 @@
+"""Traced models, and edits of their graphs and module trees."""
