@@ -16,7 +16,7 @@ from blurify.errors import ArgumentError, FileError
 from blurify.files.atomic import write_atomically
 from blurify.measure.cost import Cost
 from blurify.onnx.running import require_onnx
-from blurify.planning import Plan, moved_grid
+from blurify.planning.plan import Plan, moved_grid
 
 
 @dataclass(frozen=True)

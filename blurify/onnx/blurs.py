@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from blurify.decision import Decision
 from blurify.layers import AVG_BLUR_POOLS, BLUR_POOLS, Blur
 from blurify.onnx.shapes import Value
 from blurify.onnx.writer import FLOAT, FLOATING, Writer
+from blurify.planning.decision import Decision
 
 MODES = {"reflect": "reflect", "replicate": "edge"}
 

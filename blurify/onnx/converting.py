@@ -15,8 +15,8 @@ from blurify.onnx.rewriting import carry_out
 from blurify.onnx.running import CannotRun, Given, Session, examples_of, inputs_of, random_inputs
 from blurify.onnx.scopes import scopes_of
 from blurify.onnx.shapes import infer
-from blurify.planning import Plan
-from blurify.spec import Spec
+from blurify.planning.plan import Plan
+from blurify.planning.spec import Spec
 
 Sizes = tuple[int, ...]
 

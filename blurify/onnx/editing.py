@@ -9,11 +9,11 @@ from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from blurify.decision import Decision
 from blurify.onnx.blurs import Filtering, emit_blur
 from blurify.onnx.scopes import Scope, bodies, captured
 from blurify.onnx.shapes import Shapes, Value
 from blurify.onnx.writer import Names, Writer
+from blurify.planning.decision import Decision
 
 Sizes = tuple[int, ...]
 

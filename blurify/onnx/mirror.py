@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from blurify.graph_module import Modes, TracedModule
+from blurify.graph.module import Modes, TracedModule
 from blurify.onnx.operators import TORCH_TYPES, Op, call_of
 from blurify.onnx.scopes import Scope, bodies, captured
 from blurify.onnx.shapes import Shapes, Value

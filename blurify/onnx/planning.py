@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from blurify.decide import decide
-from blurify.decision import Decision, OutputShift
 from blurify.onnx.mirror import Mirror, mirror
 from blurify.onnx.rewriting import refusal
 from blurify.onnx.scopes import Scope, bodies, captured, scopes_of
 from blurify.onnx.shapes import Shapes
-from blurify.planning import Plan
+from blurify.planning.decide import decide
+from blurify.planning.decision import Decision, OutputShift
+from blurify.planning.plan import Plan
+from blurify.planning.spec import Spec
+from blurify.planning.stems import is_learnt
 from blurify.sites import Action, Reason
-from blurify.spec import Spec
-from blurify.stems import is_learnt
 
 # What the names of the nodes have that we write.
 OWN = "/blur/"

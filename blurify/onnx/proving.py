@@ -17,7 +17,7 @@ from blurify.onnx.rewriting import carry_out
 from blurify.onnx.running import Arrays, CannotRun, Given, Session, random_inputs
 from blurify.onnx.scopes import graphs_in, scopes_of
 from blurify.onnx.shapes import Shapes, infer
-from blurify.planning import Plan
+from blurify.planning.plan import Plan
 from blurify.verifying.verdict import Row
 
 # Relative to the largest output: what rounding does in single precision, and in half or of integers.

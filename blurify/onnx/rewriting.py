@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from blurify.decision import Decision
 from blurify.onnx.blurs import Filtering, averaging, emit_blur, filtering, mixing
 from blurify.onnx.dense import LOWEST, computed_padding, dense_sizes, depends_on_size, pad_plainly, sizes_of
 from blurify.onnx.editing import Edit
@@ -15,6 +14,7 @@ from blurify.onnx.shapes import Shapes, Value
 from blurify.onnx.slices import stepped_axes
 from blurify.onnx.windows import Window, window_of
 from blurify.onnx.writer import FLOAT, Names
+from blurify.planning.decision import Decision
 from blurify.sites import Kind, Reason, Site
 
 # The first opset whose `Pad` takes what is computed.

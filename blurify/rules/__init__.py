@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import fx, nn
 
-from blurify.graph.edit import set_module
 from blurify.rules import (
     adaptive_pool,
     avg_pool,
@@ -26,7 +25,7 @@ from blurify.rules import (
 from blurify.rules.base import Context, Replacement, Rule
 from blurify.sites import Site
 
-__all__ = ["RULES", "Context", "Replacement", "Rule", "recognise", "set_module"]
+__all__ = ["RULES", "Context", "Replacement", "Rule", "recognise"]
 
 # Blurs first: some of them are convs or pools themselves.
 RULES: tuple[Rule, ...] = (

@@ -46,7 +46,7 @@ def test_it_reports_and_writes(folder: Path, tmp_path: Path) -> None:
     assert {"consistency", "accuracy"} < set(said["models"]["recovered"])
     assert (said["pictures"], said["test_pictures"]) == (60, 30)
     assert said["errors"]["lstsq"] < said["errors"]["carried"]
-    names = ("demo.classifier.DigitNet", "demo.classifier.Block", "graph_module.rebuild")
+    names = ("demo.classifier.DigitNet", "demo.classifier.Block", "graph.module.rebuild")
     written = blurify.load(target, allow=[f"blurify.{name}" for name in names])
     assert len(written.meta["blurify"].rewritten) == 5
     assert [path.name for path in tmp_path.iterdir()] == ["out.pt"]
@@ -93,7 +93,7 @@ def test_a_budget_is_searched_for(folder: Path, tmp_path: Path) -> None:
     assert set(said["strengths"].values()) == {0.5}
     assert (said["min_agreement"], said["test_pictures"]) == (60, 30)
     assert picture.read_bytes()[1:4] == b"PNG"
-    names = ("demo.classifier.DigitNet", "demo.classifier.Block", "graph_module.rebuild")
+    names = ("demo.classifier.DigitNet", "demo.classifier.Block", "graph.module.rebuild")
     written = blurify.load(target, allow=[f"blurify.{name}" for name in names])
     assert {decision.strength for decision in written.meta["blurify"].rewritten} == {0.5}
 

@@ -15,7 +15,7 @@ from blurify.cli.group import cli
 from blurify.cli.zoo import zoo
 from tests.docs.pages import DOCS, PAGES, README, blocks, name
 
-MODULES = ["api", "filters", "layers", "planning", "verifying.proving", "spec", "tracing"]
+MODULES = ["api", "filters", "layers", "planning.plan", "planning.spec", "verifying.proving", "tracing"]
 
 
 def docstring_examples(module: str) -> list[doctest.DocTest]:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from blurify.spec import Spec
+from blurify.planning.spec import Spec
 
 from blurify.errors import ArgumentError, FileError
 from blurify.onnx.converting import open_graph
 from blurify.onnx.reading import copy_further
+from blurify.planning.spec import Spec
 from blurify.sites import Reason
 from tests.onnx_graphs.conftest import converted, graph, normal, np, onnx, opened, run
 

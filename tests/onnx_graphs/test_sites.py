@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from blurify.spec import Spec
+from blurify.planning.spec import Spec
 from torch import Tensor, nn
 
 from blurify import layers
+from blurify.planning.spec import Spec
 from blurify.sites import Reason
 from tests.onnx_graphs.conftest import converted, graph, normal, opened, run
 
