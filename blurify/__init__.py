@@ -36,7 +36,7 @@ _HOMES = {
     "HooksWarning": "errors",
     "NoEffectWarning": "errors",
     "OmissionWarning": "errors",
-    "Plan": "planning",
+    "Plan": "planning.plan",
     "Verdict": "verifying.verdict",
     "antialias": "api",
     "load": "files",
