@@ -11,10 +11,9 @@ np = pytest.importorskip("numpy")
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-from blurify.planning.spec import Spec  # noqa: E402
-
 from blurify.onnx.converting import Graph, open_graph  # noqa: E402
 from blurify.planning.plan import Plan  # noqa: E402
+from blurify.planning.spec import Spec  # noqa: E402
 
 
 def graph(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from blurify.planning.spec import Spec
 
 from blurify.errors import ArgumentError, FileError
 from blurify.onnx.converting import open_graph

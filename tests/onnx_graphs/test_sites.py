@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from blurify.planning.spec import Spec
 from torch import Tensor, nn
 
 from blurify import layers
