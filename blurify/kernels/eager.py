@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-# So much of a map stays in a processor's cache, in bytes.
-PART = 6 * 2**20
+# So much of a map stays in a processor's cache, in bytes, and in the memory that the C library keeps: what is larger it
+# soon gives back to the system, which clears it for the next use.
+PART = 2 * 2**20
 # Compiled code holds every part by itself, and takes as long to be made as there are parts.
 MOST_COMPILED = 16
 

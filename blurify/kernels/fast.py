@@ -19,12 +19,12 @@ from blurify.kernels.eager import in_parts, is_eager, samples_at_a_time
 
 # Up to so many positions a whole map is multiplied by one matrix; so many where channels come last.
 WHOLE_MAP, WHOLE_MAP_LAST = 256, 64
-# Beyond, maps of sides up to this are by one matrix for each axis; of larger sides up to that, where they are many.
-MIDDLING_SIDE, LARGEST_SIDE, MANY_MAPS = 32, 64, 1024
+# Beyond, maps of sides up to this are by one matrix for each axis, where they are few.
+MIDDLING_SIDE, FEW_MAPS = 32, 256
+# What is differentiated is so up to that side, if there are many: what is kept for it is half as large.
+LARGEST_SIDE, MANY_MAPS = 64, 1024
 # Where channels come last, only up to this side, and for filters that are long enough.
 MIDDLING_SIDE_LAST, LEAST_TAPS_LAST = 16, 4
-# The C library takes memory of this size from the system, which clears it for every use.
-OFF_THE_HEAP = 32 * 2**20
 
 
 class Case(NamedTuple):
@@ -70,7 +70,15 @@ def fastest(filt: Tensor, case: Case) -> Way:
     matrices = axis_matrices(filt, case) if worth else None
     if matrices is None:
         return by_depthwise(filt, case)
-    return by_axis_matrices(*matrices) if case.contiguous else by_axis_matrices_last(*matrices, case)
+    if not case.contiguous:
+        return by_axis_matrices_last(*matrices, case)
+    by_matrices = by_axis_matrices(*matrices)
+    return by_matrices if maps <= FEW_MAPS else differentiated(by_matrices, by_depthwise(filt, case))
+
+
+def differentiated(way: Way, otherwise: Way) -> Way:
+    """Return one way for maps through which gradients pass, and another for all else."""
+    return lambda x: way(x) if x.requires_grad and torch.is_grad_enabled() else otherwise(x)
 
 
 def by_whole_matrix(filt: Tensor, case: Case) -> Way:
@@ -103,24 +111,27 @@ def by_axis_matrices_last(columns: Tensor, rows: Tensor, case: Case) -> Way:
 
 
 def by_depthwise(filt: Tensor, case: Case) -> Way:
-    """Pad, then convolve: a batch of maps too large for the heap in parts."""
+    """Pad, then convolve: a batch of maps too large for the cache in parts."""
+    way = pad_and_filter(filt, case)
+
+    def by_parts(x: Tensor) -> Tensor:
+        at_a_time = samples_at_a_time(x)
+        return way(x) if at_a_time is None else in_parts(way, x, at_a_time)
+
+    return by_parts
+
+
+def pad_and_filter(filt: Tensor, case: Case) -> Way:
+    """Return the way to pad any number of samples and convolve them."""
     if case.pad_type == "zero-renorm":
-        return rescaled(by_depthwise(filt, case._replace(pad_type="zero")), filt, case)
+        return rescaled(pad_and_filter(filt, case._replace(pad_type="zero")), filt, case)
     stride, channels = list(case.stride), case.shape[1]
     # Spread out by strides of 0, the filter is gathered at every call.
     weight = filt.to(case.dtype).expand(channels, *filt.shape[1:]).contiguous()
     left, right = list(case.left), list(case.right)
     folded = left if plain.pads_as_convs_do(left, right, case.pad_type) else [0, 0]
     pad: Way = (lambda x: x) if any(folded) else padding(case)
-
-    def pad_and_filter(x: Tensor) -> Tensor:
-        return F.conv2d(pad(x), weight, None, stride, folded, 1, channels)
-
-    def by_parts(x: Tensor) -> Tensor:
-        at_a_time = samples_at_a_time(x)
-        return pad_and_filter(x) if at_a_time is None else in_parts(pad_and_filter, x, at_a_time)
-
-    return by_parts if case.shape.numel() * case.dtype.itemsize >= OFF_THE_HEAP else pad_and_filter
+    return lambda x: F.conv2d(pad(x), weight, None, stride, folded, 1, channels)
 
 
 def rescaled(way: Way, filt: Tensor, case: Case) -> Way:

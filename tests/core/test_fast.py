@@ -109,15 +109,25 @@ def test_matrices_live_as_long_as_the_filter_and_are_not_many() -> None:
     assert len(fast._made) == known
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 7, 6), (2, 600, 6, 50), (2, 3, 30, 30)])
+@pytest.mark.parametrize("shape", [(2, 3, 7, 6), (2, 600, 6, 50), (2, 3, 30, 30), (4, 80, 20, 20)])
 def test_gradients_of_a_blur(shape: tuple[int, ...]) -> None:
     layer = BlurPool2d(None)
     x = torch.randn(shape, requires_grad=True)
     weight = torch.randn_like(layer(x))
     (actual,) = torch.autograd.grad((layer(x) * weight).sum(), x)
     expected_output = plain.blur(x, layer.filt, [2, 2], [1, 1], [2, 2], "reflect")
+    torch.testing.assert_close(layer(x.detach()), expected_output.detach(), rtol=1e-5, atol=1e-5)
     (expected,) = torch.autograd.grad((expected_output * weight).sum(), x)
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 600, 6, 50), (4, 80, 20, 20)])
+def test_less_than_the_maps_is_kept_for_the_gradients_of_a_blur(shape: tuple[int, ...]) -> None:
+    x, kept = torch.randn(shape, requires_grad=True), [0]
+    layer = BlurPool2d(None)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        layer(x)
+    assert sum(kept) < x.numel()
 
 
 def test_gradcheck() -> None:

@@ -30,7 +30,6 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     seen: list[tuple[int, ...]] = []
     original = eager.in_parts
     monkeypatch.setattr(eager, "PART", 2**16)
-    monkeypatch.setattr(fast, "OFF_THE_HEAP", 2**17)
     for module in (eager, fast):
         monkeypatch.setattr(module, "in_parts", lambda run, x, n: seen.append(tuple(x.shape)) or original(run, x, n))
     return seen
@@ -145,7 +144,6 @@ def check_chain(
     x = torch.randn(shape[0], 3, *shape[1:], dtype=torch.float64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(eager, "PART", part)
-        patch.setattr(fast, "OFF_THE_HEAP", 2 * part)
         torch.testing.assert_close(run(optimized, x), run(plain, x), rtol=1e-12, atol=1e-12)
 
 
