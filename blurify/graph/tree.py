@@ -6,8 +6,8 @@ A stable, public path: pickled converted models name `KeepsExtraState`.
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -111,12 +111,16 @@ def state_of(module: nn.Module) -> dict[str, Any]:
 
 
 PLAIN_VALUES = (int, float, bool, str, type(None))
+# What every module has of its own: two modules may share another empty dict, and fill it later.
+REGISTERED = frozenset(vars(nn.Module()))
+PLAIN_HOMES = ("torch.nn.modules.", "blurify.hosts", "blurify.layers")
+COPYING = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__", "__new__")
 
 
 def own_copy(module: nn.Module, memo: dict[int, Any]) -> Any:
-    """Copy like `copy.deepcopy`, but faster: layers of `torch.nn` hold plain values and mostly empty registries."""
-    kind = type(module)
-    if id(module) in memo or not kind.__module__.startswith("torch.nn.modules.") or hasattr(kind, "__deepcopy__"):
+    """Copy like `copy.deepcopy`, but faster: modules hold plain values and mostly empty registries."""
+    kind: Any = type(module)
+    if id(module) in memo or not is_copied_by_attributes(kind):
         return copy.deepcopy(module, memo)
     twin = memo[id(module)] = kind.__new__(kind)
     for key, value in state_of(module).items():
@@ -126,8 +130,19 @@ def own_copy(module: nn.Module, memo: dict[int, Any]) -> Any:
             twin.__dict__[key] = {
                 name: None if child is None else own_copy(child, memo) for name, child in value.items()
             }
-        elif type(value) in (dict, OrderedDict) and not value:
+        elif key in REGISTERED and not value:
             twin.__dict__[key] = type(value)()
         else:
             twin.__dict__[key] = copy.deepcopy(value, memo)
     return twin
+
+
+@cache
+def is_copied_by_attributes(kind: Any) -> bool:
+    """Return whether `copy.deepcopy` copies the attributes of such a module and does nothing else."""
+    own = [getattr(kind, name, None) for name in COPYING]
+    changed = [
+        method for name, method in zip(COPYING, own, strict=True) if method is not getattr(nn.Module, name, None)
+    ]
+    # Layers of `torch.nn` complete what old pickles lack, and modules that blur tell how pickles name them.
+    return all(home(method).startswith(PLAIN_HOMES) for method in changed) and "__slots__" not in vars(kind)

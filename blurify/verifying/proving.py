@@ -32,6 +32,7 @@ from blurify.verifying.twins import (
     own_model,
     subsample_at_sites,
     with_one_tap_layers,
+    with_one_tap_nodes,
     with_original_strides,
     with_plan,
 )
@@ -178,7 +179,7 @@ def examined_once(original: nn.Module, converted: nn.Module, plan: Plan, inputs:
         if pair is None:
             rows = [Row(name, "skipped", why) for name in DYNAMIC]
             return Examined(identity_of(original, converted, plan, inputs, expected, actual), (*rows, same), shapes)
-    twin = one_tap(theirs, plan) if isinstance(theirs, TracedModule) else with_one_tap_layers(theirs, plan)
+    twin = with_one_tap_nodes(theirs, plan) if isinstance(theirs, TracedModule) else with_one_tap_layers(theirs, plan)
     identity = compare(expected, run(twin, inputs))
     rows = [reload(mine, twin, original, inputs)]
     subsample_as(twin, mine)

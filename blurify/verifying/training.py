@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from blurify.errors import first_line
+from blurify.graph_module import TracedModule
 from blurify.tracing.inputs import Inputs
+from blurify.tracing.paths import function_name
 from blurify.verifying.outputs import (
     Difference,
     Named,
@@ -28,6 +30,8 @@ from blurify.verifying.outputs import (
 from blurify.verifying.verdict import Row
 
 SEEDS = (1, 2)
+# What the names of operators that draw random numbers have in them, but for dropouts.
+DRAWING = "rand bernoulli normal multinomial poisson binomial uniform exponential cauchy geometric".split()
 # Rounding switches a ReLU or the largest of a window here and there, which gradients show far more than outputs.
 ALLOWED = {torch.float64: 1e-6, torch.float32: 5e-2, torch.float16: 0.5, torch.bfloat16: 1.0}
 
@@ -46,7 +50,7 @@ def train(original: nn.Module, twin: nn.Module, inputs: Inputs, *, recorded: boo
     """Return the rows of both proofs; gradients are those after `.eval()` where no training pass can be had.
 
     `recorded` tells whether the twin, or a part of it, is a graph: there a draw may have decided once and for all, as
-    one more pass shows. In a model of its own class the author's forward decides.
+    one more pass shows. In a model of its own class the author's forward decides, and dropouts decide nothing.
     """
     try:
         mine, inputs = first_pass(original, inputs)
@@ -55,7 +59,7 @@ def train(original: nn.Module, twin: nn.Module, inputs: Inputs, *, recorded: boo
         return [Row("train", "skipped", why), in_evaluation(original, twin, inputs)]
     try:
         theirs = one_pass(twin, inputs, SEEDS[0])
-        again = second_pass(original, twin, inputs, mine) if recorded else None
+        again = second_pass(original, twin, inputs, mine) if recorded and may_decide(twin) else None
     except Exception as error:
         why = f"the original runs after .train(), and the converted model does not: {first_line(error)}"
         return [Row("train", "failed", why), Row("gradients", "failed", why)]
@@ -92,6 +96,13 @@ def first_pass(original: nn.Module, inputs: Inputs) -> tuple[Trained, Inputs]:
         return one_pass(original, Inputs(*twice), SEEDS[0]), Inputs(*twice)
 
 
+def may_decide(twin: nn.Module) -> bool:
+    """Return whether a graph in the twin draws random numbers otherwise than by dropouts."""
+    graphs = (graph for module in twin.modules() if isinstance(module, TracedModule) for graph in module.graphs)
+    names = (function_name(node.target) for graph in graphs for node in graph.nodes if node.op.startswith("call_"))
+    return any(drawing in name for name in names for drawing in DRAWING)
+
+
 def second_pass(original: nn.Module, twin: nn.Module, inputs: Inputs, mine: Trained) -> tuple[Trained, Trained] | None:
     """Run both from another seed, where the original draws random numbers at all."""
     with seeded(SEEDS[0], original):
@@ -104,7 +115,7 @@ def second_pass(original: nn.Module, twin: nn.Module, inputs: Inputs, mine: Trai
 def one_pass(model: nn.Module, inputs: Inputs, seed: int, *, backward: bool = True, training: bool = True) -> Trained:
     """Run the model from a seed, in training unless told otherwise; its buffers are as before."""
     parameters = dict(model.named_parameters())
-    with keeping_buffers(model), seeded(seed, model), torch.enable_grad():
+    with keeping_buffers(model), seeded(seed, model), torch.set_grad_enabled(backward):
         set_mode(model, training)
         own = inputs.copied()
         outputs = named_tensors(model(*own.args, **own.kwargs))
@@ -141,7 +152,7 @@ def trained_alike(mine: Trained, theirs: Trained, again: tuple[Trained, Trained]
     if mine.draws != theirs.draws:
         return Row("train", "failed", f"{text}; the two do not draw the same random numbers")
     if again is None:
-        drawn = "no random numbers" if recorded else "own random draws"
+        drawn = "equal random draws" if recorded else "own random draws"
         return Row.of("train", outputs.ok and buffers.ok, f"{text}; {drawn}")
     other = compare(again[0].outputs, again[1].outputs)
     text += f"; from another seed by {other.error:.1e}"

@@ -44,7 +44,11 @@ def one_tap(converted: TracedModule, plan: Plan) -> TracedModule:
 
     Where the plan crossed a norm's statistics, the subsampling goes back to the site: there it is exact.
     """
-    twin = converted.shallow_copy()
+    return with_one_tap_nodes(converted.shallow_copy(), plan)
+
+
+def with_one_tap_nodes(twin: TracedModule, plan: Plan) -> TracedModule:
+    """Give a copy of the converted graph one-tap filters, in place; see `one_tap`."""
     statistics = {decision.site for decision in plan.rewritten if decision.statistics}
     with twin.edited():
         for graph in twin.graphs:

@@ -61,7 +61,7 @@ def test_all_rows_hold_where_nothing_is_wrong(form: str) -> None:
     assert verdict.ok, str(verdict)
     assert list(rows(verdict)) == ["reload", "train", "gradients", "dtypes"]
     assert {row.state for row in verdict.rows} == {"ok"}
-    seen = "from another seed by" if form == "graph" else "own random draws"
+    seen = "equal random draws" if form == "graph" else "own random draws"
     assert seen in rows(verdict)["train"].text
     assert "the same 8 parameters get one in training" in rows(verdict)["gradients"].text
     assert rows(verdict)["dtypes"].text == "all outputs keep name, size and dtype (1 float32)"
