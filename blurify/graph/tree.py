@@ -113,7 +113,7 @@ def state_of(module: nn.Module) -> dict[str, Any]:
 PLAIN_VALUES = (int, float, bool, str, type(None))
 # What every module has of its own: two modules may share another empty dict, and fill it later.
 REGISTERED = frozenset(vars(nn.Module()))
-PLAIN_HOMES = ("torch.nn.modules.", "blurify.hosts", "blurify.layers")
+PLAIN_HOMES = ("torch.nn.modules.", "blurify.graph.hosts", "blurify.layers")
 COPYING = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__", "__new__")
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from blurify.errors import first_line
-from blurify.graph_module import TracedModule
+from blurify.graph.module import TracedModule
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.paths import function_name
 from blurify.verifying.outputs import (

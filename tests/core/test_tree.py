@@ -10,8 +10,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from blurify import antialias, tree
-from blurify.tree import own_copy
+from blurify import antialias
+from blurify.graph import tree
+from blurify.graph.tree import own_copy
 
 
 def deeply_copied(model: nn.Module, patch: pytest.MonkeyPatch) -> tuple[nn.Module, list[nn.Module]]:
