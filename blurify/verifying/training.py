@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from blurify.errors import first_line
 from blurify.graph.module import TracedModule
+from blurify.graph.paths import function_name
 from blurify.tracing.inputs import Inputs
-from blurify.tracing.paths import function_name
 from blurify.verifying.outputs import (
     Difference,
     Named,
