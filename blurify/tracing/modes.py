@@ -34,13 +34,18 @@ class Attributes:
     module: nn.Module
     values: dict[str, Any]
     contents: tuple[tuple[Any, Any], ...]
+    # Most containers are the tables of hooks that every module has: these are not worth a copy.
+    empty: tuple[Any, ...]
 
     @classmethod
     def of(cls, module: nn.Module) -> Attributes:
-        """The attributes as they are."""
-        values = [value for value in module.__dict__.values() if type(value) not in SCALARS]
-        held = [vars(value) for value in values if type(value) not in BARE and _holds(value)]
-        return cls(module, dict(module.__dict__), tuple(_contents(chain(values, held))))
+        """Return the attributes as they are."""
+        values = dict(module.__dict__)
+        some = [value for value in values.values() if type(value) not in SCALARS]
+        held = [vars(value) for value in some if type(value) not in BARE and _holds(value)]
+        containers = [value for value in some + held if type(value) in KEEPERS]
+        filled = [container for container in containers if container]
+        return cls(module, values, tuple(_contents(filled)), tuple(c for c in containers if not c))
 
     def restore(self) -> None:
         """Make them so again."""
@@ -49,6 +54,8 @@ class Attributes:
             self.module.follow_mode()
         self.module.__dict__.clear()
         self.module.__dict__.update(self.values)
+        for container in filter(None, self.empty):
+            container.clear()
         for container, content in self.contents:
             if not (container or content) or _same_items(container, content):
                 continue
@@ -73,17 +80,13 @@ def _same_items(one: Any, other: Any) -> bool:
     return all(a[0] == b[0] and a[1] is b[1] for a, b in zip(*pairs, strict=True))
 
 
-def _contents(values: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
-    waiting = [value for value in values if type(value) in KEEPERS]
+def _contents(containers: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    waiting = list(containers)
     seen: set[int] = set()
     while waiting:
         container = waiting.pop()
         if id(container) not in seen:
             seen.add(id(container))
-            # Most are the empty tables of hooks that every module has.
-            if not container:
-                yield container, ()
-                continue
             yield container, container.copy()
             inside = container.values() if isinstance(container, dict) else container
             waiting.extend(value for value in inside if type(value) in KEEPERS)

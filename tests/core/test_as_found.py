@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import pickle
 import warnings
+from collections import OrderedDict
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from blurify import antialias, plan, verify
 from blurify.errors import HooksWarning, OmissionWarning, TraceError
+from blurify.tracing.modes import as_found
 from tests.conftest import run
 
 
@@ -318,3 +321,24 @@ class ScaledByANumber(nn.Module):
 def test_a_number_does_not_tell_the_device() -> None:
     devices = {name: b.device.type for name, b in antialias(ScaledByANumber()).named_buffers()}
     assert devices == {"scale": "cpu", "avg_pool2d.filt": "meta"}
+
+
+@pytest.mark.parametrize("content", [(), (1,)], ids=["empty", "filled"])
+def test_containers_are_emptied_and_filled_again(content: tuple[int, ...]) -> None:
+    model = nn.Identity()
+    model.seen = [*content]
+    model.by_name = OrderedDict(dict.fromkeys(content))
+    model.known = {"inside": [*content]}
+    model.holder = SimpleNamespace(numbers={*content})
+    with as_found(model):
+        model.seen.append(2)
+        model.by_name[2] = None
+        model.by_name.note = 2
+        model.known["inside"].append(2)
+        model.holder.numbers.add(2)
+        model.holder.more = 2
+        model.register_forward_hook(lambda *_: None)
+    assert (model.seen, list(model.by_name), model.known["inside"]) == ([*content], [*content], [*content])
+    assert vars(model.holder) == {"numbers": {*content}}
+    assert not hasattr(model.by_name, "note")
+    assert not model._forward_hooks
