@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -217,19 +218,37 @@ def test_lost_hooks_are_said(run, own_nets: None, tmp_path: Path) -> None:
     assert result.stderr.startswith("Note: hooks of '0' in Sequential are not carried over")
 
 
+# Imported sooner than a library of networks, and as wide.
+LONG_NAMES = """
+from collections import OrderedDict
+from torch import nn
+
+def net():
+    pools = [(f"a_stage_with_a_name_of_some_length_{n}", nn.MaxPool2d(2)) for n in range(3)]
+    return nn.Sequential(OrderedDict([("conv", nn.Conv2d(3, 4, 3)), *pools]))
+"""
+
+
 def test_a_pipe_gets_whole_lines_without_colour(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "blurify", "plan", "torchvision:mobilenet_v2"]
+    (tmp_path / "long_names.py").write_text(LONG_NAMES)
+    torch.save(nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 4, 3))).state_dict(), tmp_path / "w.pt")
+    command = [sys.executable, "-m", "blurify", "plan", "w.pt", "--arch", "long_names:net", "--filt-size", "3"]
     done = subprocess.run(
         command,
         capture_output=True,
         text=True,
         check=True,
         cwd=tmp_path,
-        env={"COLUMNS": "40", "TERM": "xterm-256color", "OMP_NUM_THREADS": "1"},
+        env={
+            "COLUMNS": "40",
+            "TERM": "xterm-256color",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(Path(blurify.__file__).parents[1]),
+        },
     )
     assert "\x1b" not in done.stdout
     assert done.stderr == ""
-    sites = [d.site for d in blurify.plan(torchvision.models.mobilenet_v2()).decisions]
+    sites = [f"a_stage_with_a_name_of_some_length_{number}" for number in range(3)]
     assert [line.split()[0] for line in done.stdout.splitlines()[1:-1]] == sites
     assert all(line == line.rstrip() for line in done.stdout.splitlines())
 
