@@ -11,10 +11,14 @@ import numpy as np
 
 from blurify.layers import AVG_BLUR_POOLS, BLUR_POOLS, Blur
 from blurify.onnx.shapes import Value
-from blurify.onnx.writer import FLOAT, FLOATING, Writer
+from blurify.onnx.writer import FLOAT, FLOATING, INT64, Writer
 from blurify.planning.decision import Decision
 
 MODES = {"reflect": "reflect", "replicate": "edge"}
+# The first opset whose `Pad` takes what is computed.
+COMPUTED_PADS = 11
+# No image that is so long here is so small elsewhere that a blur cannot reflect it.
+LONG = 32
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def emit_blur(writer: Writer, source: str, target: str, blur: Filtering, value: 
 
 def _emit(writer: Writer, source: str, target: str, blur: Filtering, value: Value, example: Value) -> None:
     kind = value.kind or FLOAT
-    padded, pads = _padded(writer, source, blur, example)
+    padded, pads = _padded(writer, source, blur, value, example)
     channels = value.dims[1] if value.dims is not None and len(value.dims) == blur.axes + 2 else None
     if channels is None:
         _emit_flat(writer, source, padded, target, blur, pads, kind)
@@ -136,18 +140,43 @@ def _inside(writer: Writer, source: str, blur: Filtering, pads: list[int], kind:
     return writer.emit("Conv", [zeros, _kernel(writer, blur, 1, kind)], **_window(blur, pads))
 
 
-def _padded(writer: Writer, source: str, blur: Filtering, example: Value) -> tuple[str, list[int]]:
+def _padded(writer: Writer, source: str, blur: Filtering, value: Value, example: Value) -> tuple[str, list[int]]:
     """Return the padded map, and the zeros that the convolution pads itself."""
+    nothing = [0] * (2 * blur.axes)
     if blur.computed:
         pads = writer.emit("Add", [blur.computed, writer.constant(blur.pads)])
-        return writer.pad(source, pads, MODES.get(blur.pad_type, "constant")), [0] * (2 * blur.axes)
+        return writer.pad(source, pads, MODES.get(blur.pad_type, "constant")), nothing
     if blur.pad_type.startswith("zero"):
         return source, [*blur.left, *blur.right]
-    sizes = (example.dims or ())[2:] if example.dims is not None else ()
-    short = [axis for axis in range(blur.axes) if axis < len(sizes) and _is_short(blur, axis, sizes[axis])]
+    always, likely = (_spatial(known, blur) for known in (value, example))
+    if blur.pad_type == "reflect" and writer.opset >= COMPUTED_PADS and _may_be_short(blur, always, likely):
+        return _padded_by_size(writer, source, blur), nothing
+    sizes = [one or other for one, other in zip(always, likely, strict=True)]
+    short = [axis for axis, size in enumerate(sizes) if _is_short(blur, axis, size)]
     source = _beyond(writer, source, blur, [axis for axis in range(blur.axes) if axis not in short])
-    source = writer.pad(source, _only(blur, short), "edge")
-    return source, [0] * (2 * blur.axes)
+    return writer.pad(source, _only(blur, short), "edge"), nothing
+
+
+def _spatial(value: Value, blur: Filtering) -> tuple[int | None, ...]:
+    dims = value.dims if value.dims is not None and len(value.dims) == blur.axes + 2 else ()
+    return dims[2:] or (None,) * blur.axes
+
+
+def _may_be_short(blur: Filtering, always: Sequence[int | None], likely: Sequence[int | None]) -> bool:
+    """Return whether an axis whose size is open may well be too short to be reflected."""
+    sizes = [size for known, size in zip(always, likely, strict=True) if known is None]
+    return any(blur.pads) and any(size is None or size <= LONG for size in sizes)
+
+
+def _padded_by_size(writer: Writer, source: str, blur: Filtering) -> str:
+    """Reflect the axes that are long enough when the graph runs, and replicate the others."""
+    size = writer.shape(source, 2, blur.axes + 2)
+    most = [max(pair) for pair in zip(blur.left, blur.right, strict=True)]
+    enough = writer.emit("Cast", [writer.emit("Greater", [size, writer.constant(most)])], to=INT64)
+    ones = writer.constant([1, 1])
+    pads = writer.constant(blur.pads)
+    reflected = writer.emit("Mul", [pads, writer.join([ones, enough, ones, enough])])
+    return writer.pad(writer.pad(source, reflected, "reflect"), writer.emit("Sub", [pads, reflected]), "edge")
 
 
 def _is_short(blur: Filtering, axis: int, size: int | None) -> bool:

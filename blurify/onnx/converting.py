@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blurify.errors import ArgumentError
+from blurify.errors import ArgumentError, BlurifyError, one_line
 from blurify.onnx.planning import make_plan
 from blurify.onnx.proving import Proofs, Trial, prove
 from blurify.onnx.reading import OnnxFile, damaged, read_file
@@ -19,6 +21,8 @@ from blurify.planning.plan import Plan
 from blurify.planning.spec import Spec
 
 Sizes = tuple[int, ...]
+# So long are sizes tried that a file may take.
+SECONDS = 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,17 +34,35 @@ class Graph:
 
     def plan(self, spec: Spec) -> Plan:
         """Decide for every site."""
-        return make_plan(self.file.model, spec, self.trial.shapes)
+        with understood(self.file.path):
+            return make_plan(self.file.model, spec, self.trial.shapes)
 
     def converted(self, plan: Plan) -> Any:
         """Return the message of the converted graph."""
         result = self.file.copied()
-        carry_out(result, plan.rewritten, self.trial.shapes)
+        with understood(self.file.path):
+            carry_out(result, plan.rewritten, self.trial.shapes)
         return result
 
     def prove(self, plan: Plan, result: Any) -> Proofs:
         """Prove that a converted graph is what the plan says."""
-        return prove(self.file, plan, result, self.trial)
+        with understood(self.file.path):
+            return prove(self.file, plan, result, self.trial)
+
+
+@contextmanager
+def understood(path: Path) -> Iterator[None]:
+    """Refuse a file whose graph contradicts itself, which may fail in any way at all.
+
+    Raises:
+        FileError: it does.
+    """
+    try:
+        yield
+    except BlurifyError:
+        raise
+    except Exception as error:
+        raise damaged(path, one_line(error, 300)) from error
 
 
 def open_graph(path: Path, asked: Mapping[str, Sizes] | None = None, size: Sizes | None = None) -> Graph:
@@ -56,12 +78,14 @@ def open_graph(path: Path, asked: Mapping[str, Sizes] | None = None, size: Sizes
         ArgumentError: an input is asked for that the graph does not have.
     """
     file = read_file(path)
-    given = inputs_of(scopes_of(file.model)[0])
+    with understood(path):
+        given = inputs_of(scopes_of(file.model)[0])
     asked = dict(asked or {})
     for name, sizes in asked.items():
         check_asked(path, name, sizes, given)
-    valid, failure = _valid(file, given, asked, size)
-    return Graph(file, Trial(given, valid, infer(file.model, valid), failure))
+    with understood(path):
+        valid, failure = _valid(file, given, asked, size)
+        return Graph(file, Trial(given, valid, infer(file.model, valid), failure))
 
 
 def check_asked(path: Path, name: str, sizes: Sizes, given: list[Given]) -> None:
@@ -93,8 +117,10 @@ def _valid(
         if file.flaw:
             raise damaged(file.path, file.flaw) from error
         return tried[0], str(error)
-    failure = ""
+    failure, start = "", time.monotonic()
     for sizes in tried:
+        if time.monotonic() - start > SECONDS:
+            break
         try:
             session.run(random_inputs(given, sizes))
             return sizes, ""

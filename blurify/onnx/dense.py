@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from blurify.onnx.editing import Edit
+from blurify.onnx.editing import DenseSizes, Edit
 from blurify.onnx.scopes import set_attribute
 from blurify.onnx.windows import Window
 from blurify.onnx.writer import FLOAT, FLOATING, Writer
@@ -26,14 +26,19 @@ def sizes_of(edit: Edit, node: Any, window: Window) -> tuple[int, ...] | None:
     return known if len(known) == window.axes else None
 
 
-def dense_sizes(edit: Edit, node: Any, window: Window, stride: tuple[int, ...] | None = None) -> tuple[int, ...] | None:
-    """Return the sizes of the dense map, or of one at another stride, for inputs of the example's sizes."""
-    dims = edit.example(node.input[0]).sizes
+def dense_sizes(edit: Edit, node: Any, window: Window, stride: tuple[int, ...] | None = None) -> DenseSizes:
+    """Return the sizes of the dense map, or of one at another stride: for any input, and for the example's inputs."""
+    fed = (edit.value(node.input[0]), edit.example(node.input[0]))
+    anyhow, here = (_dense(value.dims, window, stride or (1,) * window.axes) for value in fed)
+    return anyhow, here
+
+
+def _dense(dims: tuple[int | None, ...] | None, window: Window, stride: tuple[int, ...]) -> tuple[int | None, ...]:
     if dims is None or len(dims) != window.axes + 2:
-        return None
-    begin, end = window.padding(dims[2:])
-    parts = zip(dims[2:], begin, end, window.reach, stride or (1,) * window.axes, strict=True)
-    return tuple((size + before + behind - reach - 1) // step + 1 for size, before, behind, reach, step in parts)
+        return (None,) * window.axes
+    begin, end = window.padding(tuple(size or 0 for size in dims[2:]))
+    parts = zip(dims[2:], begin, end, window.reach, stride, strict=True)
+    return tuple(size and (size + low + high - reach - 1) // step + 1 for size, low, high, reach, step in parts)
 
 
 def depends_on_size(window: Window) -> bool:

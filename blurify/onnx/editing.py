@@ -15,7 +15,8 @@ from blurify.onnx.shapes import Shapes, Value
 from blurify.onnx.writer import Names, Writer
 from blurify.planning.decision import Decision
 
-Sizes = tuple[int, ...]
+# Of a map before it is subsampled: the sizes for any input, and those for the example's inputs.
+DenseSizes = tuple[tuple[int | None, ...], tuple[int | None, ...]]
 
 
 @dataclass
@@ -63,12 +64,14 @@ class Edit:
             del graph.value_info[:]
             graph.value_info.extend(kept)
 
-    def blur_behind(self, decision: Decision, landing: str, blur: Filtering, sizes: Sizes | None = None) -> None:
-        """Blur the output of the landing, a map of these sizes for the example's inputs, under its own name."""
+    def blur_behind(self, decision: Decision, landing: str, blur: Filtering, sizes: DenseSizes) -> None:
+        """Blur the output of the landing, a map of these sizes, under its own name."""
         number, item = self.output_at(landing)
         producer = self.scope.graph.node[number]
         name = producer.output[item]
-        value, example = _open(self.value(name), blur), Value(0, None if sizes is None else (0, 0, *sizes))
+        value = self.value(name)
+        leading = (None, None) if value.dims is None else value.dims[:2]
+        value, example = (Value(value.kind, (*leading, *each)) for each in sizes)
         producer.output[item] = dense = self.names.new(f"{name}_dense")
         writer = self.writer(decision.site)
         emit_blur(writer, dense, name, blur, value, example)
@@ -123,8 +126,3 @@ class Edit:
             read = {*node.input, *(name for body in bodies(node) for name in captured(body))}
             changed |= set(node.output) if read & changed else set()
         self.stale |= changed - {""}
-
-
-def _open(value: Value, blur: Filtering) -> Value:
-    """Return what is known of a map before it is subsampled: its sizes are others."""
-    return Value(value.kind, None if value.dims is None else (*value.dims[:2], *[None] * blur.axes))

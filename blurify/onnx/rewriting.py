@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from blurify.onnx.blurs import Filtering, averaging, emit_blur, filtering, mixing
+from blurify.onnx.blurs import COMPUTED_PADS, Filtering, averaging, emit_blur, filtering, mixing
 from blurify.onnx.dense import LOWEST, computed_padding, dense_sizes, depends_on_size, pad_plainly, sizes_of
 from blurify.onnx.editing import Edit
 from blurify.onnx.scopes import Scope, attribute, scopes_of, set_attribute
@@ -16,9 +16,6 @@ from blurify.onnx.windows import Window, window_of
 from blurify.onnx.writer import FLOAT, Names
 from blurify.planning.decision import Decision
 from blurify.sites import Kind, Reason, Site
-
-# The first opset whose `Pad` takes what is computed.
-COMPUTED_PADS = 11
 
 
 def carry_out(model: Any, decisions: Iterable[Decision], shapes: Shapes) -> None:
@@ -158,7 +155,9 @@ def rewrite_powers(edit: Edit, node: Any, decision: Decision) -> None:
     pad_plainly(edit, decision.site, node, window, 0.0)
     set_attribute(node, "strides", [1] * window.axes)
     number, target = edit.scope.index[decision.site], node.output[0]
-    value, example = edit.value(target), Value(0, None if sizes is None else (0, 0, *sizes))
+    value = edit.value(target)
+    leading = (None, None) if value.dims is None else value.dims[:2]
+    value, example = (Value(value.kind, (*leading, *each)) for each in sizes)
     writer = edit.writer(decision.site)
     node.output[0] = edit.names.new(f"{target}_dense")
     kind = value.kind or FLOAT
@@ -191,8 +190,9 @@ def rewrite_resize(edit: Edit, node: Any, decision: Decision) -> None:
     """Blur a map before it is shrunk, or after it has grown."""
     axes = len(decision.stride)
     if decision.kind is Kind.UPSAMPLE:
-        sizes = (edit.example(node.output[0]).sizes or ())[2:] or None
-        edit.blur_behind(decision, decision.site, filtering(decision, (1,) * axes), sizes)
+        known = (edit.value(node.output[0]).dims, edit.example(node.output[0]).dims)
+        always, likely = (dims[2:] if dims else (None,) * axes for dims in known)
+        edit.blur_behind(decision, decision.site, filtering(decision, (1,) * axes), (always, likely))
     else:
         edit.blur_before(decision, node, mixing(decision, (1,) * axes), tuple(range(2, 2 + axes)))
 

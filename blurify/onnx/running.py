@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
+from io import StringIO
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,8 @@ TRIED = {
     2: (16000, 512, 128, 64, 32000, 256, 32, 8),
 }
 OTHERS = (64, 16, 8, 1)
+BATCHES = (1, 2, 4)
+MOST_TRIED = max(map(len, TRIED.values()))
 SAMPLE_RATE = 16000
 
 
@@ -70,27 +75,36 @@ def examples_of(
 ) -> Iterator[dict[str, tuple[int, ...]]]:
     """Yield sizes of all inputs that may be valid, the likeliest first: what is asked for, else what is tried.
 
-    `size` is that of one image: channels and sizes. Axes of one name are as long as each other.
+    `size` is that of one image: channels and sizes. Axes of one name are as long as each other. What comes with the
+    first input is often a state, whose only open axis is that of the batch.
     """
-    rounds = [TRIED.get(len(one.sizes), OTHERS) for one in given if _is_open(one, asked, size)]
-    for attempt in range(max(map(len, rounds), default=1)):
+    known = {one.name: asked.get(one.name) or _asked(one, size) for one in given}
+    seen = []
+    for batch, follows, attempt in product(BATCHES, (False, True), range(MOST_TRIED)):
         named: dict[str, int] = {}
-        yield {one.name: asked.get(one.name) or _sized(one, size, attempt, named) for one in given}
+        sizes = {
+            one.name: known[one.name] or _tried(one, batch, attempt if follows or number == 0 else None, named)
+            for number, one in enumerate(given)
+        }
+        if sizes not in seen:
+            seen.append(sizes)
+            yield sizes
 
 
-def _is_open(one: Given, asked: Mapping[str, tuple[int, ...]], size: tuple[int, ...] | None) -> bool:
-    told = one.name in asked or (size is not None and len(one.sizes) == len(size) + 1)
-    return not told and not all(isinstance(each, int) for each in one.sizes[1:])
+def _asked(one: Given, size: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    if size is None or len(one.sizes) != len(size) + 1:
+        return None
+    first = one.sizes[0]
+    return (first if isinstance(first, int) else 1, *size)
 
 
-def _sized(one: Given, size: tuple[int, ...] | None, attempt: int, named: dict[str, int]) -> tuple[int, ...]:
-    if size is not None and len(one.sizes) == len(size) + 1:
-        first = one.sizes[0]
-        return (first if isinstance(first, int) else 1, *size)
+def _tried(one: Given, batch: int, attempt: int | None, named: dict[str, int]) -> tuple[int, ...]:
+    """Return sizes of an input; without an attempt all open axes are the batch's."""
     tried = TRIED.get(len(one.sizes), OTHERS)
+    longer = batch if attempt is None else tried[min(attempt, len(tried) - 1)]
     found = []
     for axis, each in enumerate(one.sizes):
-        usual = 1 if axis == 0 else 3 if axis == 1 and len(one.sizes) == 4 else tried[min(attempt, len(tried) - 1)]
+        usual = batch if axis == 0 else 3 if axis == 1 and len(one.sizes) == 4 else longer
         if isinstance(each, str):
             usual = named.setdefault(each, usual)
         found.append(each if isinstance(each, int) else usual)
@@ -146,7 +160,9 @@ class Session:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.resolve()))
         content: Any = str(model) if isinstance(model, Path) else model
         try:
-            return cls(onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"]))
+            # It prints what it says in its errors.
+            with redirect_stdout(StringIO()):
+                return cls(onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"]))
         except Exception as error:  # onnxruntime has many kinds
             raise CannotRun(f"onnxruntime does not load it: {fact_of(error)}") from error
 

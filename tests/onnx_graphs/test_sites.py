@@ -224,3 +224,12 @@ def test_the_other_forms_are_on_request(tmp_path: Path) -> None:
     assert [d.reason for d in opened(made, tmp_path).plan(Spec.of()).decisions] == [Reason.UPSAMPLING] * 2
     _, plan = converted(made, tmp_path, Spec.of(upsample=True))
     assert len(plan.rewritten) == 2
+
+
+@pytest.mark.parametrize("size", [(2, 3), (1, 9), (4, 4), (30, 5)])
+def test_axes_of_open_size_may_be_short(size: tuple[int, int], tmp_path: Path) -> None:
+    made = graph("r = Relu(x) y = MaxPool<kernel_shape=[1,1], strides=[2,2]>(r)", "float[1,3,H,W] x")
+    read = opened(made, tmp_path, x=(1, 3, 16, 16))
+    result = read.converted(read.plan(Spec.of(5)))
+    x = torch.from_numpy(normal(1, 3, *size))
+    assert torch.allclose(torch_of(result, x), layers.BlurPool2d(filt_size=5)(x.relu()), atol=1e-6)
