@@ -57,7 +57,7 @@ def convert(path: Path, results: Any) -> None:
     """Plan, convert and prove one file, and send what came of it."""
     from blurify.errors import BlurifyError
     from blurify.onnx.converting import open_graph
-    from blurify.spec import Spec
+    from blurify.planning.spec import Spec
 
     begin, what = time.process_time(), ""
     try:

@@ -30,7 +30,7 @@ from benchmarks.mutations import mutated
 from blurify.errors import BlurifyError
 from blurify.files import read_model, save_program
 from blurify.onnx.converting import open_graph
-from blurify.spec import Spec
+from blurify.planning.spec import Spec
 from blurify.tracing.export import quietly
 
 SECONDS, BYTES = 10, 2 * 2**30
