@@ -10,7 +10,7 @@ from torch import nn
 
 from blurify import antialias
 from tests.conftest import relative_error, run
-from tests.networks import network
+from tests.networks import Uninitialised, network
 
 with warnings.catch_warnings():
     # The peer imports a module that torch has deprecated.
@@ -22,7 +22,7 @@ NAMES = ["resnet18", "resnet50", "resnext50_32x4d", "vgg16", "vgg16_bn", "densen
 
 def twins(name: str, filt_size: int) -> tuple[nn.Module, nn.Module]:
     """A torchvision model and the peer's with the same weights, copied by their order."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), Uninitialised():
         warnings.simplefilter("ignore")
         peer = getattr(antialiased_cnns, name)(pretrained=False, filter_size=filt_size)
     ours = network(f"torchvision:{name}")

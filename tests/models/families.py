@@ -48,7 +48,7 @@ FAMILIES: dict[str, Network] = {
     "timm:convnext": Network("test_convnext", sizes={"depths": (1, 1, 1, 1)}),
     "timm:cpubone": Network("cpubone_nano", sizes={"depth_list": (0, 1, 1, 1, 1)}),
     "timm:crossvit": Network("crossvit_tiny_240"),
-    "timm:csatv2": Network("csatv2", EVEN, {"depths": (1, 1, 2, 2), "transformer_depths": (0, 0, 1, 1)}),
+    "timm:csatv2": Network("csatv2", EVEN, {"depths": (1, 1, 1, 1), "transformer_depths": (0, 0, 1, 1)}),
     "timm:cspnet": Network("cs3darknet_focus_s"),
     "timm:cspnext": Network("cspnext_tiny"),
     "timm:davit": Network("davit_tiny"),
