@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
@@ -22,7 +21,7 @@ from blurify.planning.plan import Plan, moved_grid
 from blurify.planning.spec import ARGUMENTS, DEFAULT_FILT_SIZE, Spec
 from blurify.rewriting.carrying import carried_out
 from blurify.rewriting.losses import OF_GRAPHS, left_out, lost_hooks
-from blurify.tracing.inputs import Inputs, input_size, random_batch
+from blurify.tracing.inputs import Inputs, input_size, number_of, random_batch
 from blurify.verifying import proving
 from blurify.verifying.verdict import Verdict
 
@@ -218,8 +217,7 @@ def _examples(loaded: files.LoadedModel, request: Request) -> tuple[Tensor, ...]
     if loaded.signature is not None:
         return _taken(loaded, loaded.signature, request)
     model = loaded.model
-    like = next((value for value in model.parameters() if value.is_floating_point()), torch.empty(0))
-    return (random_batch((1, *(request.input_size or input_size(model))), like),)
+    return (random_batch((1, *(request.input_size or input_size(model))), number_of(model)),)
 
 
 def _taken(loaded: files.LoadedModel, signature: files.Signature, request: Request) -> tuple[Tensor, ...]:

@@ -26,7 +26,12 @@ KNOWN = re.compile(
 )
 IGNORED = re.compile(r".+\.debug_pkl|extra/.+|mobile_debug_handles\.pkl|bytecode\.pkl|model\.json|traced_inputs.+")
 WORD = re.compile(r"[A-Za-z_]\w*")
-NAMESPACE = re.compile(r"\bops\.(?:prim|aten|torchvision)\.\w")
+# A class or a function of the archive itself, whatever the words of its path.
+OWN_NAME = re.compile(r"\b__torch__(?:\.(?!torch\.classes\b)\w+)+")
+_PURE = "nms|roi_align|roi_pool|ps_roi_align|ps_roi_pool|deform_conv2d|box_iou_rotated"
+NAMESPACE = re.compile(rf"\bops\.(?:prim\.\w|aten\.\w|torchvision\.(?:{_PURE})\b)")
+# Made by torch.jit.optimize_for_inference for one kind of processor, and lost when it is saved.
+OPTIMIZED = "ConstantMKLDNNTensor"
 
 
 def read_torchscript(path: Path, size: tuple[int, ...] | None = None) -> fx.GraphModule:
@@ -50,15 +55,16 @@ def read_torchscript(path: Path, size: tuple[int, ...] | None = None) -> fx.Grap
             check_sizes(script)
     except Exception as error:  # a damaged archive can fail in any way at all
         raise FileError(f"{path} cannot be read: {_fact(error)}; save or copy it again.") from error
-    example = random_batch((2, *(size or _input_size(script))), next(script.parameters(), torch.empty(0)))
-    _try(script, example, path)
+    _check_arguments(script, path)
+    example = _example(script, size or _input_size(script), path)
     try:
         with quietly(), torch.no_grad():
             model = unguarded(converter(script, (example,), {}).convert())
     except Exception as error:
         hint = "convert the nn.Module that it was made from"
         raise FileError(f"PyTorch's converter cannot make a program of {path}: {_fact(error)}; {hint}.") from error
-    return named_by_weights(with_state(model, dict(script.state_dict(keep_vars=True))))
+    parameters = {name: nn.Parameter(value, value.requires_grad) for name, value in script.named_parameters()}
+    return named_by_weights(with_state(model, script.state_dict(keep_vars=True) | parameters))
 
 
 def find_converter() -> Any:
@@ -88,11 +94,17 @@ def check_text(entries: Entries, path: Path) -> None:
             raise UnsafeFileError(f"{path} holds an object of a class outside TorchScript; {REFUSED}.")
         if not name.endswith(".py"):
             continue
-        text = content.decode(errors="replace")
+        text = OWN_NAME.sub("", content.decode(errors="replace"))
+        if OPTIMIZED in text:
+            raise FileError(
+                f"{path} was saved after torch.jit.optimize_for_inference, which leaves its weights out; "
+                "save the archive before that."
+            )
         words = set(WORD.findall(text))
         bad = sorted(words & forbidden_words())
-        if not bad and len(re.findall(r"\bops\b", text)) != len(NAMESPACE.findall(text)):
-            bad = ["ops"]
+        others = re.sub(NAMESPACE, "", text)
+        if not bad and (other := re.search(r"\bops\b(?:\s*\.\s*\w+)*", others)):
+            bad = [other.group()]
         if bad:
             raise UnsafeFileError(
                 f"{path} uses the name {bad[0]!r} in {name}, which can do more than compute; {REFUSED}."
@@ -120,15 +132,35 @@ def _input_size(script: nn.Module) -> tuple[int, ...]:
     return (int(kernel.shape[1]) if kernel is not None and known else 3, *DEFAULT_INPUT_SIZE[1:])
 
 
-def _try(script: nn.Module, example: Tensor, path: Path) -> None:
-    try:
-        with quietly(), torch.no_grad():
-            script(example.clone())
-    except Exception as error:
-        size = ",".join(str(number) for number in example.shape[1:])
-        raise ArgumentError(
-            f"{path} does not accept an input of size {size}: {_fact(error)}; name the size it takes with --input-size."
-        ) from error
+def _example(script: nn.Module, size: tuple[int, ...], path: Path) -> Tensor:
+    """Return an image that the script takes, of its weights' type; a frozen one has none that say it."""
+    own = [value.dtype for value in script.parameters() if value.is_floating_point()][:1]
+    errors: list[Exception] = []
+    for dtype in own or (torch.float32, torch.float16, torch.bfloat16):
+        example = random_batch((2, *size), torch.empty(0, dtype=dtype))
+        try:
+            with quietly(), torch.no_grad():
+                script(example.clone())
+        except Exception as error:
+            errors.append(error)
+        else:
+            return example
+    shown = ",".join(map(str, size))
+    fact = _fact(errors[0])
+    raise ArgumentError(
+        f"{path} does not accept an input of size {shown}: {fact}; name the size it takes with --input-size."
+    ) from errors[0]
+
+
+def _check_arguments(script: Any, path: Path) -> None:
+    """Refuse a script that takes something else than one tensor, as detectors take lists of images."""
+    given = [argument for argument in script.forward.schema.arguments[1:] if not argument.has_default_value()]
+    if [str(argument.type) for argument in given] != ["Tensor"]:
+        said = ", ".join(f"{argument.name}: {argument.type}" for argument in given)
+        raise FileError(
+            f"{path} takes ({said}), and PyTorch's converter records archives of one tensor; convert the nn.Module "
+            "that it was made from, or give a .pt2 of it."
+        )
 
 
 def _fact(error: BaseException) -> str:

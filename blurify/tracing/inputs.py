@@ -81,8 +81,13 @@ def _in_channels(model: nn.Module) -> int | None:
 
 def example_for(model: nn.Module, batch: int = 1) -> Inputs:
     """One seeded random batch of the model's input size, dtype and device; the global RNG is untouched."""
-    parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    return Inputs((random_batch((batch, *input_size(model)), parameter),))
+    return Inputs((random_batch((batch, *input_size(model)), number_of(model)),))
+
+
+def number_of(model: nn.Module) -> Tensor:
+    """Return a tensor of the type and on the device of the model's numbers; programs may hold all as buffers."""
+    numbers = (value for value in (*model.parameters(), *model.buffers()) if value.is_floating_point())
+    return next(numbers, torch.empty(0))
 
 
 def random_batch(shape: tuple[int, ...], like: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from blurify.errors import ArgumentError, BlurifyError, FileError, UnsafeFileErr
 from blurify.files.program import save_program
 from blurify.files.reading import read_model
 from blurify.files.torchscript import read_torchscript
+from blurify.tracing.inputs import number_of
 from tests.conftest import randomize_statistics, relative_error
 
 
@@ -120,12 +121,27 @@ CHANGES: dict[str, tuple[Callable[[str, bytes], bytes], type[FileError], str]] =
     "operators of others": (
         lambda name, text: text.replace(b"torch.conv2d", b"ops.mine.conv2d"),
         UnsafeFileError,
-        "uses the name 'ops'",
+        "uses the name 'ops.mine.conv2d'",
+    ),
+    "an operator of torchvision that reads files": (
+        lambda name, text: text.replace(b"torch.conv2d", b"ops.torchvision.decode_image"),
+        UnsafeFileError,
+        "uses the name 'ops.torchvision.decode_image'",
+    ),
+    "what names classes of others": (
+        lambda name, text: text + b"\n#__torch__.torch.classes.a.B" if name.endswith(".py") else text,
+        UnsafeFileError,
+        "uses the name 'classes'",
+    ),
+    "weights left out": (
+        lambda name, text: text.replace(b"torch.conv2d", b"ops.prim.ConstantMKLDNNTensor"),
+        FileError,
+        "was saved after torch.jit.optimize_for_inference, which leaves its weights out",
     ),
     "an operator's name in parts": (
         lambda name, text: text.replace(b"torch.conv2d", b"ops .\\\n image.conv2d"),
         UnsafeFileError,
-        "uses the name 'ops'",
+        "uses the name 'ops",
     ),
     "a class of others": (
         lambda name, text: text + b"__torch__.torch.classes.a.B" if name.endswith("data.pkl") else text,
@@ -194,3 +210,31 @@ def test_a_torch_without_the_converter_is_said(conv: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "torch._export.converter", None)
     with pytest.raises(BlurifyError, match=r"torch .* has no converter of TorchScript, .*; give the nn\.Module"):
         read_torchscript(conv)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_names_of_an_archive_s_own_classes_may_be_any(tmp_path: Path) -> None:
+    model = torchvision.ops.Conv2dNormActivation(3, 4, stride=2).eval()
+    loaded = read_model(traced(model, tmp_path / "net.pt"), input_size=(3, 64, 64)).model
+    x = torch.randn(2, 3, 64, 64)
+    assert relative_error(model(x), loaded(x)) < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("frozen", [False, True])
+def test_half_precision_is_run_in_half_precision(frozen: bool, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU()).half().eval()
+    archive = torch.jit.trace(model, torch.zeros(1, 3, 8, 8, dtype=torch.half))
+    (torch.jit.freeze(archive) if frozen else archive).save(tmp_path / "net.pt")
+    loaded = read_model(tmp_path / "net.pt", input_size=(3, 8, 8)).model
+    assert number_of(loaded).dtype is torch.half
+
+
+class Detects(nn.Module):
+    def forward(self, images: list[Tensor]) -> Tensor:
+        return images[0]
+
+
+def test_other_arguments_than_an_image_are_said(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=r"takes \(images: List\[Tensor\]\), and PyTorch's converter"):
+        read_torchscript(scripted(Detects(), tmp_path / "net.pt"))
