@@ -31,7 +31,16 @@ def with_state(model: fx.GraphModule, state: Mapping[str, Tensor]) -> fx.GraphMo
             tree.add_module(name, module)
     model._modules, model._parameters, model._buffers = tree._modules, tree._parameters, tree._buffers
     model._non_persistent_buffers_set = tree._non_persistent_buffers_set
+    _register_constants(model)
     return model
+
+
+def _register_constants(model: fx.GraphModule) -> None:
+    """Let the weights of a frozen archive, which are constants, be converted and looked at like others."""
+    for name, value in list(vars(model).items()):
+        if isinstance(value, Tensor):
+            delattr(model, name)
+            model.register_buffer(name, value, persistent=False)
 
 
 def _put(tree: nn.Module, path: str, value: Tensor, persistent: bool = True) -> None:

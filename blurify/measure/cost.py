@@ -58,12 +58,24 @@ def cost(model: nn.Module, *examples: Tensor) -> Cost:
     if isinstance(model, CountsItself):
         macs, weights = model.own_cost(examples[0])
         return Cost(macs, tuple(examples[0].shape[1:]), parameters=weights)
-    with evaluating(model), _frozen(model):
+    with evaluating(model), _frozen(model), _stored(model):
         try:
             with quietly():
                 return _count(model, examples, FakeTensorMode(allow_non_fake_inputs=True))
         except Exception:  # a model that looks at values (detection, say) cannot run without them
             return _count(model, examples, None)
+
+
+@contextmanager
+def _stored(model: nn.Module) -> Iterator[None]:
+    """Keep the values of buffers: a program that was exported in training counts its batches in every mode."""
+    values = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in values:
+            if not buffer.is_meta and not torch.equal(buffer, value):
+                buffer.data.copy_(value)
 
 
 @contextmanager

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from blurify import antialias, verify
 from blurify.errors import FileError
+from blurify.files import FORMATS, SaveOptions
 from blurify.files.program import read_program, save_program
+from blurify.measure.cost import cost
 from tests.conftest import randomize_statistics, relative_error
 
 FRESH = """
@@ -89,3 +91,25 @@ def test_a_program_that_was_read_is_written_with_its_signature(tmp_path: Path) -
     assert result.keys() == {"y", "z"}
     assert relative_error(expected["y"], result["y"]) < 1e-5
     assert relative_error(model(*other)["y"].detach(), result["y"]) > 1e-3
+
+
+class InTraining(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.pool = nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.MaxPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(self.pool(self.norm(self.conv(x)).relu()), training=self.training)
+
+
+def test_a_program_of_training_keeps_its_counts_and_its_chance(tmp_path: Path) -> None:
+    program = torch.export.export(InTraining().train(), (torch.randn(2, 3, 32, 32),))
+    torch.export.save(program, tmp_path / "net.pt2")
+    model, signature = read_program(tmp_path / "net.pt2")
+    cost(model, *signature.inputs.args)
+    assert model.norm.num_batches_tracked == 0
+    converted = antialias(model, example_inputs=signature.inputs.args)
+    assert verify(model, converted, signature.inputs.args).ok
+    _, row = FORMATS["pt2"].write_proved(converted, tmp_path / "out.pt2", SaveOptions(example=signature))
+    assert row is not None
+    assert row.state == "ok"
