@@ -73,8 +73,8 @@ def test_classes_by_name_in_a_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("a.png\n", "row 1 of .*t.csv must be an image's path and its class, as in: cats/1.png,3"),
-        ("a.png,1\nb.png,1,2\n", "row 2 of .*t.csv must be"),
+        ("a.png\n", "Row 1 of .*t.csv must be an image's path and its class, as in: cats/1.png,3"),
+        ("a.png,1\nb.png,1,2\n", "Row 2 of .*t.csv must be"),
         ("path,class\n", "t.csv lists no images"),
         ("", "t.csv lists no images"),
         (None, "t.csv cannot be read"),

@@ -170,7 +170,7 @@ def refused(networks: tuple[nn.Module, nn.Module], images: object, kind: type[Ex
 
 def test_pictures_that_tell_nothing_are_refused(networks: tuple[nn.Module, nn.Module], pictures: Tensor) -> None:
     refused(networks, pictures[:1], ArgumentError, "and there are 1; give 64 or more")
-    refused(networks, pictures[:1].expand(8, -1, -1, -1), ArgumentError, "all 8 images are the same")
+    refused(networks, pictures[:1].expand(8, -1, -1, -1), ArgumentError, "All 8 images are the same")
     refused(networks, torch.arange(8.0).view(8, 1, 1, 1).expand(8, 1, 40, 40), ArgumentError, "8 images are blank")
     refused(networks, pictures * torch.nan, ArgumentError, "hold values that are not finite")
     refused(networks, pictures.to(torch.uint8), ArgumentTypeError, r"images must be a float tensor \[N, ...\]")

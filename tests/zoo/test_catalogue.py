@@ -53,7 +53,7 @@ def test_exclusions() -> None:
         (["qqqqqqq"], {}, r"no model matches 'qqqqqqq'; try a wider pattern, such as resnet\*"),
         ([], {}, "No pattern was given"),
         (["resnet18"], {"exclude": ["resnt"]}, "'resnt' matches none of the 1 models that were chosen"),
-        (["resnet18"], {"exclude": ["*"]}, "all 1 models that were chosen are excluded"),
+        (["resnet18"], {"exclude": ["*"]}, "All 1 models that were chosen are excluded"),
     ],
 )
 def test_what_matches_nothing_is_said(patterns: list[str], options: dict[str, list[str]], said: str) -> None:

@@ -75,7 +75,7 @@ def test_a_second_run_is_refused_with_the_first_ones_process(tmp_path: Path) -> 
         assert first.stdout is not None
         assert first.stdout.readline() == "in\n"
         assert folder.inspect(zoo).process == first.pid
-        with pytest.raises(FileError, match=f"process {first.pid} is converting into .* already"):
+        with pytest.raises(FileError, match=f"Process {first.pid} is converting into .* already"):
             _open(zoo)
         first.kill()
     # However it ended, nobody holds the folder any more.
