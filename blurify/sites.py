@@ -22,6 +22,56 @@ class Kind(str, Enum):
     def __str__(self) -> str:
         return self.value
 
+    @property
+    def family(self) -> Family:
+        """Return the facts that hold for every site of this kind."""
+        return FAMILIES[self]
+
+
+class Lands(Enum):
+    """Place of the blur: before the op, at its output, or further on, behind what acts on every position alone."""
+
+    BEFORE = "before"
+    AT_ONCE = "at once"
+    FURTHER = "further"
+
+
+@dataclass(frozen=True)
+class Family:
+    """Hold the facts that planning, rewriting and the proofs need of a kind of site, so that none asks for the kind.
+
+    Args:
+        lands: place of the blur. It also tells which node of the original has the size that the blur's output has: the
+            landing if it is further on, else the site itself.
+        windows: reads windows of its input's last dimensions, a step apart; a low-pass before it antialiases it.
+        learnt: convolves with weights. The dense op is the same module at another stride, and stems are kept.
+        averages: is a low-pass itself, in whose place a wide enough filter stands.
+        resizes: samples at computed positions, with a filter of its own.
+        grows: raises the resolution, and is blurred on request.
+        rewritable: can be rewritten at all.
+    """
+
+    lands: Lands = Lands.AT_ONCE
+    windows: bool = False
+    learnt: bool = False
+    averages: bool = False
+    resizes: bool = False
+    grows: bool = False
+    rewritable: bool = True
+
+
+FAMILIES = {
+    Kind.MAX: Family(windows=True),
+    Kind.AVG: Family(windows=True, averages=True),
+    Kind.CONV: Family(Lands.FURTHER, windows=True, learnt=True),
+    Kind.SLICE: Family(Lands.BEFORE),
+    Kind.RESIZE: Family(windows=True, resizes=True),
+    Kind.UPSAMPLE: Family(grows=True),
+    Kind.UNFOLD: Family(rewritable=False),
+    Kind.BLUR: Family(rewritable=False),
+    Kind.OPAQUE: Family(rewritable=False),
+}
+
 
 class Action(str, Enum):
     """Action of the plan at a site."""
@@ -139,7 +189,7 @@ class Site:
 
         Zhang's AlexNet blurs its stride-4 conv so: at stride 1 it would cost 16 times the arithmetic.
         """
-        if self.kind is not Kind.CONV or self.same:
+        if self.same or not self.kind.family.learnt:
             return (1,) * self.axes
         return tuple(s // 2 if s > 2 and s % 2 == 0 else 1 for s in self.stride)
 

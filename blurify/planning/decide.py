@@ -28,8 +28,6 @@ from blurify.tracing.leaves import is_strided
 from blurify.tracing.shapes import Shape, Shapes
 from blurify.tracing.wrappers import scripted_strides
 
-# What a low-pass at stride 1 may stand before; slices look for one themselves.
-STEPPING = (Kind.CONV, Kind.MAX, Kind.AVG, Kind.RESIZE)
 ShapesOf = Callable[[str], Shapes]
 
 
@@ -120,7 +118,7 @@ def is_across_channels(found: Found, positions: Mapping[str, Layout]) -> bool:
     """Return whether the op steps over axes that are no positions of a map."""
     source = found.node.all_input_nodes[0].meta["path"] if found.node.all_input_nodes else ""
     layout, axes = positions.get(source, ()), found.site.axes
-    if found.site.kind not in (Kind.MAX, Kind.AVG, Kind.CONV) or len(layout) <= axes:
+    if not found.site.kind.family.windows or len(layout) <= axes:
         return False
     stepped = [dim for dim, stride in zip(layout[-axes:], found.site.stride, strict=True) if stride > 1 and dim]
     return bool(stepped) and has_positions(layout) and not has_positions(stepped)
@@ -131,7 +129,7 @@ def unknown_ops(
 ) -> Iterator[Decision]:
     """Yield the ops that no rule knows and that reduce the resolution, by the sizes of what they read and give."""
     seen = set(sites) | {path for found in sites.values() for path in found.absorbed}
-    opaque = tuple(f"{decision.site}." for decision in listed if decision.kind in (Kind.OPAQUE, Kind.BLUR))
+    opaque = tuple(f"{decision.site}." for decision in listed if not decision.kind.family.rewritable)
     for node in traced.eval_graph.nodes:
         path = node.meta["path"]
         # Of slices that step, those that no rule takes are the second of a pair.
@@ -165,14 +163,14 @@ def reason_to_keep(found: Found, traced: TracedModule, spec: Spec, shapes_of: Sh
 
 def reason_of_kind(found: Found, traced: TracedModule, spec: Spec, shapes_of: ShapesOf) -> Reason | None:
     """Why sites of this kind are kept, if this one is."""
-    path, site = found.path, found.site
-    if site.kind in STEPPING and not site.by_hand and is_smoothed(found.node, site.stride, Context(traced)):
+    path, site, family = found.path, found.site, found.site.kind.family
+    if family.windows and not site.by_hand and is_smoothed(found.node, site.stride, Context(traced)):
         return Reason.ALREADY_ANTIALIASED
-    if site.kind is Kind.UPSAMPLE:
+    if family.grows:
         return None if spec.upsample else Reason.UPSAMPLING
-    if site.kind is Kind.CONV:
+    if family.learnt:
         return reason_to_keep_conv(found, traced, spec)
-    if site.kind is Kind.AVG and max(site.kernel_size) > 2:
+    if family.averages and max(site.kernel_size) > 2:
         shape, _ = shapes_of(path)
         if shape is not None and covers(site, shape[-site.axes :]):
             return Reason.GLOBAL_POOL
@@ -230,7 +228,7 @@ def rewritten(found: Found, in_training: Found, traced: TracedModule, spec: Spec
         statistics=place.statistics,
         detail=site.source,
         before=place.before,
-        plain_resize=site.kind is Kind.RESIZE and not spec.antialias_resize,
+        plain_resize=site.kind.family.resizes and not spec.antialias_resize,
     )
 
 

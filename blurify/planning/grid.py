@@ -19,7 +19,7 @@ from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from blurify.planning.decision import Decision
 from blurify.positions import MIXED, Layout, elements, finest, has_positions
-from blurify.sites import Kind, Site
+from blurify.sites import Lands, Site
 
 # Of the sides of so many grids, all combinations are tried; of finer ones, whose moves are small, one is enough.
 MOST_LEVELS = 8
@@ -85,13 +85,13 @@ def largest(shifts: Iterable[Vector]) -> Vector:
 
 def move_of(decision: Decision, site: Site, smooth: bool, positions: Mapping[str, Layout]) -> Move:
     """Return what a decision to rewrite moves; `smooth` says of a resize that its mode has an antialiased form."""
-    place = decision.site if site.kind in (Kind.SLICE, Kind.RESIZE) else decision.landing
+    family = site.kind.family
+    place = decision.site if family.lands is Lands.BEFORE else decision.landing
     layout = positions.get(place, ())
     if len(layout) < site.axes:
         return Move(place, {}, False)
     dims = [dim % len(layout) for dim in site.dims] if site.dims else range(len(layout) - site.axes, len(layout))
-    after = site.stride if site.kind in (Kind.SLICE, Kind.RESIZE) else site.blur_stride
-    after = (1,) * site.axes if site.kind is Kind.UPSAMPLE else after
+    after = (1,) * site.axes if family.grows else site.blur_stride
     by: Vector = {}
     halves = [0.0] * site.axes if smooth and not decision.plain_resize else half_moves(decision, site)
     for dim, half, stride in zip(dims, halves, after, strict=True):
@@ -102,8 +102,7 @@ def move_of(decision: Decision, site: Site, smooth: bool, positions: Mapping[str
 
 def half_moves(decision: Decision, site: Site) -> list[float]:
     """Return by how many positions of the dense grid the filter's centre lies aside, along each axis."""
-    covered = site.kind is Kind.AVG and all(k <= f for k, f in zip(site.kernel_size, decision.filt_size, strict=True))
-    if covered and site.divisor_override is None:
+    if site.kind.family.averages and site.divisor_override is None and is_covered(decision, site):
         pairs = zip(site.kernel_size, decision.filt_size, strict=True)
         return [-0.5 if (f - k) % 2 else 0.0 for k, f in pairs]
     return [0.5 if f % 2 == 0 else 0.0 for f in decision.filt_size]
@@ -111,9 +110,13 @@ def half_moves(decision: Decision, site: Site) -> list[float]:
 
 def can_flip(decision: Decision, site: Site) -> bool:
     """Return whether the layer that blurs can have its extra tap on the other side."""
-    if site.kind is Kind.AVG:
-        return all(k <= f for k, f in zip(site.kernel_size, decision.filt_size, strict=True))
-    return site.kind in (Kind.CONV, Kind.MAX, Kind.SLICE, Kind.UPSAMPLE)
+    family = site.kind.family
+    return is_covered(decision, site) if family.averages else not family.resizes
+
+
+def is_covered(decision: Decision, site: Site) -> bool:
+    """Return whether the filter is at least as wide as the site's window."""
+    return all(k <= f for k, f in zip(site.kernel_size, decision.filt_size, strict=True))
 
 
 def centered(grid: Grid, moves: Mapping[str, Move], outputs: Iterable[str]) -> dict[str, str]:

@@ -26,7 +26,7 @@ from blurify.planning.positionwise import (
     takes_statistics,
 )
 from blurify.positions import first_item, name_of
-from blurify.sites import Kind, Reason, Site
+from blurify.sites import Lands, Reason, Site
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,11 @@ class Landing:
 
 def land(node: fx.Node, site: Site, traced: TracedModule) -> Landing:
     """Convs land after their norm and activation, slices before themselves; a pool is blurred at once, as published."""
-    if site.kind is Kind.CONV:
+    lands = site.kind.family.lands
+    if lands is Lands.FURTHER:
         return landing(node, traced, site.axes)
     given = first_item(node) if site.pair else None
-    place = node.all_input_nodes[0] if site.kind is Kind.SLICE else given or node
+    place = node.all_input_nodes[0] if lands is Lands.BEFORE else given or node
     return Landing(place, way=(place,))
 
 
@@ -63,8 +64,7 @@ def check_fits(decision: Decision, node: fx.Node, site: Site, place: fx.Node, tr
     if site.refusal is not None and not unknown:
         raise PlanError(f"The plan rewrites {decision.site!r}, which cannot be: {site.refusal.sentence}.")
     strides = "x".join(map(str, site.stride))
-    known = not unknown and site.kind is not Kind.RESIZE
-    if known and (len(decision.filt_size) != site.axes or decision.stride not in ((), site.stride)):
+    if not unknown and (len(decision.filt_size) != site.axes or decision.stride not in ((), site.stride)):
         raise PlanError(f"The plan rewrites {decision.site!r} as of another stride than its {strides} in this model.")
     if place not in land(node, site, traced).way:
         raise PlanError(

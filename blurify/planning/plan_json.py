@@ -27,7 +27,6 @@ MOST_VALUES = 64  # a kept slice may step over more than the three axes of a map
 MOST_AXES = 3
 
 WORDS = TypeVar("WORDS", bound=Enum)
-KEPT_KINDS = (Kind.BLUR, Kind.OPAQUE)
 KNOWN = [field.name for field in fields(Decision)]
 REQUIRED = ("site", "kind", "action")
 
@@ -112,7 +111,7 @@ def _check_whole(decision: Decision, name: str) -> None:
         if decision.reason is None:
             _refuse(f"{name} keeps its site without a 'reason'")
         return
-    if decision.kind in KEPT_KINDS:
+    if not decision.kind.family.rewritable:
         _refuse(f"{name} rewrites a site of kind {decision.kind}, which is always kept")
     for key in ("landing", "stride", "filt_size", "pad_type"):
         if not getattr(decision, key):

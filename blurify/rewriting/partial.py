@@ -21,7 +21,7 @@ from blurify.planning.decision import Decision, Part, of_whole
 from blurify.planning.plan import Plan
 from blurify.planning.spec import Spec
 from blurify.rewriting.parts import as_root
-from blurify.sites import Action, Kind, Reason
+from blurify.sites import Action, Kind, Lands, Reason
 from blurify.tracing import trace
 from blurify.tracing.fed import Fed
 from blurify.tracing.inputs import Inputs
@@ -115,7 +115,8 @@ def whole_name(name: str, path: str, root: str) -> str:
 
 def end_kept(decision: Decision, traced: TracedModule) -> Decision:
     """Return the decision; one to keep for a conv that is all that its part returns: its activation is elsewhere."""
-    if decision.action is Action.KEEP or decision.kind is not Kind.CONV or decision.landing != decision.site:
+    further = decision.action is Action.REWRITE and decision.kind.family.lands is Lands.FURTHER
+    if not further or decision.landing != decision.site:
         return decision
     node = node_paths(traced.eval_graph).get(decision.site)
     ends = isinstance(node, fx.Node) and traced.eval_graph.output_node().args[0] is node

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, count
 
 from torch import Tensor, fx, nn
@@ -18,7 +18,7 @@ from blurify.layers import AntialiasedResize, Blur
 from blurify.planning.decision import Decision
 from blurify.planning.placement import check_fits
 from blurify.rules import Context, Replacement, Rule, recognise
-from blurify.sites import Kind, Site
+from blurify.sites import Site
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,10 @@ def locate(traced: TracedModule, decisions: tuple[Decision, ...]) -> list[Edit]:
 def _locate(traced: TracedModule, graph: fx.Graph, paths: dict[str, fx.Node], decision: Decision) -> Edit:
     node = paths[decision.site]
     module = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
-    known = as_decided(recognise(node, module, Context(traced)), decision)
-    if known is None or known[1].kind is not decision.kind:
+    rule, site = recognise(node, module, Context(traced)) or (None, None)
+    if rule is not None and site is not None:
+        site = rule.as_decided(site, as_site(decision))
+    if rule is None or site is None or site.kind is not decision.kind:
         raise PlanError(
             f"The plan rewrites {decision.site!r} as a strided {decision.kind}, which it is not in this model."
         )
@@ -125,19 +127,13 @@ def _locate(traced: TracedModule, graph: fx.Graph, paths: dict[str, fx.Node], de
     landing = decision.train_landing if training else decision.landing
     if landing not in paths:
         raise PlanError(f"The plan blurs {decision.site!r} after {landing!r}, which is not a node of this model.")
-    check_fits(decision, node, known[1], paths[landing], traced)
-    return Edit(decision, known[0], known[1], node, paths[landing], module)
+    check_fits(decision, node, site, paths[landing], traced)
+    return Edit(decision, rule, site, node, paths[landing], module)
 
 
-def as_decided(known: tuple[Rule, Site] | None, decision: Decision) -> tuple[Rule, Site] | None:
-    """Return the recognised site; the axes and direction of a resize were known when it was decided."""
-    resizes = {Kind.RESIZE, Kind.UPSAMPLE}
-    if known is not None and known[1].kind in resizes and decision.kind in resizes:
-        return known[0], replace(known[1], kind=decision.kind, stride=decision.stride)
-    if known is not None and known[1].by_hand:
-        site, window, stride = known[1], decision.kernel_size, decision.stride
-        return known[0], replace(site, kernel_size=window, stride=stride, source=decision.detail)
-    return known
+def as_site(decision: Decision) -> Site:
+    """Return the site as far as a decision describes it."""
+    return Site(decision.kind, decision.kernel_size, decision.stride, (), (), source=decision.detail)
 
 
 def apply_edit(traced: TracedModule, edit: Edit, free: bool, names: Names) -> None:

@@ -61,6 +61,7 @@ class Rule:
     `as_function(node, module, site)` turns one call of a module with parameters, whose other calls stay as they are,
     into a dense function; `can_be_function(module)` tells whether that computes the same.
     `absorbs(node)` gives the nodes before a pool written by hand that are a part of it.
+    `as_decided(site, decided)` completes a site by what was known of it when the plan was made, from shapes.
     """
 
     recognise: Callable[[fx.Node, Any, Context], Site | None]
@@ -68,6 +69,7 @@ class Rule:
     as_function: Callable[[fx.Node, Any, Site], None] | None = None
     can_be_function: Callable[[Any], bool] = lambda module: False
     absorbs: Callable[[fx.Node], Iterable[fx.Node]] = lambda node: ()
+    as_decided: Callable[[Site, Site], Site] = lambda site, decided: site
 
 
 def axes_of(module: object, modules: Mapping[type[nn.Module], int]) -> int:

@@ -6,6 +6,7 @@ on request, as in fastai's `PixelShuffle_ICNR(blur=True)`.
 
 from __future__ import annotations
 
+from dataclasses import replace as replaced
 from typing import Any
 
 import torch
@@ -55,4 +56,9 @@ def _site(node: fx.Node, factors: tuple[int, ...], context: Context) -> Site:
     return Site(Kind.UPSAMPLE, factors, factors, nothing, ones, refusal=smoothed)
 
 
-RULE = Rule(recognise, replace)
+def as_decided(site: Site, decided: Site) -> Site:
+    """Return the move with the factor of each axis, which shapes told of a reshape."""
+    return replaced(site, stride=decided.stride) if site.refusal is Reason.UNKNOWN_SIZE else site
+
+
+RULE = Rule(recognise, replace, as_decided=as_decided)

@@ -171,4 +171,9 @@ def after(node: fx.Node, method: str, argument: int) -> fx.Node:
     return made
 
 
-RULE = Rule(recognise, replace, absorbs=absorbed)
+def as_decided(site: Site, decided: Site) -> Site:
+    """Return the pool with its window and the map that it reads, which shapes told."""
+    return altered(site, kernel_size=decided.kernel_size, stride=decided.stride, source=decided.source)
+
+
+RULE = Rule(recognise, replace, absorbs=absorbed, as_decided=as_decided)

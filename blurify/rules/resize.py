@@ -6,6 +6,7 @@ Nearest upsampling is the opposite case: what it repeats is smoothed after, on r
 
 from __future__ import annotations
 
+from dataclasses import replace as replaced
 from typing import Any
 
 import torch
@@ -145,4 +146,10 @@ def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Repla
     return Replacement(RESIZES[site.axes](**blurring), None, all_arguments=True)
 
 
-RULE = Rule(recognise, replace)
+def as_decided(site: Site, decided: Site) -> Site:
+    """Return the resize with its direction and its axes, which shapes told."""
+    resizes = decided.kind in (Kind.RESIZE, Kind.UPSAMPLE)
+    return replaced(site, kind=decided.kind, stride=decided.stride) if resizes else site
+
+
+RULE = Rule(recognise, replace, as_decided=as_decided)

@@ -19,7 +19,7 @@ from blurify.graph.edit import reads_only_the_first, unpack_first
 from blurify.positions import MEANS, argument, name_of
 from blurify.rules.base import Context, Replacement, Rule
 from blurify.rules.exported_slice import END, SLICE
-from blurify.rules.hand_pool import KINDS, is_map, pool, read_instead
+from blurify.rules.hand_pool import KINDS, as_decided, is_map, pool, read_instead
 from blurify.sites import Kind, Reason, Site
 
 STACKS = frozenset({torch.stack, torch.ops.aten.stack.default})
@@ -161,4 +161,4 @@ def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Repla
     return pool(node, site, blurring, summed)
 
 
-RULE = Rule(recognise, replace, absorbs=absorbed)
+RULE = Rule(recognise, replace, absorbs=absorbed, as_decided=as_decided)

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from blurify.graph.module import TracedModule
 from blurify.planning.decision import Decision
 from blurify.planning.plan import Plan
-from blurify.sites import Kind
+from blurify.sites import Lands
 from blurify.tracing import trace
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.shapes import output_shapes
@@ -88,14 +88,14 @@ def site_shapes(
 
 
 def landings(plan: Plan, training: bool) -> dict[str, str]:
-    """Return, of every conv, the path of the node after which it is blurred."""
-    convs = (decision for decision in plan.rewritten if decision.kind is Kind.CONV)
-    return {d.site: d.train_landing if training and d.train_landing else d.landing for d in convs}
+    """Return, of every site blurred further on, the path of the node after which it is."""
+    further = (decision for decision in plan.rewritten if decision.kind.family.lands is Lands.FURTHER)
+    return {d.site: d.train_landing if training and d.train_landing else d.landing for d in further}
 
 
 def subsampling_paths(graph: fx.Graph, plan: Plan) -> dict[str, str]:
     """Return, of every rewritten site of the graph, the path of the node that has the site's output size."""
-    # A slice is blurred before, so its own output is what counts.
-    slices = {decision.site for decision in plan.rewritten if decision.kind is Kind.SLICE}
+    # Of what is blurred before, its own output is what counts.
+    last = {decision.site for decision in plan.rewritten if decision.kind.family.lands is Lands.BEFORE}
     own = [(site, node) for node in blurring(graph) for site in node.meta["blurs"]]
-    return {site: site if site in slices else node.meta.get("gives", node.meta["path"]) for site, node in own}
+    return {site: site if site in last else node.meta.get("gives", node.meta["path"]) for site, node in own}

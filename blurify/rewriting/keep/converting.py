@@ -22,7 +22,7 @@ from blurify.rewriting.keep.places import Landed, Place, Places, alike, behind_n
 from blurify.rewriting.keep.strides import holder, proved, set_stride, whole
 from blurify.rewriting.rewrite import Edit, locate, move_to_device
 from blurify.rules import Replacement
-from blurify.sites import Kind, Reason
+from blurify.sites import Reason
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.leaves import is_strided
 from blurify.tracing.questions import OTHER_SIZES
@@ -211,8 +211,8 @@ def parts_of(traced: TracedModule, decisions: tuple[Decision, ...]) -> dict[str,
 
 def is_expressible(parts: Replacement, edits: list[Edit], site: str, holders: Mapping[str, str]) -> bool:
     """Return whether a module holds the site's stride, or the site has none."""
-    upsamples = any(edit.decision.site == site and edit.decision.kind is Kind.UPSAMPLE for edit in edits)
-    return not parts.before and not parts.all_arguments and (upsamples or site in holders)
+    grows = any(edit.decision.site == site and edit.decision.kind.family.grows for edit in edits)
+    return not parts.before and not parts.all_arguments and (grows or site in holders)
 
 
 def landing(edit: Edit, parts: Mapping[str, Replacement]) -> Landed:
