@@ -14,10 +14,10 @@ from blurify.graph.constants import constant_tensor
 from blurify.graph.edit import callers, insert_after, set_module
 from blurify.graph.module import TracedModule
 from blurify.graph.paths import node_paths
-from blurify.layers import AntialiasedResize, Blur
+from blurify.layers import Blur
 from blurify.planning.decision import Decision
 from blurify.planning.placement import check_fits
-from blurify.rules import Context, Replacement, Rule, recognise
+from blurify.rules import Context, Downsampler, Replacement, Rule, recognise
 from blurify.sites import Site
 
 
@@ -139,8 +139,7 @@ def as_site(decision: Decision) -> Site:
 def apply_edit(traced: TracedModule, edit: Edit, free: bool, names: Names) -> None:
     """Rewrite one site in one graph."""
     decision, node = edit.decision, edit.node
-    parts = edit.rule.replace(node, edit.module, edit.site, decision.blurring)
-    move_to_device(parts, node, traced, decision)
+    parts = replacement(traced, edit)
     if parts.dense is not None and (free or not parts.has_parameters):
         call_instead(traced, node, parts, dense_path(decision, node, free, names))
     elif parts.dense is not None and edit.module is not None and edit.rule.as_function is not None:
@@ -168,17 +167,19 @@ def call_instead(traced: TracedModule, node: fx.Node, parts: Replacement, path: 
     node.op, node.target = "call_module", path
 
 
-def move_to_device(parts: Replacement, node: fx.Node, traced: TracedModule, decision: Decision) -> None:
-    """Put the new layers, whose only tensors are filters, on the device of the weights nearest before the site.
+def replacement(traced: TracedModule, edit: Edit) -> Replacement:
+    """Return what takes a site's place; making it may edit the graph around the site."""
+    decision = edit.decision
+    down = Downsampler(decision.blurring, decision.side, decision.plain_resize)
+    parts = edit.rule.replace(edit.node, edit.module, edit.site, down)
+    move_to_device(parts, edit.node, traced)
+    return parts
 
-    What else the decision says of how they blur is told to them.
-    """
+
+def move_to_device(parts: Replacement, node: fx.Node, traced: TracedModule) -> None:
+    """Put the new layers, whose only tensors are filters, on the device of the weights nearest before the site."""
     known = nearest_tensor(node, traced)
     for layer in (parts.dense, parts.blur):
-        if isinstance(layer, Blur) and decision.side:
-            layer.put_extra_tap(decision.side)
-        if isinstance(layer, AntialiasedResize):
-            layer.antialias = not decision.plain_resize
         if isinstance(layer, Blur) and known is not None:
             layer.to(known.device)
 

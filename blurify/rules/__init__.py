@@ -23,9 +23,10 @@ from blurify.rules import (
     upsample,
 )
 from blurify.rules.base import Context, Replacement, Rule
+from blurify.rules.downsampler import Downsampler
 from blurify.sites import Site
 
-__all__ = ["RULES", "Context", "Replacement", "Rule", "recognise"]
+__all__ = ["RULES", "Context", "Downsampler", "Replacement", "Rule", "recognise"]
 
 # Blurs first: some of them are convs or pools themselves.
 RULES: tuple[Rule, ...] = (

@@ -11,11 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from blurify.filters import Blurring
 from blurify.graph.arguments import Signature, are_known, bind
 from blurify.graph.edit import reads_only_the_first, unpack_first
-from blurify.layers import ADAPTIVE_AVG_BLUR_POOLS, ADAPTIVE_MAX_BLUR_POOLS
 from blurify.rules.base import Context, Replacement, Rule, refused_unless_exact
+from blurify.rules.downsampler import Downsampler
 from blurify.sites import Kind, Reason, Site
 
 MODULES: dict[type[nn.Module], tuple[Kind, int]] = {
@@ -99,13 +98,12 @@ def _site(
     return Site(kind, window, window, nothing, ones, refusal=refusal, output_size=wanted)
 
 
-def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Replacement:
+def replace(node: fx.Node, module: Any, site: Site, down: Downsampler) -> Replacement:
     """One layer that blurs and subsamples where it can."""
     known = arguments(node, module)
     if known is not None and known[3]:
         unpack_first(node)
-    layers = ADAPTIVE_AVG_BLUR_POOLS if site.kind is Kind.AVG else ADAPTIVE_MAX_BLUR_POOLS
-    return Replacement(layers[site.axes](site.output_size, **blurring), None)
+    return Replacement(down.in_place_of_adaptive_pool(site), None)
 
 
 RULE = Rule(recognise, replace)

@@ -12,10 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from blurify.filters import Blurring
 from blurify.graph.arguments import Signature, are_known, bind
-from blurify.layers import AVG_BLUR_POOLS, SAME_BLUR_POOLS
 from blurify.rules.base import Context, Replacement, Rule, axes_of, refused_unless_exact, with_stride
+from blurify.rules.downsampler import Downsampler
 from blurify.rules.same import SAME_AVG_POOLS
 from blurify.sites import Kind, Reason, Site, per_axis
 
@@ -66,21 +65,11 @@ def is_antialiasing(path: str) -> bool:
     return path.rsplit(".", 1)[-1] == "aa"
 
 
-def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Replacement:
+def replace(node: fx.Node, module: Any, site: Site, down: Downsampler) -> Replacement:
     """One layer that blurs and subsamples; for the SAME kinds the dense average, then the blur."""
     if site.same and module is not None:
-        same = SAME_BLUR_POOLS[site.axes](site.kernel_size, site.stride, **blurring)
-        return Replacement(with_stride(module, (1,) * site.axes), same)
-    layer = AVG_BLUR_POOLS[site.axes](
-        site.kernel_size,
-        site.stride,
-        site.padding,
-        site.ceil_mode,
-        site.count_include_pad,
-        site.divisor_override,
-        **blurring,
-    )
-    return Replacement(layer, None)
+        return Replacement(with_stride(module, (1,) * site.axes), down.after_dense(site))
+    return Replacement(down.in_place_of_average(site), None)
 
 
 RULE = Rule(recognise, replace)

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from torch import fx, nn
 
-from blurify.filters import Blurring
 from blurify.graph.edit import shallow_copy
 from blurify.positions import Layout, has_positions
+from blurify.rules.downsampler import Downsampler
 from blurify.sites import Reason, Site
 from blurify.tracing.shapes import Shapes
 
@@ -57,7 +57,7 @@ class Rule:
 
     `recognise(node, module, context)` returns the normalised site if the node is of this family and changes the
     resolution; `module` is what it calls, if it calls one.
-    `replace(node, module, site, blurring)` makes what takes its place.
+    `replace(node, module, site, down)` makes what takes its place; `down` makes the layer that subsamples.
     `as_function(node, module, site)` turns one call of a module with parameters, whose other calls stay as they are,
     into a dense function; `can_be_function(module)` tells whether that computes the same.
     `absorbs(node)` gives the nodes before a pool written by hand that are a part of it.
@@ -65,7 +65,7 @@ class Rule:
     """
 
     recognise: Callable[[fx.Node, Any, Context], Site | None]
-    replace: Callable[[fx.Node, nn.Module | None, Site, Blurring], Replacement]
+    replace: Callable[[fx.Node, nn.Module | None, Site, Downsampler], Replacement]
     as_function: Callable[[fx.Node, Any, Site], None] | None = None
     can_be_function: Callable[[Any], bool] = lambda module: False
     absorbs: Callable[[fx.Node], Iterable[fx.Node]] = lambda node: ()
@@ -90,7 +90,7 @@ def steps_over_channels(source: object, dims: Iterable[int], context: Context) -
     return has_positions(layout) and not has_positions([layout[dim] for dim in dims])
 
 
-def never(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Replacement:
+def never(node: fx.Node, module: Any, site: Site, down: Downsampler) -> Replacement:
     """The `replace` of a rule that refuses every site it recognises."""
     raise AssertionError(f"{node.name} must not be rewritten: {site.refusal}")
 

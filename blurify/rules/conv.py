@@ -12,10 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from blurify.filters import Blurring
 from blurify.graph.arguments import Signature, are_known, bind, set_argument
-from blurify.layers import BLUR_POOLS, SAME_BLUR_POOLS
 from blurify.rules.base import Context, Replacement, Rule, with_stride
+from blurify.rules.downsampler import Downsampler
 from blurify.rules.low_pass import averaged_axes, fixed_taps, smoothed_axes
 from blurify.rules.same import SAME_CONVS
 from blurify.sites import Kind, Reason, Site, per_axis
@@ -106,17 +105,13 @@ def is_blur(weight: Tensor | None, stride: tuple[int, ...]) -> bool:
     return stepped <= smoothed_axes(weight, len(stride)) | averaged_axes(weight, len(stride))
 
 
-def replace(node: fx.Node, module: nn.Module | None, site: Site, blurring: Blurring) -> Replacement:
+def replace(node: fx.Node, module: nn.Module | None, site: Site, down: Downsampler) -> Replacement:
     """The same conv at the dense stride, then the blur."""
     dense = None if module is None else with_stride(module, site.dense_stride)
     signature = signature_of(node)
     if signature is not None:
         set_argument(node, signature, "stride", list(site.dense_stride))
-    if site.same:
-        same = SAME_BLUR_POOLS[site.axes]
-        blur = same(site.kernel_size, site.stride, site.dilation, **blurring)
-        return Replacement(dense, blur)
-    return Replacement(dense, BLUR_POOLS[site.axes](None, stride=site.blur_stride, **blurring))
+    return Replacement(dense, down.after_dense(site))
 
 
 def can_be_function(module: Any) -> bool:

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from blurify.filters import Blurring
 from blurify.graph.arguments import Signature, are_known, bind
-from blurify.layers import BlurAxes
 from blurify.rules.base import Context, Replacement, Rule, steps_over_channels
+from blurify.rules.downsampler import Downsampler
 from blurify.rules.smoothed import is_smoothed
 from blurify.sites import Kind, Reason, Site
 
@@ -123,9 +122,9 @@ def _slices_of(source: fx.Node) -> Iterator[fx.Node]:
             yield user
 
 
-def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Replacement:
+def replace(node: fx.Node, module: Any, site: Site, down: Downsampler) -> Replacement:
     """A blur of both dimensions before the first slice."""
-    return Replacement(None, BlurAxes(site.dims, **blurring), before=True)
+    return Replacement(None, down.before_slice(site), before=True)
 
 
 RULE = Rule(recognise, replace)

@@ -13,9 +13,8 @@ from typing import Any
 
 from torch import fx
 
-from blurify.filters import Blurring
 from blurify.graph.edit import is_first, reads_only_the_first, unpack_first
-from blurify.layers import AVG_BLUR_POOLS, BLUR_POOLS, DENSE_MAX_POOLS
+from blurify.layers import DENSE_MAX_POOLS
 from blurify.positions import (
     MAXIMA,
     MEANS,
@@ -32,6 +31,7 @@ from blurify.positions import (
     upstream,
 )
 from blurify.rules.base import Context, Replacement, Rule
+from blurify.rules.downsampler import Downsampler
 from blurify.sites import Kind, Reason, Site
 
 KINDS = {**dict.fromkeys(MEANS | SUMS, Kind.AVG), **dict.fromkeys(MAXIMA, Kind.MAX)}
@@ -133,7 +133,7 @@ def absorbed(node: fx.Node) -> Iterator[fx.Node]:
     yield from between
 
 
-def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Replacement:
+def replace(node: fx.Node, module: Any, site: Site, down: Downsampler) -> Replacement:
     """The pool, called on the map itself."""
     chain = list(upstream(node, alike(node)))
     if name_of(node) == "max":
@@ -141,7 +141,7 @@ def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Repla
     if any(name_of(moving) in ("unfold", "im2col") and is_column_unfold(moving) for moving in chain):
         node.meta["gives"] = after(node, "flatten", 2).meta["path"]
     read_instead(node, next(source for source in chain if source.meta["path"] == site.source), chain)
-    return pool(node, site, blurring, summed=name_of(node) in SUMS)
+    return pool(node, site, down, summed=name_of(node) in SUMS)
 
 
 def read_instead(node: fx.Node, source: fx.Node, between: Iterable[fx.Node]) -> None:
@@ -152,14 +152,13 @@ def read_instead(node: fx.Node, source: fx.Node, between: Iterable[fx.Node]) -> 
             node.graph.erase_node(unread)
 
 
-def pool(node: fx.Node, site: Site, blurring: Blurring, summed: bool) -> Replacement:
+def pool(node: fx.Node, site: Site, down: Downsampler, summed: bool) -> Replacement:
     """The pool of a site without padding; a sum is the average of its window, times the window's area."""
     if site.kind is Kind.MAX:
-        dense = DENSE_MAX_POOLS[site.axes](site.kernel_size, site.stride)
-        return Replacement(dense, BLUR_POOLS[site.axes](None, stride=site.stride, **blurring))
+        return Replacement(DENSE_MAX_POOLS[site.axes](site.kernel_size, site.stride), down.after_dense(site))
     if summed:
         after(node, "mul", prod(site.kernel_size))
-    return Replacement(AVG_BLUR_POOLS[site.axes](site.kernel_size, site.stride, **blurring), None)
+    return Replacement(down.in_place_of_average(site), None)
 
 
 def after(node: fx.Node, method: str, argument: int) -> fx.Node:
@@ -172,8 +171,10 @@ def after(node: fx.Node, method: str, argument: int) -> fx.Node:
 
 
 def as_decided(site: Site, decided: Site) -> Site:
-    """Return the pool with its window and the map that it reads, which shapes told."""
-    return altered(site, kernel_size=decided.kernel_size, stride=decided.stride, source=decided.source)
+    """Return the pool, which has no padding, with its window and the map that it reads, which shapes told."""
+    nothing, ones = (0,) * decided.axes, (1,) * decided.axes
+    window = decided.kernel_size, decided.stride, nothing, ones
+    return Site(site.kind, *window, by_hand=True, refusal=site.refusal, source=decided.source)
 
 
 RULE = Rule(recognise, replace, absorbs=absorbed, as_decided=as_decided)

@@ -13,10 +13,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import fx, nn
 
-from blurify.filters import Blurring
 from blurify.graph.arguments import Signature, are_known, bind
-from blurify.layers import LP_BLUR_POOLS
 from blurify.rules.base import Context, Replacement, Rule, axes_of, refused_unless_exact
+from blurify.rules.downsampler import Downsampler
 from blurify.sites import Kind, Reason, Site, per_axis
 
 MODULES: dict[type[nn.Module], int] = {nn.LPPool1d: 1, nn.LPPool2d: 2, nn.LPPool3d: 3}
@@ -50,11 +49,10 @@ def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
     return site if module is None else refused_unless_exact(site, module, MODULES)
 
 
-def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Replacement:
+def replace(node: fx.Node, module: Any, site: Site, down: Downsampler) -> Replacement:
     """One layer that raises to the power, blurs and subsamples, and takes the root."""
     norm_type = arguments(node, module)[1]["norm_type"]
-    layer = LP_BLUR_POOLS[site.axes](norm_type, site.kernel_size, site.stride, site.ceil_mode, **blurring)
-    return Replacement(layer, None)
+    return Replacement(down.in_place_of_power_average(site, norm_type), None)
 
 
 RULE = Rule(recognise, replace)

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from blurify.filters import Blurring
 from blurify.graph.arguments import Signature, are_known, bind
 from blurify.graph.edit import reads_only_the_first, unpack_first
-from blurify.layers import BLUR_POOLS, DENSE_MAX_POOLS, INDEXED_MAX_POOLS, SAME_BLUR_POOLS
+from blurify.layers import DENSE_MAX_POOLS, INDEXED_MAX_POOLS
 from blurify.positions import first_item
 from blurify.rules.base import Context, Replacement, Rule, axes_of, refused_unless_exact, with_stride
+from blurify.rules.downsampler import Downsampler
 from blurify.rules.same import SAME_MAX_POOLS
 from blurify.sites import Kind, Reason, Site, per_axis
 
@@ -60,21 +60,17 @@ def _site(node: fx.Node, axes: int, given: dict[str, Any], same: bool) -> Site |
     return replaced(shape, same=same, refusal=refusal, pair=pair)
 
 
-def replace(node: fx.Node, module: nn.Module | None, site: Site, blurring: Blurring) -> Replacement:
+def replace(node: fx.Node, module: nn.Module | None, site: Site, down: Downsampler) -> Replacement:
     """The dense pool, then the blur."""
     window = (site.kernel_size, site.stride, site.padding, site.dilation, site.ceil_mode)
     if site.pair:
-        return Replacement(
-            INDEXED_MAX_POOLS[site.axes](*window), BLUR_POOLS[site.axes](None, stride=site.stride, **blurring)
-        )
+        return Replacement(INDEXED_MAX_POOLS[site.axes](*window), down.after_dense(site))
     pair = getattr(module, "return_indices", False) or bind(node, Signature(site.axes, NAMES)).get("return_indices")
     if pair or node.target in FUNCTIONS_WITH_INDICES:
         unpack_first(node)
     if site.same and module is not None:
-        same = SAME_BLUR_POOLS[site.axes]
-        blur = same(site.kernel_size, site.stride, site.dilation, **blurring)
-        return Replacement(with_stride(module, (1,) * site.axes), blur)
-    return Replacement(DENSE_MAX_POOLS[site.axes](*window), BLUR_POOLS[site.axes](None, stride=site.stride, **blurring))
+        return Replacement(with_stride(module, (1,) * site.axes), down.after_dense(site))
+    return Replacement(DENSE_MAX_POOLS[site.axes](*window), down.after_dense(site))
 
 
 RULE = Rule(recognise, replace)

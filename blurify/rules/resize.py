@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from blurify.filters import Blurring
 from blurify.graph.arguments import Signature, are_known, bind
-from blurify.layers import BLUR_POOLS, RESIZES
 from blurify.rules.base import Context, Replacement, Rule, refused_unless_exact
+from blurify.rules.downsampler import Downsampler
 from blurify.rules.upsample import is_smoothed_after
 from blurify.sites import Kind, Reason, Site
 
@@ -136,14 +135,14 @@ def is_smooth(node: fx.Node, module: Any) -> bool:
     return given is not None and given.get("mode") in ("bilinear", "bicubic")
 
 
-def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Replacement:
+def replace(node: fx.Node, module: Any, site: Site, down: Downsampler) -> Replacement:
     """The antialiased resize in the place of a shrinking one; a blur after a growing one."""
     if site.kind is Kind.UPSAMPLE:
-        return Replacement(None, BLUR_POOLS[site.axes](None, stride=1, **blurring))
+        return Replacement(None, down.after_growth(site))
     given = arguments(node, module) or {}
     source = node.args[0] if node.args else node.kwargs["input"]
     node.args, node.kwargs = (source,), {name: given[name] for name in NAMES[1:6] if name in given}
-    return Replacement(RESIZES[site.axes](**blurring), None, all_arguments=True)
+    return Replacement(down.in_place_of_resize(site), None, all_arguments=True)
 
 
 def as_decided(site: Site, decided: Site) -> Site:

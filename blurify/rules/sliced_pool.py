@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 
-from blurify.filters import Blurring
 from blurify.graph.edit import reads_only_the_first, unpack_first
 from blurify.positions import MEANS, argument, name_of
 from blurify.rules.base import Context, Replacement, Rule
+from blurify.rules.downsampler import Downsampler
 from blurify.rules.exported_slice import END, SLICE
 from blurify.rules.hand_pool import KINDS, as_decided, is_map, pool, read_instead
 from blurify.sites import Kind, Reason, Site
@@ -150,7 +150,7 @@ def absorbed(node: fx.Node) -> Iterator[fx.Node]:
             yield from absorbed(source)
 
 
-def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Replacement:
+def replace(node: fx.Node, module: Any, site: Site, down: Downsampler) -> Replacement:
     """The pool, called on the map itself."""
     slices = read(next(leaves(node, site.kind)))
     summed = site.kind is Kind.AVG and not _is_mean(node)
@@ -158,7 +158,7 @@ def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Repla
         unpack_first(node)
     if slices is not None:
         read_instead(node, slices.source, list(absorbed(node)))
-    return pool(node, site, blurring, summed)
+    return pool(node, site, down, summed)
 
 
 RULE = Rule(recognise, replace, absorbs=absorbed, as_decided=as_decided)

@@ -11,10 +11,9 @@ from typing import Any
 
 from torch import fx
 
-from blurify.filters import Blurring
 from blurify.graph.arguments import are_known
-from blurify.layers import BlurAxes
 from blurify.rules.base import Context, Replacement, Rule, steps_over_channels
+from blurify.rules.downsampler import Downsampler
 from blurify.rules.smoothed import is_smoothed
 from blurify.sites import Kind, Reason, Site
 
@@ -83,9 +82,9 @@ def takes_all_phases(node: fx.Node, steps: dict[int, int]) -> bool:
     return len(phases) == wanted
 
 
-def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Replacement:
+def replace(node: fx.Node, module: Any, site: Site, down: Downsampler) -> Replacement:
     """A blur of the stepped dimensions before the slice."""
-    return Replacement(None, BlurAxes(site.dims, **blurring), before=True)
+    return Replacement(None, down.before_slice(site), before=True)
 
 
 RULE = Rule(recognise, replace)

@@ -11,10 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from blurify.filters import Blurring
 from blurify.graph.arguments import Signature, are_known, bind
-from blurify.layers import BLUR_POOLS
 from blurify.rules.base import Context, Replacement, Rule, axes_of, refused_unless_exact
+from blurify.rules.downsampler import Downsampler
 from blurify.rules.smoothed import filtered_axes, is_between
 from blurify.sites import Kind, Reason, Site, per_axis
 
@@ -62,9 +61,9 @@ def is_smoothed_after(node: fx.Node, stride: tuple[int, ...], context: Context) 
     return False
 
 
-def replace(node: fx.Node, module: Any, site: Site, blurring: Blurring) -> Replacement:
+def replace(node: fx.Node, module: Any, site: Site, down: Downsampler) -> Replacement:
     """A blur at stride 1 after the upsampling."""
-    return Replacement(None, BLUR_POOLS[site.axes](None, stride=1, **blurring))
+    return Replacement(None, down.after_growth(site))
 
 
 RULE = Rule(recognise, replace)

@@ -20,7 +20,7 @@ from blurify.rewriting.keep.hoists import hoisted
 from blurify.rewriting.keep.parts import modules_in_parts
 from blurify.rewriting.keep.places import Landed, Place, Places, alike, behind_nothing
 from blurify.rewriting.keep.strides import holder, proved, set_stride, whole
-from blurify.rewriting.rewrite import Edit, locate, move_to_device
+from blurify.rewriting.rewrite import Edit, locate, replacement
 from blurify.rules import Replacement
 from blurify.sites import Reason
 from blurify.tracing.inputs import Inputs
@@ -203,9 +203,7 @@ def parts_of(traced: TracedModule, decisions: tuple[Decision, ...]) -> dict[str,
     parts: dict[str, Replacement] = {}
     for edit in locate(fresh, decisions):
         if edit.decision.site not in parts:
-            made = edit.rule.replace(edit.node, edit.module, edit.site, edit.decision.blurring)
-            move_to_device(made, edit.node, fresh, edit.decision)
-            parts[edit.decision.site] = made
+            parts[edit.decision.site] = replacement(fresh, edit)
     return parts
 
 
