@@ -50,7 +50,7 @@ def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
 
 
 def replace(node: fx.Node, module: Any, site: Site, down: Downsampler) -> Replacement:
-    """One layer that raises to the power, blurs and subsamples, and takes the root."""
+    """Return one layer that raises to the power, blurs and subsamples, and takes the root."""
     norm_type = arguments(node, module)[1]["norm_type"]
     return Replacement(down.in_place_of_power_average(site, norm_type), None)
 

@@ -11,6 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+import blurify
 from blurify.cli.group import cli
 from blurify.cli.zoo import zoo
 from tests.docs.pages import DOCS, PAGES, README, blocks, name
@@ -53,7 +54,7 @@ def run_in_order(page: Path) -> str:
     return "".join(reports)
 
 
-RUN = [README, *(DOCS / f"{page}.md" for page in ("tour", "keep-class", "timm", "finetune"))]
+RUN = [README, *(DOCS / f"{page}.md" for page in ("tour", "keep-class", "timm", "finetune", "how/architecture"))]
 
 
 @pytest.mark.parametrize("page", [*RUN, pytest.param(DOCS / "pictures.md", marks=pytest.mark.slow)], ids=name)
@@ -82,3 +83,10 @@ def test_command_lines_are_understood(line: str, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(command, "callback", lambda **_: None)
     result = CliRunner().invoke(cli, shlex.split(line, comments=True)[1:], prog_name="blurify")
     assert result.exit_code == 0, result.output
+
+
+def test_quoted_functions_are_those_of_the_package() -> None:
+    quoted = [block.text for block in blocks(DOCS / "how" / "architecture.md", "text") if block.text.startswith("def ")]
+    source = (Path(blurify.__file__).parent / "rules" / "lp_pool.py").read_text()
+    assert quoted
+    assert all(text in source for text in quoted)
