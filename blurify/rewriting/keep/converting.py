@@ -13,7 +13,7 @@ from torch import nn
 from blurify.errors import ArgumentError, PlanError, one_line
 from blurify.graph.hosts import make_host, take_in_parts
 from blurify.graph.module import TracedModule
-from blurify.graph.tree import computed_copies, own_copy
+from blurify.graph.tree import HOOKS, computed_copies, own_copy
 from blurify.planning.decision import Decision
 from blurify.rewriting.keep.borrowed import borrowing
 from blurify.rewriting.keep.hoists import hoisted
@@ -255,7 +255,8 @@ def make_dense(twin: nn.Module, path: str, dense: nn.Module | None, stride: tupl
 
 
 def replace_module(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put `new` wherever `old` is, in the mode of `old`."""
+    """Put `new` wherever `old` is, in the mode and with the hooks of `old`."""
+    new.__dict__.update({name: getattr(old, name) for name in HOOKS})
     put(root, old, new.train(old.training))
 
 
