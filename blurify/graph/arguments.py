@@ -17,7 +17,7 @@ class Signature:
 
 
 def bind(node: fx.Node, signature: Signature) -> dict[str, Any]:
-    """The arguments that the call gives, by name."""
+    """Return the arguments that the call gives, by name."""
     return dict(zip(signature.names, node.args, strict=False)) | dict(node.kwargs)
 
 

@@ -13,7 +13,7 @@ SPREADS = frozenset({"expand", "repeat", "to", "type_as", "clone", "contiguous",
 
 
 def constant_tensor(node: object, root: nn.Module) -> Tensor | None:
-    """The parameter or buffer that a node reads, seen through spreading over channels; None for all else."""
+    """Return the parameter or buffer that a node reads, seen through spreading over channels; None for all else."""
     if not isinstance(node, fx.Node):
         return None
     if node.op == "get_attr":
@@ -25,7 +25,7 @@ def constant_tensor(node: object, root: nn.Module) -> Tensor | None:
 
 
 def called_name(node: fx.Node) -> str:
-    """The name of the method or operator that a node calls, whatever its overload."""
+    """Return the name of the method or operator that a node calls, whatever its overload."""
     return str(getattr(getattr(node.target, "overloadpacket", node.target), "__name__", node.target))
 
 

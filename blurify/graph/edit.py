@@ -31,7 +31,7 @@ def set_module(root: nn.Module, path: str, module: nn.Module) -> None:
 
 
 def shallow_copy(module: M) -> M:
-    """A module with attributes and registries of its own that shares parameters, buffers and children."""
+    """Return a module with attributes and registries of its own that shares parameters, buffers and children."""
     # Not `copy.copy`, which parametrized modules refuse.
     twin = type(module).__new__(type(module))
     for key, value in module.__dict__.items():
@@ -40,7 +40,7 @@ def shallow_copy(module: M) -> M:
 
 
 def callers(traced: TracedModule) -> dict[str, set[fx.Node]]:
-    """For every module path, the nodes that call it."""
+    """Return, for every module path, the nodes that call it."""
     calls: dict[str, set[fx.Node]] = {}
     for graph in traced.graphs:
         for node in graph.nodes:

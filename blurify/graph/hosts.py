@@ -104,7 +104,7 @@ OF_ONE: dict[tuple[str, ...], Any] = {(BEFORE,): _before, (AFTER,): _after, (AFT
 
 @cache
 def host_class(original: Any, blurs: tuple[str, ...]) -> type[nn.Module]:
-    """The subclass of `original` that blurs before, after or both; the same one whenever asked."""
+    """Return the subclass of `original` that blurs before, after or both; the same one whenever asked."""
     names = {"__module__": __name__, "__doc__": original.__doc__, "original": original, "blurs": blurs}
     forward = original.forward
     if not takes_one(forward):

@@ -25,7 +25,7 @@ Method = Callable[[nn.Module, Tensor], Tensor]
 
 
 def lower(graph: fx.Graph) -> tuple[fx.Graph, dict[str, Method]]:
-    """The graph with a method's call for each marked chain, and those methods; the graph itself where there is none."""
+    """Return the graph with a method's call for each marked chain, and the methods; without chains the graph itself."""
     chains = marked_chains(graph)
     if not chains:
         return graph, {}
@@ -45,7 +45,7 @@ def lower(graph: fx.Graph) -> tuple[fx.Graph, dict[str, Method]]:
 
 
 def marked_chains(graph: fx.Graph) -> list[list[Node]]:
-    """The marked nodes, chain by chain; a chain that an edit has broken is none any more."""
+    """Return the marked nodes, chain by chain; a chain that an edit has broken is none any more."""
     chains: dict[Part, list[Node]] = {}
     for node in graph.nodes:
         if "part" in node.meta:
@@ -78,7 +78,7 @@ def source(chain: list[Node]) -> Node:
 
 
 def method(chain: list[Node]) -> Method:
-    """A method that runs the chain, for as many samples at a time as are worth it."""
+    """Return a method that runs the chain, for as many samples at a time as are worth it."""
     graph = fx.Graph()
     copies = {source(chain): graph.placeholder("x")}
     for node in chain:
@@ -106,7 +106,7 @@ def is_watched(module: nn.Module) -> bool:
 
 
 def compiled(graph: fx.Graph) -> Method:
-    """The graph as a method of the model that holds its modules."""
+    """Return the graph as a method of the model that holds its modules."""
     with quoted_keywords():
         code = graph.python_code("self")
     names: dict[str, Any] = dict(code.globals)

@@ -41,7 +41,7 @@ class Modes:
     eval: frozenset[str] = frozenset()
 
     def exceptions(self, training: bool) -> frozenset[str]:
-        """The paths that differ in the given mode."""
+        """Return the paths that differ in the given mode."""
         return self.train if training else self.eval
 
 
@@ -67,7 +67,7 @@ class TracedModule(fx.GraphModule):
 
     @property
     def graphs(self) -> tuple[fx.Graph, ...]:
-        """The distinct graphs, that of `.eval()` first."""
+        """Return the distinct graphs, that of `.eval()` first."""
         train, evaluate = self._by_mode[True], self._by_mode[False]
         return (evaluate,) if train is evaluate else (evaluate, train)
 
@@ -127,7 +127,7 @@ class TracedModule(fx.GraphModule):
             self.recompile()
 
     def detached_tree(self) -> nn.Module:
-        """A bare root with this module's children, parameters, buffers, hooks and mode."""
+        """Return a bare root with this module's children, parameters, buffers, hooks and mode."""
         return bare_copy(self, HOOKS)
 
     def forget_hooks(self, of: str) -> None:
@@ -158,13 +158,13 @@ class TracedModule(fx.GraphModule):
         self._adopt(own_copy(tree, dict(computed_copies(tree))))
 
     def shallow_copy(self) -> TracedModule:
-        """A traced module with graphs and tree of its own that shares every leaf module and parameter with this one."""
+        """Return a traced module with graphs and tree of its own that shares leaf modules and parameters with this."""
         state = self._state()
         state["tree"] = copy_containers(state["tree"], self.leaf_paths())
         return rebuild(state)
 
     def leaf_paths(self) -> set[str]:
-        """The paths of the modules that the graphs call, or give to an operator, as exported ones with contexts do."""
+        """Return the paths of the modules that the graphs call, or give to an operator, as exported contexts do."""
         nodes = [node for graph in self.graphs for node in graph.nodes]
         read = {str(node.target) for node in nodes if node.op == "get_attr"}
         given = {path for path, _ in self.named_modules() if path in read}

@@ -12,12 +12,12 @@ from blurify.graph.paths import IN_PLACE, function_name
 
 
 def called(node: fx.Node, traced: TracedModule) -> Any:
-    """The module that the node calls, if it calls one."""
+    """Return the module that the node calls, if it calls one."""
     return traced.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def only_source(node: fx.Node) -> fx.Node | None:
-    """The one node that is read beside parameters and buffers, if it is the first argument."""
+    """Return the one node that is read beside parameters and buffers, if it is the first argument."""
     sources = [source for source in node.all_input_nodes if source.op != "get_attr"]
     return sources[0] if len(sources) == 1 and node.args and node.args[0] is sources[0] else None
 

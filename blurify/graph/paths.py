@@ -72,7 +72,7 @@ def _free(node: Node, used: set[str], taken: set[str], numbers: dict[str, Iterat
 
 
 def node_base(node: Node, scope: str) -> str:
-    """The path before it is made unique."""
+    """Return the path before it is made unique."""
     if node.op in ("call_module", "get_attr", "placeholder", "output"):
         return str(node.target)
     name = function_name(node.target)
@@ -80,7 +80,7 @@ def node_base(node: Node, scope: str) -> str:
 
 
 def function_name(target: object) -> str:
-    """The plain name of a function, method or operator overload."""
+    """Return the plain name of a function, method or operator overload."""
     if target in IN_PLACE:
         return IN_PLACE[target]
     packet = getattr(target, "overloadpacket", target)
@@ -88,7 +88,7 @@ def function_name(target: object) -> str:
 
 
 def exported_scopes(graph: fx.Graph) -> Scopes:
-    """Of each node of an exported graph: the innermost module it arose in, and whether it is that module's whole call.
+    """Return the innermost module that each node of an exported graph arose in, and whether it is its whole call.
 
     The last node that arose in a module of `torch.nn` gives what calling the module gave, and bears its path alone.
     """
@@ -111,5 +111,5 @@ def _innermost(node: Node) -> tuple[str, str]:
 
 
 def node_paths(graph: fx.Graph) -> dict[str, Node]:
-    """Every node by its path."""
+    """Return every node by its path."""
     return {node.meta["path"]: node for node in graph.nodes}

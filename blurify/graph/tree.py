@@ -68,7 +68,7 @@ class KeepsExtraState(nn.Module):
 
 
 def bare_copy(module: nn.Module, beside: tuple[str, ...] = ()) -> nn.Module:
-    """A plain module with the children, parameters, buffers and mode of `module`, in registries of its own."""
+    """Return a plain module with the children, parameters, buffers and mode of `module`, in registries of its own."""
     bare = nn.Module()
     if type(module).get_extra_state is not nn.Module.get_extra_state:
         bare = KeepsExtraState()

@@ -59,7 +59,7 @@ class Product:
 
 
 def conv_before(blur: fx.Node, traced: TracedModule) -> fx.Node | None:
-    """The 1x1 conv that the blur may move before, if that lowers the arithmetic."""
+    """Return the 1x1 conv that the blur may move before, if that lowers the arithmetic."""
     layer = called(blur, traced)
     if type(layer) not in BLURS or max(layer.filt_size) == 1:
         return None
@@ -80,7 +80,7 @@ def conv_before(blur: fx.Node, traced: TracedModule) -> fx.Node | None:
 
 
 def upwards(blur: fx.Node) -> Iterator[fx.Node]:
-    """The nodes before, each read by nothing but the one after it."""
+    """Yield the nodes before, each read by nothing but the one after it."""
     node = only_source(blur)
     while node is not None and len(node.users) == 1:
         yield node
@@ -88,7 +88,7 @@ def upwards(blur: fx.Node) -> Iterator[fx.Node]:
 
 
 def product_of(node: fx.Node, traced: TracedModule) -> Product | None:
-    """The 1x1 conv that the node is, unpadded and at stride 1; None if it is none."""
+    """Return the 1x1 conv that the node is, unpadded and at stride 1; None if it is none."""
     module, signature = called(node, traced), signature_of(node)
     if type(module) in CONVS:
         given = vars(module) | {"bias": module.bias}

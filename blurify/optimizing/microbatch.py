@@ -44,7 +44,7 @@ def run(traced: TracedModule, graph: fx.Graph) -> list[str]:
 
 
 def chain_to(blur: fx.Node, traced: TracedModule) -> list[fx.Node]:
-    """The nodes, in order, that lead to the blur and to nothing else, and do the same to every sample by itself."""
+    """Return the nodes, in order, that lead to the blur and to nothing else, and treat every sample by itself."""
     layer = called(blur, traced)
     if not isinstance(layer, Blur) or layer.axes != 2 or only_source(blur) is None:
         return []
@@ -85,7 +85,7 @@ def spans_samples(node: fx.Node, traced: TracedModule) -> bool:
 
 
 def growth(chain: list[fx.Node], traced: TracedModule) -> float:
-    """How many channels the largest map of the chain has, counted at the size of the map that the chain is fed; or 0.
+    """Return the channels of the largest map of the chain, counted at the size that the chain is fed; or 0.
 
     0 stands for no conv, which is: as many as that map has.
     """
@@ -98,7 +98,7 @@ def growth(chain: list[fx.Node], traced: TracedModule) -> float:
 
 
 def conv_sizes(node: fx.Node, traced: TracedModule) -> tuple[int, int]:
-    """The channels that a conv gives, and the product of its strides; 0 and 1 for all else."""
+    """Return the channels that a conv gives, and the product of its strides; 0 and 1 for all else."""
     module = called(node, traced)
     if isinstance(module, Conv2d):
         return module.out_channels, prod(module.stride)

@@ -124,7 +124,7 @@ def end_kept(decision: Decision, traced: TracedModule) -> Decision:
 
 
 def unseen(path: str, module: nn.Module) -> Iterator[Decision]:
-    """The strided layers of a module that was left as it is."""
+    """Yield the strided layers of a module that was left as it is."""
     for name, layer in module.named_modules():
         if is_plain_layer(layer) and is_strided(layer):
             stride = getattr(layer, "stride", ())

@@ -74,7 +74,7 @@ class Names:
         self.called = traced.leaf_paths()
 
     def new(self, wanted: str) -> str:
-        """The wanted path, or the first free one of `wanted_1`, `wanted_2`, ..."""
+        """Return the wanted path, or the first free one of `wanted_1`, `wanted_2`, ..."""
         if wanted not in self.given:
             free = (path for path in chain([wanted], (f"{wanted}_{n}" for n in count(1))) if self._is_free(path))
             self.given[wanted] = next(free)
@@ -185,7 +185,7 @@ def move_to_device(parts: Replacement, node: fx.Node, traced: TracedModule) -> N
 
 
 def nearest_tensor(node: fx.Node, traced: TracedModule) -> Tensor | None:
-    """A parameter or buffer of the node, or of the nearest before it that has any."""
+    """Return a parameter or buffer of the node, or of the nearest before it that has any."""
     seen, waiting = {node}, deque([node])
     while waiting:
         current = waiting.popleft()
@@ -199,7 +199,7 @@ def nearest_tensor(node: fx.Node, traced: TracedModule) -> Tensor | None:
 
 
 def tensors_at(node: fx.Node, traced: TracedModule) -> Iterator[Tensor]:
-    """The parameters and buffers that a node holds or is."""
+    """Yield the parameters and buffers that a node holds or is."""
     if node.op == "call_module":
         module = traced.get_submodule(str(node.target))
         yield from chain(module.parameters(), module.buffers())
@@ -214,7 +214,7 @@ def is_placed(tensor: Tensor) -> bool:
 
 
 def dense_path(decision: Decision, node: fx.Node, free: bool, names: Names) -> str:
-    """Where the dense module goes: in the original's place, or beside it."""
+    """Return the path of the dense module: the original's, or one next to it."""
     if node.op != "call_module":
         return names.new(decision.site)
     return str(node.target) if free else names.new(f"{decision.site}_dense")

@@ -50,7 +50,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def recognise(node: fx.Node, module: nn.Module | None, context: Context) -> tuple[Rule, Site] | None:
-    """The first rule that recognises the node, with the site it sees."""
+    """Return the first rule that recognises the node, with the site it sees."""
     for rule in RULES:
         site = rule.recognise(node, module, context)
         if site is not None:

@@ -99,7 +99,7 @@ def _site(
 
 
 def replace(node: fx.Node, module: Any, site: Site, down: Downsampler) -> Replacement:
-    """One layer that blurs and subsamples where it can."""
+    """Return one layer that blurs and subsamples where it can."""
     known = arguments(node, module)
     if known is not None and known[3]:
         unpack_first(node)

@@ -66,7 +66,7 @@ def is_antialiasing(path: str) -> bool:
 
 
 def replace(node: fx.Node, module: Any, site: Site, down: Downsampler) -> Replacement:
-    """One layer that blurs and subsamples; for the SAME kinds the dense average, then the blur."""
+    """Return one layer that blurs and subsamples; for the SAME kinds the dense average, then the blur."""
     if site.same and module is not None:
         return Replacement(with_stride(module, (1,) * site.axes), down.after_dense(site))
     return Replacement(down.in_place_of_average(site), None)

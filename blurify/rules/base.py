@@ -73,12 +73,12 @@ class Rule:
 
 
 def axes_of(module: object, modules: Mapping[type[nn.Module], int]) -> int:
-    """The spatial axes of a module of one of the classes or of a subclass; 0 for all else."""
+    """Return the spatial axes of a module of one of the classes or of a subclass; 0 for all else."""
     return next((axes for kind, axes in modules.items() if isinstance(module, kind)), 0)
 
 
 def refused_unless_exact(site: Site | None, module: object, modules: Container[type[nn.Module]]) -> Site | None:
-    """The site of a module, refused where its class is a subclass, which may do anything with its arguments."""
+    """Return the site of a module, refused where its class is a subclass, which may do anything with its arguments."""
     if site is None or type(module) in modules:
         return site
     return replace(site, refusal=Reason.UNKNOWN_SUBCLASS)
@@ -91,12 +91,12 @@ def steps_over_channels(source: object, dims: Iterable[int], context: Context) -
 
 
 def never(node: fx.Node, module: Any, site: Site, down: Downsampler) -> Replacement:
-    """The `replace` of a rule that refuses every site it recognises."""
+    """Raise, since the rule refuses every site that it recognises."""
     raise AssertionError(f"{node.name} must not be rewritten: {site.refusal}")
 
 
 def with_stride(module: M, stride: tuple[int, ...]) -> M:
-    """The same module, same parameters, at another stride."""
+    """Return the same module, same parameters, at another stride."""
     twin = shallow_copy(module)
     twin.stride = stride  # type: ignore[assignment]
     return twin

@@ -46,7 +46,7 @@ def recognise(node: fx.Node, module: Any, context: Context) -> Site | None:
 
 
 def signature_of(node: fx.Node) -> Signature | None:
-    """The signature of a convolution function, with its number of axes."""
+    """Return the signature of a convolution function, with its number of axes."""
     if node.op != "call_function":
         return None
     if node.target not in GENERIC:
@@ -90,7 +90,7 @@ def _function_site(node: fx.Node, signature: Signature, root: nn.Module) -> Site
 
 
 def refusal(module: Any) -> Reason | None:
-    """Why this conv cannot be rewritten, if so."""
+    """Return the reason why this conv cannot be rewritten, if there is one."""
     # A parametrized module's class is made on the fly from its original.
     kind = type(module).__bases__[0] if nn.utils.parametrize.is_parametrized(module) else type(module)
     if kind not in MODULES and kind.__name__ not in SAME_CONVS | MIXTURES:
@@ -106,7 +106,7 @@ def is_blur(weight: Tensor | None, stride: tuple[int, ...]) -> bool:
 
 
 def replace(node: fx.Node, module: nn.Module | None, site: Site, down: Downsampler) -> Replacement:
-    """The same conv at the dense stride, then the blur."""
+    """Return the same conv at the dense stride, then the blur."""
     dense = None if module is None else with_stride(module, site.dense_stride)
     signature = signature_of(node)
     if signature is not None:

@@ -51,7 +51,7 @@ def arguments(node: fx.Node) -> dict[str, Any] | None:
 
 
 def second_of_pair(node: fx.Node) -> fx.Node | None:
-    """The other slice of a pair of which this is the first; None for all else, and for the slices of three axes."""
+    """Return the second slice of a pair of which this is the first; None for others, and for slices of three axes."""
     second, source = _follower(node), node.args[0] if node.args else None
     if second is None or _follower(second) is not None:
         return None
@@ -59,7 +59,7 @@ def second_of_pair(node: fx.Node) -> fx.Node | None:
 
 
 def _follower(node: fx.Node) -> fx.Node | None:
-    """The stepping slice of the next dimension that is the only reader of this stepping slice."""
+    """Return the stepping slice of the next dimension that is the only reader of this stepping slice."""
     first, readers = arguments(node), list(node.users)
     second = arguments(readers[0]) if len(readers) == 1 else None
     if first is None or second is None or not are_known(first["step"], first["dim"], second["step"], second["dim"]):
@@ -69,7 +69,7 @@ def _follower(node: fx.Node) -> fx.Node | None:
 
 
 def steps_of(first: fx.Node, second: fx.Node) -> tuple[int, ...]:
-    """The steps of a pair."""
+    """Return the steps of a pair."""
     return tuple((arguments(node) or DEFAULTS)["step"] for node in (first, second))
 
 
@@ -123,7 +123,7 @@ def _slices_of(source: fx.Node) -> Iterator[fx.Node]:
 
 
 def replace(node: fx.Node, module: Any, site: Site, down: Downsampler) -> Replacement:
-    """A blur of both dimensions before the first slice."""
+    """Return a blur of both dimensions before the first slice."""
     return Replacement(None, down.before_slice(site), before=True)
 
 

@@ -134,7 +134,7 @@ def absorbed(node: fx.Node) -> Iterator[fx.Node]:
 
 
 def replace(node: fx.Node, module: Any, site: Site, down: Downsampler) -> Replacement:
-    """The pool, called on the map itself."""
+    """Return the pool, called on the map itself."""
     chain = list(upstream(node, alike(node)))
     if name_of(node) == "max":
         unpack_first(node)
@@ -153,7 +153,7 @@ def read_instead(node: fx.Node, source: fx.Node, between: Iterable[fx.Node]) -> 
 
 
 def pool(node: fx.Node, site: Site, down: Downsampler, summed: bool) -> Replacement:
-    """The pool of a site without padding; a sum is the average of its window, times the window's area."""
+    """Return the pool of a site without padding; a sum is the average of its window, times the window's area."""
     if site.kind is Kind.MAX:
         return Replacement(DENSE_MAX_POOLS[site.axes](site.kernel_size, site.stride), down.after_dense(site))
     if summed:

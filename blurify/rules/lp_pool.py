@@ -24,7 +24,7 @@ FUNCTIONS: dict[Any, int] = {F.lp_pool1d: 1, F.lp_pool2d: 2, F.lp_pool3d: 3}
 
 
 def arguments(node: fx.Node, module: Any) -> tuple[int, dict[str, Any]]:
-    """The spatial axes of a power-average pooling and what it was given; no axes for all else."""
+    """Return the spatial axes of a power-average pooling and what it was given; no axes for all else."""
     axes = axes_of(module, MODULES)
     if axes:
         return axes, {name: getattr(module, name) for name in NAMES[1:]}

@@ -61,7 +61,7 @@ def _site(node: fx.Node, axes: int, given: dict[str, Any], same: bool) -> Site |
 
 
 def replace(node: fx.Node, module: nn.Module | None, site: Site, down: Downsampler) -> Replacement:
-    """The dense pool, then the blur."""
+    """Return the dense pool, then the blur."""
     window = (site.kernel_size, site.stride, site.padding, site.dilation, site.ceil_mode)
     if site.pair:
         return Replacement(INDEXED_MAX_POOLS[site.axes](*window), down.after_dense(site))

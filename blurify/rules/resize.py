@@ -108,7 +108,7 @@ def _site(kind: Kind, stride: tuple[int, ...], refusal: Reason | None) -> Site:
 
 
 def axes_of(given: dict[str, Any], fed: tuple[int, ...] | None) -> int:
-    """The number of spatial axes: by what is fed, else by what was written, else those of an image."""
+    """Return the number of spatial axes: by what is fed, else by what was written, else those of an image."""
     if fed is not None:
         return len(fed) - 2
     for written in (given.get("scale_factor"), given.get("size")):
@@ -120,7 +120,7 @@ def axes_of(given: dict[str, Any], fed: tuple[int, ...] | None) -> int:
 def shrink_factors(
     given: dict[str, Any], axes: int, fed: tuple[int, ...] | None, gives: tuple[int, ...] | None
 ) -> tuple[float, ...] | None:
-    """By how much each spatial axis shrinks (below 1 where it grows); None where it is not known."""
+    """Return by how much each spatial axis shrinks (below 1 where it grows); None where it is not known."""
     if fed is not None and gives is not None:
         return tuple(n / w for n, w in zip(fed[2:], gives[2:], strict=True))
     scale = given.get("scale_factor")
@@ -136,7 +136,7 @@ def is_smooth(node: fx.Node, module: Any) -> bool:
 
 
 def replace(node: fx.Node, module: Any, site: Site, down: Downsampler) -> Replacement:
-    """The antialiased resize in the place of a shrinking one; a blur after a growing one."""
+    """Return the antialiased resize in the place of a shrinking one; a blur after a growing one."""
     if site.kind is Kind.UPSAMPLE:
         return Replacement(None, down.after_growth(site))
     given = arguments(node, module) or {}

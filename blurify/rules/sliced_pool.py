@@ -151,7 +151,7 @@ def absorbed(node: fx.Node) -> Iterator[fx.Node]:
 
 
 def replace(node: fx.Node, module: Any, site: Site, down: Downsampler) -> Replacement:
-    """The pool, called on the map itself."""
+    """Return the pool, called on the map itself."""
     slices = read(next(leaves(node, site.kind)))
     summed = site.kind is Kind.AVG and not _is_mean(node)
     if name_of(node) == "max" and len(node.all_input_nodes) == 1:

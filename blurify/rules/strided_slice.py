@@ -52,7 +52,7 @@ def _refused(stride: tuple[Any, ...], reason: Reason) -> Site:
 
 
 def spatial_dims(index: tuple[Any, ...], stepped: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The two neighbouring dimensions that are stepped over, if the index has the form of a map's; else None.
+    """Return the two neighbouring dimensions that are stepped over, if the index has the form of a map's; else None.
 
     Maps are `[..., ::s, ::s]` and `[:, :, ::s, ::s]` (channels first) or `[:, ::s, ::s]` and `[:, ::s, ::s, :]` (last).
     """
@@ -83,7 +83,7 @@ def takes_all_phases(node: fx.Node, steps: dict[int, int]) -> bool:
 
 
 def replace(node: fx.Node, module: Any, site: Site, down: Downsampler) -> Replacement:
-    """A blur of the stepped dimensions before the slice."""
+    """Return a blur of the stepped dimensions before the slice."""
     return Replacement(None, down.before_slice(site), before=True)
 
 

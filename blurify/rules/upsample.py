@@ -62,7 +62,7 @@ def is_smoothed_after(node: fx.Node, stride: tuple[int, ...], context: Context) 
 
 
 def replace(node: fx.Node, module: Any, site: Site, down: Downsampler) -> Replacement:
-    """A blur at stride 1 after the upsampling."""
+    """Return a blur at stride 1 after the upsampling."""
     return Replacement(None, down.after_growth(site))
 
 

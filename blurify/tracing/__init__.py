@@ -155,7 +155,7 @@ def _export(model: nn.Module, inputs: Inputs | None, strict: bool) -> Recorded:
 
 
 def _adopted(model: fx.GraphModule) -> Recorded:
-    """A copy of the graph of a graph module, with paths."""
+    """Return a copy of the graph of a graph module, with paths."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     graph.output(graph.graph_copy(model.graph, copies))

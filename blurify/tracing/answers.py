@@ -172,7 +172,7 @@ def _value(known: Known | None, run: int) -> Any:
 
 
 def _unknown_sources(node: Node, known: Mapping[Node, Any]) -> list[Node]:
-    """The node and what it is made of, as far as nothing is known of it yet, sources first."""
+    """Return the node and what it is made of, as far as nothing is known of it yet, sources first."""
     order: dict[Node, None] = {}
     waiting = [node]
     while waiting:
@@ -196,7 +196,7 @@ def at_path(root: nn.Module, path: str) -> Any:
 
 
 def _arguments(model: nn.Module, inputs: Inputs | None, mode: FakeTensorMode) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A value for each argument of `forward`, with fake tensors, and the same with larger ones."""
+    """Return a value for each argument of `forward`, with fake tensors, and the same with larger ones."""
     given = example_for(model, batch=2) if inputs is None else inputs
     bound = inspect.signature(model.forward).bind(*given.args, **given.kwargs).arguments
     flat: dict[str, Any] = {}
@@ -213,7 +213,7 @@ def _arguments(model: nn.Module, inputs: Inputs | None, mode: FakeTensorMode) ->
 
 
 def _larger(tensor: Tensor) -> Tensor:
-    """A tensor of other sizes but for the channels."""
+    """Return a tensor of other sizes but for the channels."""
     sizes = list(tensor.shape)
     last = len(sizes) > 2 and sizes[-1] <= MOST_CHANNELS_LAST
     channels = len(sizes) - 1 if last else 1 if len(sizes) > 2 else -1

@@ -34,20 +34,20 @@ class Call:
         latest: Callable[[Node], Node],
         in_context: bool = False,
     ) -> Call:
-        """The call as it begins; `latest` tells which node gives what a tensor holds now."""
+        """Return the call as it begins; `latest` tells which node gives what a tensor holds now."""
         first = latest(args[0].node) if args and issubclass(type(args[0]), fx.Proxy) else None
         beside = (latest(value.node) for value in tree_leaves((args[1:], kwargs)) if issubclass(type(value), fx.Proxy))
         return cls(path, first, frozenset(beside), in_context=in_context)
 
 
 def running(node: Node) -> tuple[Call, ...]:
-    """The calls in which the node was recorded; empty where no symbolic tracer did."""
+    """Return the calls in which the node was recorded; empty where no symbolic tracer did."""
     calls: tuple[Call, ...] = node.meta.get("within", ())
     return calls
 
 
 def calls_by_path(graph: fx.Graph) -> dict[str, list[Call]]:
-    """Every call of a module in which a node was recorded, by the module's path."""
+    """Return every call of a module in which a node was recorded, by the module's path."""
     calls: dict[str, dict[Call, None]] = {}
     for node in graph.nodes:
         for call in running(node):

@@ -157,7 +157,7 @@ def copied_attributes(model: nn.Module) -> Iterator[None]:
 
 
 def written_tensors(traced: TracedModule) -> set[str]:
-    """The paths of the tensors that the graph writes to."""
+    """Return the paths of the tensors that the graph writes to."""
     paths = (written_path(node, IN_PLACE) for node in traced.eval_graph.nodes)
     return {path for path in paths if path}
 

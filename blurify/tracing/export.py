@@ -102,7 +102,7 @@ def quietly() -> Iterator[None]:
 
 
 def doubled(inputs: Inputs) -> Inputs | None:
-    """The same with a batch of two, since export takes a batch of one for a constant; None if it is no batch of one."""
+    """Return the same with a batch of two, since export takes one of one for a constant; None for other batches."""
     tensors = [leaf for leaf in tree_leaves((inputs.args, inputs.kwargs)) if isinstance(leaf, Tensor)]
     if not tensors or not all(t.dim() > 0 and t.shape[0] == 1 for t in tensors):
         return None
@@ -111,7 +111,7 @@ def doubled(inputs: Inputs) -> Inputs | None:
 
 
 def open_sizes(model: nn.Module, inputs: Inputs) -> dict[str, Any]:
-    """Every size that may vary, per argument of `forward`: all but the channels of an image."""
+    """Return the sizes that may vary, per argument of `forward`: all but the channels of an image."""
     bound = inspect.signature(model.forward).bind(*inputs.args, **inputs.kwargs)
     return {name: tree_map(_open, value) for name, value in bound.arguments.items()}
 

@@ -25,18 +25,18 @@ class Inputs:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     def copied(self) -> Inputs:
-        """The same with tensors of their own, since some models scale their input in place."""
+        """Return the same with tensors of their own, since some models scale their input in place."""
         args, kwargs = tree_map_only(Tensor, torch.clone, (self.args, self.kwargs))
         return Inputs(args, kwargs)
 
     def shapes(self) -> tuple[tuple[int, ...], ...] | None:
-        """The shapes of the arguments where all are positional tensors, which is all that a file keeps of them."""
+        """Return the shapes of the arguments where all are positional tensors; a file keeps no more of them."""
         if self.kwargs or not all(isinstance(arg, Tensor) for arg in self.args):
             return None
         return tuple(tuple(arg.shape) for arg in self.args)
 
     def sizes(self) -> str:
-        """The tensors' sizes, for a message."""
+        """Return the tensors' sizes, for a message."""
         tensors = [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
         return ", ".join("x".join(map(str, tensor.shape)) for tensor in tensors)
 
@@ -80,7 +80,7 @@ def _in_channels(model: nn.Module) -> int | None:
 
 
 def example_for(model: nn.Module, batch: int = 1) -> Inputs:
-    """One seeded random batch of the model's input size, dtype and device; the global RNG is untouched."""
+    """Return a seeded random batch of the model's input size, dtype and device; the global RNG is untouched."""
     return Inputs((random_batch((batch, *input_size(model)), number_of(model)),))
 
 

@@ -134,7 +134,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def switched_values(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
-    """Every parameter and buffer that a module's own `train` or `eval` might change, by name, with a copy of it."""
+    """Return what a module's own `train` or `eval` might change: parameters and buffers by name, with a copy."""
     return {
         f"{path}.{name}".lstrip("."): (tensor, tensor.detach().clone())
         for path, module in model.named_modules()

@@ -20,7 +20,7 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.Size)
 
 
 def contexts() -> tuple[bool, ...]:
-    """The state of each of `CONTEXTS`."""
+    """Return the state of each of `CONTEXTS`."""
     return (
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
@@ -30,13 +30,13 @@ def contexts() -> tuple[bool, ...]:
 
 
 def entered(before: tuple[bool, ...]) -> str | None:
-    """The context that `forward` has entered since; None if it has entered none."""
+    """Return the context that `forward` has entered since; None if it has entered none."""
     now = contexts()
     return next((name for name, a, b in zip(CONTEXTS, before, now, strict=True) if a != b), None)
 
 
 def chance() -> tuple[Any, ...]:
-    """The state of every random generator that a graph does not draw from when it runs."""
+    """Return the state of every random generator that a graph does not draw from when it runs."""
     numpy = sys.modules.get("numpy")
     drawn: dict[str, Any] = {} if numpy is None else numpy.random.get_state(legacy=False)["state"]
     numpys = tuple(value.tobytes() if hasattr(value, "tobytes") else value for value in drawn.values())
@@ -72,7 +72,7 @@ def _holds_proxies(value: Any) -> bool:
 
 
 def written_path(node: fx.Node, in_place: Container[Any]) -> str | None:
-    """The path of the tensor of the model's that an in-place operation writes to; None for other nodes."""
+    """Return the path of the tensor of the model's that an in-place operation writes to; None for other nodes."""
     writes = False
     while node.args and isinstance(node.args[0], fx.Node):
         if is_write(node, in_place):

@@ -78,7 +78,7 @@ class TensorProxy(TruthfulProxy):
 
     @property
     def node(self) -> Node:  # type: ignore[override]
-        """The node that reads the tensor, made when something is done to it."""
+        """Return the node that reads the tensor, made when something is done to it."""
         return self.tracer.reading(self.path)
 
     def __getattr__(self, k: str) -> Any:

@@ -170,7 +170,7 @@ def is_proxy(value: object) -> bool:
 
 
 def leaves(value: Any) -> Iterator[Any]:
-    """The items of nested tuples, lists, dicts and slices."""
+    """Yield the items of nested tuples, lists, dicts and slices."""
     if is_proxy(value):
         yield value
     elif isinstance(value, (tuple, list)):

@@ -64,7 +64,7 @@ class ShapeRecorder(fx.Interpreter):
         return next(self.args_iter) if target.startswith("*") else super().placeholder(target, args, kwargs)
 
     def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[Any, Any]:
-        """The node's arguments, lists as the generated code would make them: some functions edit theirs."""
+        """Return the node's arguments, lists as the generated code would make them: some functions edit theirs."""
         args, kwargs = super().fetch_args_kwargs_from_env(n)
         return _editable(args), _editable(kwargs)
 
@@ -80,7 +80,7 @@ def _editable(value: Any) -> Any:
 
 
 def placeholder_values(graph: fx.Graph, inputs: Inputs) -> list[Any]:
-    """One value for each placeholder, in order; those that the inputs do not give keep their default."""
+    """Return one value for each placeholder, in order; those that the inputs do not give keep their default."""
     names = [node for node in graph.nodes if node.op == "placeholder"]
     if not isinstance(graph._codegen, _PyTreeCodeGen):
         targets = [str(node.target) for node in names]
@@ -99,7 +99,7 @@ def placeholder_values(graph: fx.Graph, inputs: Inputs) -> list[Any]:
 
 
 def output_shapes(traced: TracedModule, inputs: Inputs, training: bool = False) -> dict[str, Shape]:
-    """The output shape of every node of one mode's graph, by path. Whatever the model raises is let through."""
+    """Return the output shape of every node of one mode's graph, by path. What the model raises is let through."""
     try:
         with evaluating(traced), without_arithmetic(traced, inputs) as fake:
             return _recorded(traced, fake, training, True)
@@ -130,7 +130,7 @@ def without_arithmetic(traced: TracedModule, inputs: Inputs) -> Iterator[Inputs]
 
 
 def node_shapes(traced: TracedModule, inputs: Inputs) -> dict[str, Shapes]:
-    """The shapes of the first tensor fed to every node of the eval graph and of its output, by path."""
+    """Return the shapes of the first tensor fed to every node of the eval graph and of its output, by path."""
     outputs = output_shapes(traced, inputs)
     shapes = {}
     for node in traced.eval_graph.nodes:

@@ -150,7 +150,7 @@ class LeafAwareTracer(fx.Tracer):
         return super().create_arg(tensor) if path is None else self.reading(path)
 
     def reading(self, path: str) -> Node:
-        """The node that reads a tensor of the model's."""
+        """Return the node that reads a tensor of the model's."""
         if path not in self._read:
             self._read[path] = self.create_node("get_attr", path, (), {})
         return self._read[path]
@@ -164,7 +164,7 @@ class LeafAwareTracer(fx.Tracer):
         return is_proxy(value) or id(value) in self._paths or id(value) in self._made
 
     def path_of_tensor(self, tensor: object) -> str | None:
-        """The path of a tensor of the model's."""
+        """Return the path of a tensor of the model's."""
         return self._paths.get(id(tensor))
 
     def promote(self, tensor: Tensor) -> None:
@@ -273,7 +273,7 @@ def read_values(graph: fx.Graph, owner: nn.Module) -> dict[str, Any]:
 
 
 def _opened_around(model: nn.Module, path: str, opened: set[type[nn.Module]]) -> type[nn.Module] | None:
-    """The class of the innermost opened leaf in which the module at `path` lies."""
+    """Return the class of the innermost opened leaf in which the module at `path` lies."""
     while path:
         if type(model.get_submodule(path)) in opened:
             return type(model.get_submodule(path))

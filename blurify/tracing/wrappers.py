@@ -91,7 +91,7 @@ def _stride(node: Any, window: str) -> tuple[int, ...]:
 
 
 def _numbers(value: Any) -> tuple[int, ...]:
-    """The constants in a list of TorchScript; those that are computed are left out."""
+    """Return the constants in a list of TorchScript; those that are computed are left out."""
     given = value.toIValue()
     if given is None:
         given = [item.toIValue() for item in value.node().inputs()]

@@ -52,7 +52,7 @@ def arithmetic(call: Call, node: fx.Node) -> Value | None:
 
 
 def _of_spatial(call: Call) -> Size | None:
-    """How many positions several axes have, or one of the axes if that is divided by the others."""
+    """Return how many positions several axes have, or one of the axes if that is divided by the others."""
     if len(call.args) != 2 or not all(isinstance(arg, Size) for arg in call.args):
         return None
     one, other = (EACH.get(arg.role, arg.role) for arg in call.args)

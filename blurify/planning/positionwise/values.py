@@ -134,7 +134,7 @@ def broadcast(layouts: Iterable[str], shapes: Iterable[tuple[int, ...]] = ()) ->
 
 
 def _joined(roles: set[str], spread: bool) -> str | None:
-    """The role of aligned dimensions; `spread` says that a constant has several values along it."""
+    """Return the role of aligned dimensions; `spread` says that a constant has several values along it."""
     if roles & set(SPATIAL):
         # A spatial axis is beside itself alone: beside a 1, another axis would be beside another.
         return roles.pop() if len(roles) == 1 and not spread else None

@@ -214,12 +214,12 @@ def is_expressible(parts: Replacement, edits: list[Edit], site: str, holders: Ma
 
 
 def landing(edit: Edit, parts: Mapping[str, Replacement]) -> Landed:
-    """Where the site is to be blurred in the edit's graph."""
+    """Return where the site is to be blurred in the edit's graph."""
     return Landed(edit.decision.site, behind_nothing(edit.landing), alike(parts[edit.decision.site].blur))
 
 
 def unexpressed(decision: Decision, held: bool) -> Decision:
-    """The decision to keep a site that modules cannot express."""
+    """Return the decision to keep a site that modules cannot express."""
     nowhere = f"no module's only input or output is {decision.landing}, or its own module is called elsewhere too"
     return decision.kept(Reason.NO_MODULE, nowhere if held else "its stride is an argument of a function")
 

@@ -53,7 +53,7 @@ class Places:
         self.calls = [calls_by_path(graph) for graph in graphs]
 
     def chosen(self) -> dict[str, tuple[Place, ...]]:
-        """The places of every site that has any; sites that are blurred at the same have the same."""
+        """Return the places of every site that has any; sites that are blurred at the same have the same."""
         chosen: dict[str, tuple[Place, ...]] = {}
         for site, landed in self.of_site.items():
             for places in () if site in chosen else self._candidates(landed[0].node):
@@ -64,7 +64,7 @@ class Places:
         return chosen
 
     def _candidates(self, landing: fx.Node) -> list[tuple[Place, ...]]:
-        """The innermost module first, one that gives the landing before one that takes it, batch-norms last.
+        """Yield the innermost module first, one that gives the landing before one that takes it, batch-norms last.
 
         Many tools replace batch-norms by others of their kind, and a new one would not blur. Where several modules
         take the landing and nobody gives it, each of them blurs it.
@@ -80,7 +80,7 @@ class Places:
         return [place for place in places if can_host(self.model.get_submodule(place.path), place.blurs)]
 
     def _served(self, places: tuple[Place, ...]) -> set[str]:
-        """The sites whose blur the places are, in every graph; none if a call of one would blur anything else."""
+        """Return the sites whose blur the places are, in every graph; none if a call of one would blur other things."""
         served = [landed for calls in self.calls for landed in self._landings_at(places, calls)]
         if None in served or len({each.alike for each in served if each}) != 1:
             return set()
@@ -118,7 +118,7 @@ def alike(layer: nn.Module | None) -> object:
 
 
 def behind_nothing(landing: fx.Node) -> fx.Node:
-    """The node before the landing, where that only adds the number 0 to it, as sums of branches begin."""
+    """Return the node before the landing, where that only adds the number 0 to it, as sums of branches begin."""
     while landing.op == "call_function" and landing.target in ADDITIONS:
         sources = [arg for arg in landing.args if isinstance(arg, fx.Node)]
         if len(landing.args) != 2 or len(sources) != 1 or len(sources[0].users) != 1 or landing.kwargs:

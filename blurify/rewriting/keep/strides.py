@@ -31,7 +31,7 @@ MADE = "_tensor_constant"
 
 
 def holder(edit: Edit, model: nn.Module) -> str | None:
-    """The path of the module that holds the site's stride, as far as can be told without trying."""
+    """Return the path of the module that holds the site's stride, as far as can be told without trying."""
     if edit.decision.kind.family.grows:  # it is blurred as it is
         return None
     if edit.node.op == "call_module":
@@ -49,7 +49,7 @@ def holder(edit: Edit, model: nn.Module) -> str | None:
 def proved(
     edits: Iterable[Edit], holders: Mapping[str, str], model: nn.Module, traced: TracedModule, inputs: Inputs | None
 ) -> set[str]:
-    """The sites whose stride is the one that their holder has.
+    """Return the sites whose stride is the one that their holder has.
 
     Raises:
         PlanError: the model computes something else as well when its strides change.
@@ -103,7 +103,7 @@ def whole(
     dense: Mapping[str, object],
     graphs: Iterable[fx.Graph],
 ) -> set[str]:
-    """Those of the sites whose holder has no call beside the sites, nor two dense forms."""
+    """Return those of the sites whose holder has no call beside the sites, nor two dense forms."""
     own: dict[str, list[Edit]] = {}
     for edit in edits:
         if edit.decision.site in sites and edit.decision.site in holders:
