@@ -23,6 +23,8 @@ from blurify.planning.spec import Spec
 Sizes = tuple[int, ...]
 # So long are sizes tried that a file may take.
 SECONDS = 30
+# Larger files are not run, so that they are converted in less memory than they have.
+MOST_BYTES = 2**30
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +111,10 @@ def _valid(
 ) -> tuple[dict[str, Sizes], str]:
     """Return sizes of inputs that onnxruntime runs the file on; the first that are likely, and why, where none are."""
     tried = list(examples_of(given, asked, size))
+    if file.size > MOST_BYTES:
+        return tried[
+            0
+        ], f"its weights have {file.size / 2**30:.1f} GiB, and those of more than 1 are not loaded to run it"
     if len(tried) == 1 and not file.flaw:
         return tried[0], ""
     try:

@@ -34,6 +34,11 @@ class OnnxFile:
         """Return the names of the files that hold weights."""
         return sorted({location_of(tensor) for tensor in tensors_in(self.model) if is_external(tensor)})
 
+    @property
+    def size(self) -> int:
+        """Return how many bytes the file and its further files have."""
+        return sum(place.stat().st_size for place in (self.path, *(self.folder / name for name in self.further)))
+
     def copied(self) -> Any:
         """Return a copy of the message, to be edited."""
         twin = onnx.ModelProto()

@@ -155,6 +155,9 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = 1
+        # Weights in other files are mapped, and neither copied nor laid out for speed.
+        options.enable_cpu_mem_arena = optimize
+        options.add_session_config_entry("session.disable_prepacking", "0" if optimize else "1")
         level = onnxruntime.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_BASIC if optimize else level.ORT_DISABLE_ALL
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.resolve()))

@@ -244,3 +244,17 @@ def test_inputs_that_are_asked_for_must_fit(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"takes Nx3x16x16 as 'x', not 1x3x8x8\."):
         opened(made, tmp_path, x=(1, 3, 8, 8))
     assert opened(made, tmp_path, x=(5, 3, 16, 16)).trial.sizes == {"x": (5, 3, 16, 16)}
+
+
+def test_large_files_are_converted_without_being_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blurify.onnx.converting.MOST_BYTES", 1000)
+    read = open_graph(beside(tmp_path))
+    plan = read.plan(Spec.of())
+    proofs = read.prove(plan, read.converted(plan))
+    assert proofs.ok
+    assert str(proofs).startswith("identity  skip    its weights have 0.0 GiB")
+
+
+def test_inputs_of_a_state_are_as_long_as_the_batch(tmp_path: Path) -> None:
+    made = graph(f"f = Concat<axis=1>(x, s) y = {POOL}(f)", "float[b,3,H,W] x, float[b,1,H,W] s")
+    assert opened(made, tmp_path).trial.sizes == {"x": (1, 3, 224, 224), "s": (1, 1, 224, 224)}
