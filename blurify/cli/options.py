@@ -288,7 +288,8 @@ _READING: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--arch",
         metavar="NAME",
-        help="Architecture of a state_dict: timm:NAME, torchvision:NAME or package.module:factory, then ?key=value.",
+        help="Architecture of a state_dict: timm:NAME, torchvision:NAME, hf:FOLDER, smp:, open_clip:, monai:NAME or "
+        "package.module:factory, then ?key=value.",
     ),
     click.option("--allow", multiple=True, metavar="CLASS", help="Let a pickle use package.module.Class. Repeatable."),
     click.option(

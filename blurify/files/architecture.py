@@ -1,4 +1,7 @@
-"""Architectures by name: `timm:NAME`, `torchvision:NAME` or `package.module:factory`, then perhaps `?key=value&...`."""
+"""Architectures by name: `timm:NAME`, `torchvision:NAME` or `package.module:factory`, then perhaps `?key=value&...`.
+
+Names of other libraries, such as `smp:Unet`, are built by `libraries`.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,14 @@ import torch
 from torch import nn
 
 from blurify.errors import ArchitectureError, one_line
+from blurify.files.libraries import PACKAGES, factory_of, without_weights
 
 LIBRARIES = ("timm", "torchvision")
 
 # Options that would fetch or read weights: `--pretrained` and a weights file are the ways to say that.
 _WEIGHT_OPTIONS = {
     *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"),
-    *("weights", "weights_backbone", "pretrained_backbone"),
+    *("weights", "weights_backbone", "pretrained_backbone", "encoder_weights"),
 }
 
 
@@ -75,6 +79,7 @@ def build_architecture(name: str, *, pretrained: bool = False) -> nn.Module:
     """
     architecture = Architecture.parse(name)
     builders = {"timm": _build_timm, "torchvision": _build_torchvision}
+    builders |= dict.fromkeys(PACKAGES, _build_from_library)
     build = builders.get(architecture.package, _build_from_factory)
     # Random initialisation must not move the caller's random numbers.
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -104,13 +109,23 @@ def _build_torchvision(architecture: Architecture, text: str, pretrained: bool) 
     return _call(partial(factory, **options), text, pretrained)
 
 
+def _build_from_library(architecture: Architecture, text: str, pretrained: bool) -> nn.Module:
+    _refuse_pretrained(text, pretrained)
+    return _call(factory_of(architecture.package, architecture.name, architecture.options), text, False)
+
+
 def _build_from_factory(architecture: Architecture, text: str, pretrained: bool) -> nn.Module:
+    _refuse_pretrained(text, pretrained)
+    factory = _factory(architecture, text)
+    return _call(partial(factory, **without_weights(factory, architecture.options)), text, False)
+
+
+def _refuse_pretrained(text: str, pretrained: bool) -> None:
     if pretrained:
         raise ArchitectureError(
             f"Pretrained weights exist for timm: and torchvision: names, not for {text!r}; "
             "give a weights file and name this architecture with --arch."
         )
-    return _call(partial(_factory(architecture, text), **architecture.options), text, False)
 
 
 def _factory(architecture: Architecture, text: str) -> Callable[..., Any]:

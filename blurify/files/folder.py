@@ -10,11 +10,12 @@ from typing import Any
 from blurify.errors import FileError, one_line
 
 PREFIX = "local-dir:"
-_CONFIG = "config.json"
+_CONFIG, _OPEN_CLIP = "config.json", "open_clip_config.json"
 # The first that is there is taken: what cannot run code before what is read with care.
 _WEIGHTS = (
     *("model.safetensors", "model.safetensors.index.json"),
     *("pytorch_model.bin", "pytorch_model.bin.index.json"),
+    *("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
 )
 _MOST_CONFIG_BYTES = 2**24
 # What a value must not contain to be an option behind an architecture's name.
@@ -39,7 +40,10 @@ def weights_in(folder: Path) -> Path:
 
 
 def architecture_in(folder: Path) -> str | None:
-    """The architecture that timm's `config.json` names, with its options, or None where there is no such file.
+    """The architecture that the folder's `config.json` names, with its options, or None where there is no such file.
+
+    timm names it itself, smp by a class and its arguments; the configurations of transformers and open_clip are theirs
+    to read.
 
     >>> architecture_in(Path("resnet18.a1_in1k"))
     'timm:resnet18?num_classes=1000'
@@ -48,22 +52,34 @@ def architecture_in(folder: Path) -> str | None:
         FileError: the file is damaged, or says what no option of an architecture can say.
     """
     path = folder / _CONFIG
+    if (folder / _OPEN_CLIP).is_file():
+        return f"open_clip:local-dir:{folder}"
     if not path.is_file():
         return None
     config = _read(path)
-    name = config.get("architecture")
-    if name is None:
-        return None
+    if "_model_class" in config:
+        return _named(path, "smp", config["_model_class"], _arguments(config))
+    if config.get("architecture") is not None:
+        return _named(path, "timm", config["architecture"], _options(config))
+    return f"hf:{folder}" if "model_type" in config else None
+
+
+def _arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return smp's arguments for the model, without the weights that it was trained from."""
+    lacking = ("encoder_weights",)
+    return {key: value for key, value in config.items() if key[:1] != "_" and key not in lacking and value is not None}
+
+
+def _named(path: Path, library: str, name: object, options: Mapping[str, Any]) -> str:
     if not isinstance(name, str) or not name.replace(".", "_").isidentifier():
         raise FileError(f"{path} names the architecture {ascii(name)[:80]}, which is no name; give one with --arch.")
-    options = _options(config)
     odd = next((key for key, value in options.items() if not (key.isidentifier() and _is_plain(value))), None)
     if odd is not None:
         raise FileError(
             f"{path} gives {ascii(odd)[:80]} a value that an architecture's name cannot carry; "
-            f"name it with --arch timm:{name}?key=value."
+            f"name it with --arch {library}:{name}?key=value."
         )
-    return f"timm:{name}" + "".join(
+    return f"{library}:{name}" + "".join(
         f"{'&' if at else '?'}{key}={value}" for at, (key, value) in enumerate(options.items())
     )
 
