@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from blurify.graph.paths import name_of
+
 # What people do to a stored filter before they convolve with it; none of it changes a channel's taps.
 SPREADS = frozenset({"expand", "repeat", "to", "type_as", "clone", "contiguous", "detach", "_to_copy"})
 
@@ -19,14 +21,9 @@ def constant_tensor(node: object, root: nn.Module) -> Tensor | None:
     if node.op == "get_attr":
         value = operator.attrgetter(str(node.target))(root)
         return value if isinstance(value, Tensor) else None
-    if node.op in ("call_method", "call_function") and node.args and called_name(node) in SPREADS:
+    if node.args and name_of(node) in SPREADS:
         return constant_tensor(node.args[0], root)
     return None
-
-
-def called_name(node: fx.Node) -> str:
-    """Return the name of the method or operator that a node calls, whatever its overload."""
-    return str(getattr(getattr(node.target, "overloadpacket", node.target), "__name__", node.target))
 
 
 # How many calls what a graph makes of a parameter may go through, such as `(1 / (b.exp() + 1e-9))[None, :, None]`.

@@ -87,6 +87,16 @@ def function_name(target: object) -> str:
     return packet if isinstance(packet, str) else getattr(packet, "__name__", str(packet))
 
 
+def name_of(node: fx.Node) -> str:
+    """Return the name that functions, methods and operators of one kind share; empty for modules and inputs."""
+    if node.op == "call_method":
+        return str(node.target)
+    if node.op != "call_function":
+        return ""
+    target: Any = getattr(node.target, "overloadpacket", node.target)
+    return str(getattr(target, "__name__", ""))
+
+
 def exported_scopes(graph: fx.Graph) -> Scopes:
     """Return the innermost module that each node of an exported graph arose in, and whether it is its whole call.
 

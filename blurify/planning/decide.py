@@ -13,13 +13,15 @@ from torch import fx, nn
 
 from blurify.errors import PlanError
 from blurify.graph.module import TracedModule
+from blurify.graph.nodes import called
+from blurify.graph.paths import name_of
 from blurify.layers import Blur
 from blurify.planning.decision import Decision, OutputShift
 from blurify.planning.grid import Grid, Move, centered, move_of, output_maps, pixels
 from blurify.planning.placement import land
 from blurify.planning.spec import Spec
 from blurify.planning.stems import is_fed_by_tokens, is_stem
-from blurify.positions import Layout, follow, has_positions, loses_positions, name_of
+from blurify.positions import Layout, follow, has_positions, loses_positions
 from blurify.rules import Context, Rule, recognise
 from blurify.rules.resize import is_smooth
 from blurify.rules.smoothed import is_smoothed
@@ -93,7 +95,7 @@ def on_grid(
 
     def moves() -> dict[str, Move]:
         rewritten = [d for d in decisions if d.action is Action.REWRITE]
-        smooth = {d.site: is_smooth(sites[d.site].node, called(traced, sites[d.site].node)) for d in rewritten}
+        smooth = {d.site: is_smooth(sites[d.site].node, called(sites[d.site].node, traced)) for d in rewritten}
         return {d.site: move_of(d, sites[d.site].site, smooth[d.site], positions) for d in rewritten}
 
     if spec.grid == "centered":
@@ -105,13 +107,8 @@ def on_grid(
 
 def positions_of(traced: TracedModule, shapes_of: ShapesOf) -> dict[str, Layout]:
     """Along which dimensions positions lie, by path."""
-    known = follow(traced.eval_graph, lambda node: shapes_of(node.meta["path"])[1], partial(called, traced))
+    known = follow(traced.eval_graph, lambda node: shapes_of(node.meta["path"])[1], partial(called, traced=traced))
     return {node.meta["path"]: layout for node, layout in known.items()}
-
-
-def called(traced: TracedModule, node: fx.Node) -> nn.Module | None:
-    """The module that a node calls, if it calls one."""
-    return traced.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def is_across_channels(found: Found, positions: Mapping[str, Layout]) -> bool:
@@ -136,7 +133,7 @@ def unknown_ops(
         known = path in seen or name_of(node) == "slice" or any(name.startswith(f"{path}.") for name in opaque)
         fed = [positions.get(source.meta["path"], ()) for source in node.all_input_nodes]
         maps, result = [layout for layout in fed if has_positions(layout)], positions.get(path, ())
-        loses = partial(loses_positions, node, called(traced, node), result=result)
+        loses = partial(loses_positions, node, called(node, traced), result=result)
         if not known and maps and all(map(loses, maps)):
             yield Decision(path, Kind.OPAQUE, Action.KEEP, Reason.UNKNOWN_OP)
 
@@ -144,7 +141,7 @@ def unknown_ops(
 def find_sites(traced: TracedModule, graph: fx.Graph, context: Context) -> Iterator[Found]:
     """Every node of one graph that changes the resolution."""
     for node in graph.nodes:
-        known = recognise(node, called(traced, node), context)
+        known = recognise(node, called(node, traced), context)
         if known is not None:
             yield Found(node.meta["path"], node, known[1], known[0])
 

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from blurify.errors import PlanError
 from blurify.graph.module import TracedModule
+from blurify.graph.paths import name_of
 from blurify.planning.decision import Decision
 from blurify.planning.positionwise import (
     Map,
@@ -25,7 +26,7 @@ from blurify.planning.positionwise import (
     position_wise,
     takes_statistics,
 )
-from blurify.positions import first_item, name_of
+from blurify.positions import first_item
 from blurify.sites import Lands, Reason, Site
 
 

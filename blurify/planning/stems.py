@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from torch import Tensor, fx, nn
 
-from blurify.graph.constants import called_name, constant_tensor
+from blurify.graph.constants import constant_tensor
 from blurify.graph.module import TracedModule
+from blurify.graph.paths import name_of
 from blurify.planning.positionwise import crosses
 from blurify.rules.low_pass import smoothed_axes
 from blurify.tracing.questions import ancestors
@@ -41,13 +42,13 @@ def is_stem(site: fx.Node, traced: TracedModule, axes: int) -> bool:
 
 def sources(node: fx.Node) -> Iterator[fx.Node]:
     """Yield the nodes whose values a node takes; of a conv, the map alone."""
-    if called_name(node) not in SIZES:
+    if name_of(node) not in SIZES:
         yield from node.all_input_nodes[:1] if is_product(node) else node.all_input_nodes
 
 
 def is_product(node: fx.Node) -> bool:
     """Return whether a node is called with a map and weights."""
-    return called_name(node) in PRODUCTS
+    return name_of(node) in PRODUCTS
 
 
 def is_learnt(node: fx.Node, traced: TracedModule) -> bool:
@@ -74,7 +75,7 @@ def is_fed_by_tokens(site: fx.Node, traced: TracedModule, axes: int) -> bool:
     """Return whether a conv reads a map that was made of a sequence of tokens."""
     node = next(sources(site), None)
     while node is not None:
-        name, read = called_name(node), list(sources(node))
+        name, read = name_of(node), list(sources(node))
         if name in TOKEN_RESHAPES:
             return True
         # Transposing alone makes no map: channels-last networks do it around every norm.

@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from blurify.graph.paths import name_of
 from blurify.layers import DENSE_MAX_POOLS, INDEXED_MAX_POOLS
 from blurify.positions.atoms import MIXED, Atom, Dim, Layout, dim_of, finest, has_positions, plain, sizes
-from blurify.positions.moves import argument, cut, indexed, moved, name_of, reduced, sliced
+from blurify.positions.moves import argument, cut, indexed, moved, reduced, sliced
 
 Shape = tuple[int, ...]
 ModuleOf = Callable[[fx.Node], nn.Module | None]

@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from blurify.graph.edit import is_first
+from blurify.graph.paths import name_of
 from blurify.positions.atoms import Atom, Dim, Layout, dim_of, regrouped
 
 Shape = tuple[int, ...]
@@ -23,16 +24,6 @@ REDUCTIONS = frozenset("mean sum amax amin max min median nanmean nansum logsume
 UNFOLDING = ((1, "kernel_size", None), (2, "dilation", 1), (3, "padding", 0), (4, "stride", 1))
 MEANS, SUMS, MAXIMA = frozenset({"mean"}), frozenset({"sum"}), frozenset({"amax", "max"})
 WHOLE = slice(None)
-
-
-def name_of(node: fx.Node) -> str:
-    """Return the name that functions, methods and operators of one kind share; empty for modules and inputs."""
-    if node.op == "call_method":
-        return str(node.target)
-    if node.op != "call_function":
-        return ""
-    target: Any = getattr(node.target, "overloadpacket", node.target)
-    return str(getattr(target, "__name__", ""))
 
 
 def argument(node: fx.Node, position: int, *names: str, default: Any = None) -> Any:

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from blurify.graph.arguments import Signature, are_known, bind
-from blurify.positions import REGROUPS, finest, name_of
+from blurify.graph.paths import name_of
+from blurify.positions import REGROUPS, finest
 from blurify.rules.base import Context, Rule
 from blurify.rules.hand_pool import is_map
 from blurify.rules.upsample import is_smoothed_after, replace

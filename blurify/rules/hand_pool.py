@@ -14,6 +14,7 @@ from typing import Any
 from torch import fx
 
 from blurify.graph.edit import is_first, reads_only_the_first, unpack_first
+from blurify.graph.paths import name_of
 from blurify.layers import DENSE_MAX_POOLS
 from blurify.positions import (
     MAXIMA,
@@ -24,7 +25,6 @@ from blurify.positions import (
     has_positions,
     is_column_unfold,
     moved,
-    name_of,
     reduced,
     reduced_dims,
     sizes,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from blurify.graph.constants import SPREADS, constant_tensor
-from blurify.positions import name_of
+from blurify.graph.paths import name_of
 
 # A filter that lets less through of what alternates from one position to the next is taken for a blur.
 MOST_AT_NYQUIST = 0.2

@@ -15,7 +15,8 @@ import torch
 from torch import fx
 
 from blurify.graph.edit import reads_only_the_first, unpack_first
-from blurify.positions import MEANS, argument, name_of
+from blurify.graph.paths import name_of
+from blurify.positions import MEANS, argument
 from blurify.rules.base import Context, Replacement, Rule
 from blurify.rules.downsampler import Downsampler
 from blurify.rules.exported_slice import END, SLICE

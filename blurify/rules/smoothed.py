@@ -8,8 +8,8 @@ from torch import fx, nn
 from torch.nn.modules import padding
 
 from blurify.graph.arguments import Signature, bind
+from blurify.graph.paths import name_of
 from blurify.layers import Blur
-from blurify.positions import name_of
 from blurify.rules.base import Context
 from blurify.rules.conv import signature_of
 from blurify.rules.low_pass import fixed_taps, smoothed_axes

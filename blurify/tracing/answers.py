@@ -134,17 +134,20 @@ class Answers:
         kwargs: Any
         args, kwargs = map_arg((node.args, node.kwargs), lambda source: _value(self.known[source], run))
         if node.op == "get_attr":
-            value = at_path(self.model, str(node.target))
+            value = self._held(node)
             return mode.from_tensor(value, static_shapes=True) if isinstance(value, Tensor) else value
-        if node.op == "call_module" and isinstance(at_path(self.model, str(node.target)), batchnorm._BatchNorm):
+        if node.op == "call_module" and isinstance(self._held(node), batchnorm._BatchNorm):
             # It gives the size that it is fed, and fake tensors are slow to find that out.
             return torch.empty_like(args[0])
         return self._called(node, args, kwargs)
 
+    def _held(self, node: Node) -> Any:
+        return operator.attrgetter(str(node.target))(self.model)
+
     def _called(self, node: Node, args: Any, kwargs: Any) -> Any:
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        target: Any = at_path(self.model, str(node.target)) if isinstance(node.target, str) else node.target
+        target: Any = self._held(node) if isinstance(node.target, str) else node.target
         # What a constant is made of must not be written to.
         return target.detach().clone() if node.op == "get_attr" else target(*args, **kwargs)
 
@@ -185,14 +188,6 @@ def _unknown_sources(node: Node, known: Mapping[Node, Any]) -> list[Node]:
         else:
             waiting.extend(missing)
     return list(order)
-
-
-def at_path(root: nn.Module, path: str) -> Any:
-    """Return what the model has at a dotted path."""
-    found: Any = root
-    for name in path.split("."):
-        found = getattr(found, name)
-    return found
 
 
 def _arguments(model: nn.Module, inputs: Inputs | None, mode: FakeTensorMode) -> tuple[dict[str, Any], dict[str, Any]]:

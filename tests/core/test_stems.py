@@ -147,3 +147,23 @@ def test_patches_of_tokens_are_kept_whatever_the_front_end(make: Callable[[], nn
     said = [[(d.site, d.kind, d.action, d.reason) for d in decisions] for decisions in made]
     assert said[0] == said[1]
     assert Reason.PATCH_EMBED in {reason for *_, reason in said[0]}
+
+
+class Named(nn.Module):
+    """Two convs that cut their input into patches, each behind a module with the name of an operator."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.add_module(name, nn.Identity())
+        self.first, self.second = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        own = self.get_submodule(self.name)
+        return self.second(own(F.relu(self.first(own(x)))))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", ["size", "view", "linear", "conv2d", "permute", "unflatten"])
+def test_a_module_may_have_the_name_of_an_operator(name: str) -> None:
+    """What a module is called says nothing of what it does."""
+    assert [decision.reason for decision in plan(Named(name)).decisions] == [Reason.STEM, None]
