@@ -19,10 +19,11 @@ from blurify.errors import (
     TraceError,
     first_line,
 )
+from blurify.filters import FilterLike
 from blurify.graph.module import TracedModule
 from blurify.planning.decide import ShapesOf, decide
 from blurify.planning.plan import Plan, moved_grid
-from blurify.planning.spec import DEFAULT_FILT_SIZE, DEFAULT_STRENGTH, Spec
+from blurify.planning.spec import DEFAULT_STRENGTH, Spec
 from blurify.rewriting.carrying import FORMS, carried_out
 from blurify.rewriting.partial import Parts
 from blurify.sites import Reason
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     class Options(TypedDict, total=False):
         """The arguments of `antialias` that do not decide the type of its result."""
 
+        filter: FilterLike | Mapping[str, FilterLike]
         strength: float | Mapping[str, float]
         pad_type: str
         stem: bool
@@ -64,8 +66,9 @@ QUANTIZED_HOMES = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 
 def plan(
     model: nn.Module,
-    filt_size: int | Mapping[str, int] = DEFAULT_FILT_SIZE,
+    filt_size: int | Mapping[str, int] | None = None,
     *,
+    filter: FilterLike | Mapping[str, FilterLike] = "binomial",
     strength: float | Mapping[str, float] = DEFAULT_STRENGTH,
     pad_type: str = "reflect",
     stem: bool = False,
@@ -91,6 +94,7 @@ def plan(
     """
     spec = Spec.of(
         filt_size,
+        filter=filter,
         strength=strength,
         pad_type=pad_type,
         stem=stem,
@@ -107,7 +111,7 @@ def plan(
 @overload
 def antialias(
     model: nn.Module,
-    filt_size: int | Mapping[str, int] = ...,
+    filt_size: int | Mapping[str, int] | None = ...,
     *,
     form: Literal["graph"],
     keep_class: Literal[False] | None = ...,
@@ -116,7 +120,7 @@ def antialias(
 @overload
 def antialias(
     model: M,
-    filt_size: int | Mapping[str, int] = ...,
+    filt_size: int | Mapping[str, int] | None = ...,
     *,
     form: Literal["class"],
     keep_class: Literal[True] | None = ...,
@@ -125,7 +129,7 @@ def antialias(
 @overload
 def antialias(
     model: M,
-    filt_size: int | Mapping[str, int] = ...,
+    filt_size: int | Mapping[str, int] | None = ...,
     *,
     form: Literal["class"] | None = ...,
     keep_class: Literal[True],
@@ -134,7 +138,7 @@ def antialias(
 @overload
 def antialias(
     model: nn.Module,
-    filt_size: int | Mapping[str, int] = ...,
+    filt_size: int | Mapping[str, int] | None = ...,
     *,
     form: str | None = ...,
     keep_class: bool | None = ...,
@@ -142,8 +146,9 @@ def antialias(
 ) -> nn.Module: ...
 def antialias(
     model: nn.Module,
-    filt_size: int | Mapping[str, int] = DEFAULT_FILT_SIZE,
+    filt_size: int | Mapping[str, int] | None = None,
     *,
+    filter: FilterLike | Mapping[str, FilterLike] = "binomial",
     strength: float | Mapping[str, float] = DEFAULT_STRENGTH,
     pad_type: str = "reflect",
     stem: bool = False,
@@ -175,10 +180,13 @@ def antialias(
 
     Args:
         model: any module that `torch.fx` can trace. It is left as found.
-        filt_size: taps of the binomial filter, or a mapping from glob pattern on site names to taps, where the first
-            match counts and no match means 4.
+        filt_size: size of the filter, or a mapping from glob pattern on site names to sizes, where the first match
+            counts and no match means the filter's own: 4 taps of the binomial one.
+        filter: the family of the filter: `binomial`, `halfband`, `lanczos`, `kaiser`, `gaussian` or `ideal`, taps such
+            as `[1, 4, 6, 4, 1]`, a `blurify.filters.Filter`, or a mapping like `filt_size`'s. The binomial filter is
+            the published one, to train with; sharper ones keep more of what a network's own weights compute.
         strength: how much of that filter, from 0 to 1, or a mapping like `filt_size`'s, where no match means 1. Along
-            each axis the taps are `(1 - strength) * delta + strength * binomial`; at 0 the site is kept. In the place
+            each axis the taps are `(1 - strength) * delta + strength * filter`; at 0 the site is kept. In the place
             of an average, the average's output is mixed with the blurred one.
         pad_type: `reflect`, `replicate`, `zero`, `zero-renorm` (zeros, border taps rescaled to sum 1) or `circular`.
         stem: rewrite the convs fed by the model's input as well.
@@ -219,6 +227,7 @@ def antialias(
     """
     spec = Spec.of(
         filt_size,
+        filter=filter,
         strength=strength,
         pad_type=pad_type,
         stem=stem,

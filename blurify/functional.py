@@ -172,19 +172,21 @@ def avg_blur_pool(
     ceil_mode: bool,
     count_include_pad: bool,
     divisor_override: int,
+    averages: bool,
     pad_type: str,
 ) -> Tensor:
     """Replace average pooling by a blur that is at least as strong, at the same output size.
 
-    Where the filter covers the window (`k <= f` on every axis) the blur stands in for the average, centred on it:
-    padding `p + ceil((f - k) / 2)` on the left, `p + floor((f - k) / 2)` on the right. Where it does not, or where
-    the divisor is the user's own, the dense average comes first and the blur follows.
+    Where the filter `averages`, which one with negative taps does not, and covers the window (`k <= f` on every axis)
+    the blur stands in for the average, centred on it: padding `p + ceil((f - k) / 2)` on the left,
+    `p + floor((f - k) / 2)` on the right. Where it does not, or where the divisor is the user's own, the dense average
+    comes first and the blur follows.
     """
     axes = len(stride)
     single = x.dim() == axes + 1
     x = x.unsqueeze(0) if single else x
     taps = filt.shape[2:]
-    covered = divisor_override == 0
+    covered = averages and divisor_override == 0
     for a in range(axes):
         covered = covered and kernel_size[a] <= taps[a]
     if covered:
@@ -212,6 +214,7 @@ def lp_blur_pool(
     kernel_size: list[int],
     stride: list[int],
     ceil_mode: bool,
+    averages: bool,
     pad_type: str,
 ) -> Tensor:
     """Replace power-average pooling: powers, their `avg_blur_pool`, and the root of that times the window's area.
@@ -224,7 +227,10 @@ def lp_blur_pool(
         sign = 1.0 if norm_type > 0 else -1.0
         largest = dense_max_pool(x.abs() * sign, kernel_size, stride, nothing, ones, ceil_mode)
         return blur_pool(largest, filt, stride, 0, pad_type) * sign
-    mean = avg_blur_pool(x.pow(norm_type), filt, kernel_size, stride, nothing, ceil_mode, True, 0, pad_type)
+    mean = avg_blur_pool(x.pow(norm_type), filt, kernel_size, stride, nothing, ceil_mode, True, 0, averages, pad_type)
+    if not averages:
+        # Negative taps can make a mean of powers negative, of which there is no root.
+        mean = torch.clamp(mean, min=1e-12)
     area = 1
     for k in kernel_size:
         area *= k
@@ -241,7 +247,9 @@ def adaptive_pool(x: Tensor, output_size: list[int], maximum: bool) -> Tensor:
     return F.adaptive_max_pool3d(x, output_size) if maximum else F.adaptive_avg_pool3d(x, output_size)  # type: ignore[arg-type]
 
 
-def adaptive_blur_pool(x: Tensor, filt: Tensor, output_size: list[int], maximum: bool, pad_type: str) -> Tensor:
+def adaptive_blur_pool(
+    x: Tensor, filt: Tensor, output_size: list[int], maximum: bool, averages: bool, pad_type: str
+) -> Tensor:
     """Adaptive pooling, blurred where every axis shrinks by a whole factor; an output size of 0 keeps the axis."""
     axes = len(output_size)
     single = x.dim() == axes + 1
@@ -258,7 +266,7 @@ def adaptive_blur_pool(x: Tensor, filt: Tensor, output_size: list[int], maximum:
     if maximum:
         x = blur_pool(dense_max_pool(x, window, window, nothing, ones, False), filt, window, 0, pad_type)
     else:
-        x = avg_blur_pool(x, filt, window, window, nothing, False, True, 0, pad_type)
+        x = avg_blur_pool(x, filt, window, window, nothing, False, True, 0, averages, pad_type)
     return x.squeeze(0) if single else x
 
 

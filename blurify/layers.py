@@ -7,26 +7,62 @@ non-persistent buffers, so a `state_dict` never sees them.
 # No `from __future__ import annotations` here: TorchScript reads the annotation of `filt` and wants it evaluated.
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar, TypedDict
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from blurify import functional
 from blurify.checks import check_int, check_pad_type, check_per_axis, check_strength
 from blurify.errors import ArgumentError, ArgumentTypeError
-from blurify.filters import mixed_taps
+from blurify.filters import Filter, FilterLike, as_filter
 
 # Where the extra tap of an even filter is.
 SIDES = ("right", "left", "both")
 
 
-def separable_filter(filt_size: Sequence[int], strength: float = 1.0) -> Tensor:
-    """The outer product of one filter per axis: `(1, 1, *filt_size)`, float32, sum 1; at a strength of 0 one tap."""
+class Others(TypedDict, total=False):
+    """Arguments of a blurring layer besides the size and the padding, by name; see `Blurring`."""
+
+    strength: float
+    filter: FilterLike | Sequence[Filter]
+    rate: Sequence[int] | None
+
+
+class Blurring(Others, total=False):
+    """Arguments that every blurring layer takes by name.
+
+    `filter` is a family's name, taps, or a `Filter`, of which there may be one per axis. A `filt_size` of None is the
+    family's own, 4 for the binomial one. `rate` is the subsampling that the filter prepares for, by default the stride
+    of the layer.
+    """
+
+    filt_size: int | Sequence[int] | None
+    pad_type: str
+
+
+def filters_of(
+    filter: FilterLike | Sequence[Filter], filt_size: int | Sequence[int] | None, strength: float, axes: int
+) -> tuple[Filter, ...]:
+    """Return one filter per axis, from what a layer was given."""
+    amount = check_strength("strength", strength)
+    if isinstance(filter, (tuple, list)) and filter and all(isinstance(each, Filter) for each in filter):
+        if len(filter) != axes:
+            raise ArgumentError(f"filter must be one Filter or {axes}, one per spatial axis; got {len(filter)}.")
+        return tuple(filter)
+    chosen = as_filter(filter)
+    sizes = (chosen.size,) * axes if filt_size is None else check_per_axis("filt_size", filt_size, axes, 1)
+    return tuple(replace(chosen, size=size, strength=chosen.strength * amount) for size in sizes)
+
+
+def separable_filter(filters: Sequence[Filter], rate: Sequence[int]) -> Tensor:
+    """Return the outer product of the filters along each axis: `(1, 1, *taps)`, float32, sum 1."""
     filt = torch.ones((1,) * 2, dtype=torch.float64)
-    for size in filt_size:
-        filt = filt.unsqueeze(-1) * torch.tensor(mixed_taps(size, strength), dtype=torch.float64)
+    for each, stride in zip(filters, rate, strict=True):
+        filt = filt.unsqueeze(-1) * torch.tensor(each.taps(stride), dtype=torch.float64)
     return filt.to(torch.float32)
 
 
@@ -59,23 +95,57 @@ class Blur(nn.Module):
     side: str = "right"
     filt: Tensor
 
+    __jit_unused_properties__: ClassVar[list[str]] = ["filters"]
+
     def __init__(
-        self, filt_size: int | Sequence[int], stride: int | Sequence[int], pad_type: str, strength: float
+        self,
+        stride: int | Sequence[int],
+        filt_size: int | Sequence[int] | None = None,
+        pad_type: str = "reflect",
+        strength: float = 1.0,
+        filter: FilterLike | Sequence[Filter] = "binomial",
+        rate: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        self.filt_size = list(check_per_axis("filt_size", filt_size, self.axes, 1))
         self.stride = list(check_per_axis("stride", stride, self.axes, 1))
+        self.rate = list(self.stride if rate is None else check_per_axis("rate", rate, self.axes, 1))
         self.pad_type = check_pad_type(pad_type)
-        self.strength = check_strength("strength", strength)
+        self.take_filters(filters_of(filter, filt_size, strength, self.axes))
         self.register_buffer("filt", self.make_filter(), persistent=False)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # What was pickled by a blurify that knew no strength blurs at the whole of it.
-        super().__setstate__({"strength": 1.0, **state})  # type: ignore[no-untyped-call]
+        # What was pickled by an older blurify says nothing of what that did not know.
+        known = {"strength": 1.0, "kind": "binomial", "own": (), "averages": True}
+        super().__setstate__({**known, "rate": state["stride"], "boundary": state["pad_type"], **state})  # type: ignore[no-untyped-call]
+
+    def take_filters(self, filters: Sequence[Filter]) -> None:
+        """Keep the filters as plain values, which pickles hold whatever becomes of `Filter`."""
+        chosen = max(filters, key=lambda each: each.size)
+        self.filt_size, self.kind, self.own = [each.size for each in filters], chosen.kind, chosen.own
+        self.strength, self.averages = chosen.strength, chosen.averages
+        ideal = [max(rate, 2) if each.is_ideal else 1 for each, rate in zip(filters, self.rate, strict=True)]
+        if chosen.is_ideal and self.pad_type != "circular":
+            raise ArgumentError(
+                f"The ideal filter takes a map to be periodic; use pad_type='circular', not {self.pad_type!r}."
+            )
+        self.boundary = "ideal:" + ",".join(map(str, ideal)) if chosen.is_ideal else self.pad_type
+
+    @property
+    def filters(self) -> tuple[Filter, ...]:
+        """Return the filter along each axis."""
+        return tuple(Filter(self.kind, size, self.strength, self.own) for size in self.filt_size)
 
     def make_filter(self) -> Tensor:
-        """The filter that the layer was asked for: `(1, 1, *taps)`, float32, sum 1."""
-        filt = separable_filter(self.filt_size, float(self.strength > 0) if self.mixes_outputs else self.strength)
+        """Return the filter that the layer was asked for: `(1, 1, *taps)`, float32, sum 1.
+
+        Of an ideal filter it holds the share of the input that stays unfiltered.
+        """
+        filters = self.filters
+        if self.mixes_outputs:
+            filters = tuple(replace(each, strength=float(each.strength > 0)) for each in filters)
+        if self.boundary != self.pad_type:
+            return torch.full((1,) * (2 + self.axes), 1 - filters[0].strength)
+        filt = separable_filter(filters, self.rate)
         return filt if self.side == "right" else sided(filt, self.further_taps(filt.shape[2:]), self.side)
 
     def further_taps(self, taps: Sequence[int]) -> list[int]:
@@ -106,7 +176,8 @@ class Blur(nn.Module):
         twin = type(self).__new__(type(self))
         twin.__dict__.update(self.__dict__)
         twin._buffers = dict(self._buffers)
-        twin.filt_size = list(check_per_axis("filt_size", filt_size, self.axes, 1))
+        sizes = check_per_axis("filt_size", filt_size, self.axes, 1)
+        twin.take_filters([replace(each, size=size) for each, size in zip(self.filters, sizes, strict=True)])
         twin._buffers["filt"] = twin.make_filter().to(self.filt)
         return twin
 
@@ -120,6 +191,7 @@ class Blur(nn.Module):
     def extra_repr(self) -> str:
         """Return the layer's arguments."""
         asked = f"filt_size={tuple(self.filt_size)}, stride={tuple(self.stride)}, pad_type={self.pad_type!r}"
+        asked = asked if self.kind == "binomial" else f"{asked}, filter={self.own or self.kind!r}"
         asked = asked if self.side == "right" else f"{asked}, side={self.side!r}"
         return asked if self.strength == 1 else f"{asked}, strength={self.strength}"
 
@@ -146,15 +218,17 @@ class _BlurPool(Blur):
         self,
         channels: int | None = None,
         pad_type: str = "reflect",
-        filt_size: int | Sequence[int] = 4,
+        filt_size: int | Sequence[int] | None = None,
         stride: int | Sequence[int] = 2,
         pad_off: int = 0,
         *,
         strength: float = 1.0,
+        filter: FilterLike | Sequence[Filter] = "binomial",
+        rate: Sequence[int] | None = None,
     ) -> None:
         if channels is not None:
             check_int("channels", channels, 1)
-        super().__init__(filt_size, stride, pad_type, strength)
+        super().__init__(stride, filt_size, pad_type, strength, filter, rate)
         self.channels = channels
         self.pad_off = check_int("pad_off", pad_off, 0)
 
@@ -163,7 +237,7 @@ class _BlurPool(Blur):
         # What a tracer of `torch.fx` passes has no sizes.
         if not torch.jit.is_scripting() and isinstance(x, Tensor):  # type: ignore[attr-defined]
             _check_map(x, self.axes, self.channels)
-        return functional.blur_pool(x, self.filt, self.stride, self.pad_off, self.pad_type)
+        return functional.blur_pool(x, self.filt, self.stride, self.pad_off, self.boundary)
 
     def extra_repr(self) -> str:
         """Return the layer's arguments."""
@@ -208,11 +282,14 @@ class BlurPool2d(_BlurPool):
         channels: number of channels, checked at every call; `None` takes any number.
         pad_type: `reflect` (or `refl`), `replicate` (or `repl`), `zero`, `zero-renorm` or `circular`. An axis too small
             to be reflected is replicated. With `zero-renorm` the taps inside the map are rescaled to sum 1.
-        filt_size: taps of the binomial filter, one integer or one per axis; 1 means plain subsampling.
+        filt_size: size of the filter, one integer or one per axis; 1 means plain subsampling. None is the family's
+            own, 4 for the binomial one.
         stride: keep every `stride`-th position, one integer or one per axis; 1 blurs only.
         pad_off: padding added on every side, on top of `(f - 1) // 2` on the left and `f // 2` on the right.
-        strength: how much of the filter, 0 to 1: along each axis the taps are those of `mixed_taps`. 0 is plain
+        strength: how much of the filter, 0 to 1: along each axis the taps are those of `Filter.taps`. 0 is plain
             subsampling on the same grid.
+        filter: a family such as "lanczos", taps such as `[1, 2, 1]`, or a `Filter`; the binomial one by default.
+        rate: the subsampling that the filter prepares for, per axis, where it is not the layer's own stride.
 
     Raises:
         ArgumentError: a value that is not allowed, or an input of another rank or channel count.
@@ -238,18 +315,15 @@ class _SameBlurPool(Blur):
         kernel_size: int | Sequence[int],
         stride: int | Sequence[int] = 2,
         dilation: int | Sequence[int] = 1,
-        *,
-        filt_size: int | Sequence[int] = 4,
-        pad_type: str = "reflect",
-        strength: float = 1.0,
+        **blurring: Unpack[Blurring],
     ) -> None:
-        super().__init__(filt_size, stride, pad_type, strength)
+        super().__init__(stride, **blurring)
         self.kernel_size = list(check_per_axis("kernel_size", kernel_size, self.axes, 1))
         self.dilation = list(check_per_axis("dilation", dilation, self.axes, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Blur and subsample the dense output `x`."""
-        return functional.same_blur_pool(x, self.filt, self.stride, self.kernel_size, self.dilation, self.pad_type)
+        return functional.same_blur_pool(x, self.filt, self.stride, self.kernel_size, self.dilation, self.boundary)
 
 
 class SameBlurPool1d(_SameBlurPool):
@@ -369,12 +443,9 @@ class _AvgBlurPool(_MixingBlur):
         ceil_mode: bool = False,
         count_include_pad: bool = True,
         divisor_override: int | None = None,
-        *,
-        filt_size: int | Sequence[int] = 4,
-        pad_type: str = "reflect",
-        strength: float = 1.0,
+        **blurring: Unpack[Blurring],
     ) -> None:
-        super().__init__(filt_size, kernel_size if stride is None else stride, pad_type, strength)
+        super().__init__(kernel_size if stride is None else stride, **blurring)
         self.kernel_size = list(check_per_axis("kernel_size", kernel_size, self.axes, 1))
         self.padding = list(check_per_axis("padding", padding, self.axes, 0))
         self.ceil_mode = bool(ceil_mode)
@@ -384,7 +455,7 @@ class _AvgBlurPool(_MixingBlur):
     def further_taps(self, taps: Sequence[int]) -> list[int]:
         """Return the zeros in front of a filter of another parity than the window, which was centred on its left."""
         pairs = list(zip(self.kernel_size, taps, strict=True))
-        stands_in = all(k <= size for k, size in pairs) and self.divisor_override == 0
+        stands_in = self.averages and all(k <= size for k, size in pairs) and self.divisor_override == 0
         return [zeros for k, size in reversed(pairs) for zeros in (int(stands_in and (size - k) % 2 == 1), 0)]
 
     def pooled(self, x: Tensor, filt: Tensor) -> Tensor:
@@ -398,7 +469,8 @@ class _AvgBlurPool(_MixingBlur):
             self.ceil_mode,
             self.count_include_pad,
             self.divisor_override,
-            self.pad_type,
+            self.averages,
+            self.boundary,
         )
 
     def extra_repr(self) -> str:
@@ -438,12 +510,9 @@ class _LpBlurPool(_MixingBlur):
         kernel_size: int | Sequence[int],
         stride: int | Sequence[int] | None = None,
         ceil_mode: bool = False,
-        *,
-        filt_size: int | Sequence[int] = 4,
-        pad_type: str = "reflect",
-        strength: float = 1.0,
+        **blurring: Unpack[Blurring],
     ) -> None:
-        super().__init__(filt_size, kernel_size if stride is None else stride, pad_type, strength)
+        super().__init__(kernel_size if stride is None else stride, **blurring)
         self.norm_type = float(norm_type)
         self.kernel_size = list(check_per_axis("kernel_size", kernel_size, self.axes, 1))
         self.ceil_mode = bool(ceil_mode)
@@ -451,7 +520,7 @@ class _LpBlurPool(_MixingBlur):
     def pooled(self, x: Tensor, filt: Tensor) -> Tensor:
         """Blur and subsample the powers of `x` to the size that the pooling gives, and take the root."""
         return functional.lp_blur_pool(
-            x, filt, self.norm_type, self.kernel_size, self.stride, self.ceil_mode, self.pad_type
+            x, filt, self.norm_type, self.kernel_size, self.stride, self.ceil_mode, self.averages, self.boundary
         )
 
     def extra_repr(self) -> str:
@@ -490,12 +559,9 @@ class _AdaptiveBlurPool(_MixingBlur):
     def __init__(
         self,
         output_size: int | Sequence[int | None],
-        *,
-        filt_size: int | Sequence[int] = 4,
-        pad_type: str = "reflect",
-        strength: float = 1.0,
+        **blurring: Unpack[Blurring],
     ) -> None:
-        super().__init__(filt_size, 1, pad_type, strength)
+        super().__init__(1, **blurring)
         sizes = output_size if isinstance(output_size, Sequence) else (output_size,) * self.axes
         if len(sizes) != self.axes:
             raise ArgumentError(f"output_size must be one integer or {self.axes}, got {tuple(sizes)!r}.")
@@ -503,7 +569,7 @@ class _AdaptiveBlurPool(_MixingBlur):
 
     def pooled(self, x: Tensor, filt: Tensor) -> Tensor:
         """Pool to the output size, blurring where the size shrinks by a whole factor on every axis."""
-        return functional.adaptive_blur_pool(x, filt, self.output_size, self.maximum, self.pad_type)
+        return functional.adaptive_blur_pool(x, filt, self.output_size, self.maximum, self.averages, self.boundary)
 
     def extra_repr(self) -> str:
         """Return the layer's arguments."""
@@ -576,17 +642,14 @@ class BlurAxes(Blur):
     def __init__(
         self,
         dims: Sequence[int],
-        *,
-        filt_size: int | Sequence[int] = 4,
-        pad_type: str = "reflect",
-        strength: float = 1.0,
+        **blurring: Unpack[Blurring],
     ) -> None:
-        super().__init__(filt_size, 1, pad_type, strength)
+        super().__init__(1, **blurring)
         self.dims = list(dims)
 
     def forward(self, x: Tensor) -> Tensor:
         """Blur the two dimensions of `x`."""
-        return functional.blur_axes(x, self.filt, self.dims, self.pad_type)
+        return functional.blur_axes(x, self.filt, self.dims, self.boundary)
 
     def extra_repr(self) -> str:
         """Return the layer's arguments."""
@@ -607,8 +670,10 @@ class AntialiasedResize(Blur):
     mixes_outputs = True
     antialias: bool = True
 
-    def __init__(self, filt_size: int | Sequence[int] = 4, pad_type: str = "reflect", *, strength: float = 1.0) -> None:
-        super().__init__(filt_size, 1, pad_type, strength)
+    def __init__(
+        self, filt_size: int | Sequence[int] | None = None, pad_type: str = "reflect", **blurring: Unpack[Others]
+    ) -> None:
+        super().__init__(1, filt_size, pad_type, **blurring)
 
     def forward(
         self,
@@ -622,7 +687,7 @@ class AntialiasedResize(Blur):
         """Resize `x`; the arguments are those of `F.interpolate`."""
         one_tap = self.is_one_tap()
         smooth = not one_tap and self.antialias and mode in ("bilinear", "bicubic")
-        blurred = x if one_tap or smooth else functional.blur_if_map(x, self.filt, self.pad_type)
+        blurred = x if one_tap or smooth else functional.blur_if_map(x, self.filt, self.boundary)
         resized = F.interpolate(
             blurred, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias=smooth
         )
@@ -656,16 +721,13 @@ class _MaxBlurPool(nn.Module):
         padding: int | Sequence[int] = 0,
         dilation: int | Sequence[int] = 1,
         ceil_mode: bool = False,
-        *,
-        filt_size: int | Sequence[int] = 4,
-        pad_type: str = "reflect",
-        strength: float = 1.0,
+        **blurring: Unpack[Blurring],
     ) -> None:
         super().__init__()
         if not isinstance(ceil_mode, bool):
             raise ArgumentTypeError(f"ceil_mode must be True or False, got {ceil_mode!r}.")
         self.max_pool = self.dense(kernel_size, stride, padding, dilation, ceil_mode)
-        self.blur_pool = self.blur(None, pad_type, filt_size, stride, strength=strength)
+        self.blur_pool = self.blur(None, stride=stride, **blurring)
 
     def forward(self, x: Tensor) -> Tensor:
         """Take the dense maximum, then blur and subsample it."""

@@ -20,6 +20,7 @@ Scores = dict[str, Tensor]
 UNITS = {"probability change": "", "divergence": "nats", "diagonal variation": "", "PSNR": "dB"}
 OF_COLUMN: Mapping[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "answers": ("consistency", agreement),
+    "near": ("one-pixel consistency", agreement),
     "iou": ("mean IoU", lambda column: column.mean(1)),
     "psnr": ("PSNR", lambda column: column.mean(1)),
     "rolled": ("circular consistency", agreement),

@@ -70,7 +70,7 @@ class Measured:
         """Tables, and what they are of."""
         lines = aligned(self.figure_rows())
         if "agreement" in self.both:
-            lines.append(f"both say the same of {self.both['agreement']}")
+            lines.append(self.yardstick())
         if self.prices:
             lines += ["", *aligned(self.price_rows())]
         if self.sites is not None:
@@ -81,6 +81,14 @@ class Measured:
             lines.append(f"{len(self.skipped)} skipped:")
             lines += [f"  {reason}" for reason in self.skipped]
         return "\n".join(lines)
+
+    def yardstick(self) -> str:
+        """Say how often both models agree, and how often the first agrees with itself at a shift of one pixel."""
+        first, own = next(iter(self.models.items()))
+        return (
+            f"both say the same of {self.both['agreement']}; {first} agrees with itself on "
+            f"{own['one-pixel consistency']} when the image moves by one pixel"
+        )
 
     def figure_rows(self) -> Cells:
         """Tabulate the measurements, a row a figure."""

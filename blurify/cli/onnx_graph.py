@@ -71,7 +71,7 @@ def open_onnx(request: Request) -> Opened:
         graph = open_graph(path, request.inputs, request.input_size)
     with report.stage("planning"):
         plan = graph.plan(session.spec_of(request))
-    if request.chose_filt_size or all(shift.most <= 1 for shift in plan.moved):
+    if request.chose_filter or all(shift.most <= 1 for shift in plan.moved):
         return Opened(request, graph, plan)
     return Opened(*_with_odd_filters(request, graph, plan))
 

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ import click
 
 from blurify.byte_sizes import parse_size, size_text
 from blurify.errors import ArgumentError
+from blurify.filters import as_filter
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -27,7 +28,8 @@ class Request:
     """The shared options of one command line."""
 
     model: str
-    filt_size: int | dict[str, int]
+    filt_size: int | dict[str, int] | None
+    filter: str | dict[str, str]
     strength: float | dict[str, float]
     pad_type: str
     stem: bool
@@ -46,7 +48,7 @@ class Request:
     backbone: bool = False
     grid: str = "published"
     antialias_resize: bool = True
-    chose_filt_size: bool = True  # or took the default
+    chose_filter: bool = True  # or took the default
     inputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
@@ -61,13 +63,35 @@ READING = ("arch", "allow", "allow_package", "pretrained", "ema", "key", "backbo
 
 def request_of(options: dict[str, Any]) -> Request:
     """Return the shared options of the command that runs."""
-    source = click.get_current_context().get_parameter_source("filt_size")
-    return Request(**options, chose_filt_size=source is not click.core.ParameterSource.DEFAULT)
+    context, default = click.get_current_context(), click.core.ParameterSource.DEFAULT
+    chose = any(context.get_parameter_source(name) is not default for name in ("filt_size", "filter"))
+    return Request(**options, chose_filter=chose)
 
 
 def model_options(command: Command) -> Command:
     """Add MODEL and the options that decide what becomes of it."""
     return click.argument("model")(conversion_options(_INPUTS(reading_options(command))))
+
+
+def choosing_options(command: Command) -> Command:
+    """Add the same, with a filter that is chosen by default."""
+    decorated = model_options(command)
+    for parameter in getattr(decorated, "__click_params__", ()):
+        if parameter.name == "filter":
+            parameter.default, parameter.help = (AUTO,), _FILTER_HELP.format(f"{AUTO}, which tries several")
+    return decorated
+
+
+def named(request: Request) -> str:
+    """Return the filter as it is part of a file's name; of several, nothing.
+
+    >>> named(request)
+    '4'
+    """
+    if isinstance(request.filter, dict) or isinstance(request.filt_size, dict):
+        return ""
+    chosen = as_filter(request.filter)
+    return str(chosen if request.filt_size is None else replace(chosen, size=request.filt_size)).replace(" ", "")
 
 
 def default_output(request: Request, suffix: str) -> Path:
@@ -76,7 +100,7 @@ def default_output(request: Request, suffix: str) -> Path:
     >>> default_output(request, ".pt")  # for models/net.pth at filter size 4
     PosixPath('models/net.blur4.pt')
     """
-    size = request.filt_size if isinstance(request.filt_size, int) else ""
+    size = named(request)
     source = Path(request.model.removeprefix("local-dir:"))
     source = source.resolve() if source.is_dir() else source
     if source.exists() or ":" not in request.model:
@@ -108,11 +132,27 @@ def let_user_modules_in(arch: str | None, allow: tuple[str, ...]) -> None:
         sys.path.append(os.getcwd())
 
 
-def _filt_sizes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> int | dict[str, int]:
+def _filt_sizes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> int | dict[str, int] | None:
+    if not values:
+        return None
+
     def size(text: str) -> int | None:
         return int(text) if text.isascii() and text.isdigit() and int(text) > 0 else None
 
     return _by_pattern(values, size, "size", "a size from 1 up, nor PATTERN=SIZE such as 'layer1.*=3'")
+
+
+def _filters(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> str | dict[str, str]:
+    def read(text: str) -> str:
+        if text == AUTO and values == parameter.default:
+            return text
+        try:
+            as_filter(text)
+        except ArgumentError as error:
+            raise click.BadParameter(str(error)) from error
+        return text
+
+    return _by_pattern(values, read, "filter", "a filter, nor PATTERN=FILTER such as 'layer1.*=lanczos'")
 
 
 def _strengths(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> float | dict[str, float]:
@@ -239,15 +279,29 @@ _INPUTS = click.option(
     help="Sizes of one input of an ONNX graph, such as image=1,3,224,224. Repeatable.",
 )
 
+# Of `recover` alone, which tries filters.
+AUTO = "auto"
+_FILTER_HELP = (
+    "Filter of the blur: binomial, halfband, lanczos, kaiser, gaussian, ideal, or taps such as 1,4,6,4,1; with a "
+    "pattern, of the sites it matches. Repeatable.  [default: {}]"
+)
+
 _CONVERSION: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--filt-size",
         multiple=True,
-        default=("4",),
         metavar="N|PATTERN=N",
         callback=_filt_sizes,
-        help="Taps of the blur; with a pattern, of the sites it matches. Repeatable.  "
-        "[default: 4; of one model 3 where the grid of an output would move by more than a pixel]",
+        help="Size of the filter; with a pattern, of the sites it matches. Repeatable.  [default: the filter's own; 4 "
+        "of binomial, but of one model 3 where the grid of an output would move by more than a pixel]",
+    ),
+    click.option(
+        "--filter",
+        multiple=True,
+        default=("binomial",),
+        metavar="F|PATTERN=F",
+        callback=_filters,
+        help=_FILTER_HELP.format("binomial"),
     ),
     click.option(
         "--strength",

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from blurify.cli.options import (
+    AUTO,
     CONTEXT,
     Request,
     byte_size,
     channel_values,
+    choosing_options,
     format_option,
     json_option,
     let_user_modules_in,
-    model_options,
 )
 
 EPOCHS = 4
 
 
 @click.command(context_settings=CONTEXT)
-@model_options
+@choosing_options
 @click.option("--images", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder of images.")
 @click.option(
     "-o",
@@ -114,6 +116,8 @@ def recover(
         check_fine_tuning(method, options["labels"], options["min_agreement"])
     names = [name for name in Request.__dataclass_fields__ if name in options]
     request = Request(**{name: options.pop(name) for name in names})
+    if request.filter == AUTO and request.filt_size is not None:
+        request = replace(request, filter="binomial")
     let_user_modules_in(request.arch, request.allow)
     from blurify import files
     from blurify.cli import recovering

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from blurify import files
 from blurify.cli import report, session
 from blurify.cli.devices import put
-from blurify.cli.options import Request
+from blurify.cli.options import AUTO, Request
 from blurify.cli.recovered import Report
 from blurify.errors import ArgumentError
 from blurify.files.transforms import preprocessing_of
@@ -23,6 +23,7 @@ from blurify.measure.folder import Folder, Preprocessing, find_pictures
 from blurify.measure.networks import EvalConfig, Figures, readable, shares, side_by_side
 from blurify.measure.preparing import PreprocessOverrides, prepared
 from blurify.recovery.checking import TRAINED, OutOfMemoryError
+from blurify.recovery.choosing import CANDIDATES, Choice, choose
 from blurify.recovery.recovering import Recovered, recover
 from blurify.recovery.searching import strongest
 from blurify.recovery.team import Team
@@ -100,9 +101,12 @@ def run(
     with report.stage("reading images"):
         pictures, read, skipped = readable([folder.paths[number] for number in calibrating], preprocessing)
     pictures = pictures.to(settings.device)
-    converted = session.convert(opened, "graph").to(settings.device)
-    searched = _search(original, converted, pictures, settings, size)
-    if searched is None:
+    choice = _choose(opened, original, pictures, settings, size)
+    converted = session.convert(opened, "graph").to(settings.device) if choice is None else choice.carried
+    searched = None if choice else _search(original, converted, pictures, settings, size)
+    if choice is not None:
+        found = choice.recovered
+    elif searched is None:
         # What lies around the middle is for shifts.
         low = settings.shift // 2
         middle = pictures[..., low : low + size, low : low + size].contiguous()
@@ -124,7 +128,7 @@ def run(
     checkpoint.unlink(missing_ok=True)
     report.print_remarks([remark] if remark else [])
     written = report.written(target, form)
-    return Report(figures.networks, found, written, figures.pictures, skipped + figures.skipped, searched)
+    return Report(figures.networks, found, written, figures.pictures, skipped + figures.skipped, searched, choice)
 
 
 def taken(opened: session.Session) -> tuple[int, ...] | None:
@@ -222,6 +226,37 @@ def _recover(
         # What is wrong would be so again.
         checkpoint.unlink(missing_ok=True)
         raise
+
+
+def _choose(
+    opened: session.Session, original: nn.Module, pictures: Tensor, settings: Settings, size: int
+) -> Choice | None:
+    """Return the filter that suits best, and what recovering with it gives; None where the user chose one."""
+    if opened.request.filter != AUTO or settings.method in TRAINED or settings.min_agreement is not None:
+        return None
+    plans = {each: session.replanned(opened, each) for each in CANDIDATES}
+    low = settings.shift // 2
+    shown = pictures[:1, ..., low : low + size, low : low + size]
+    # A plan is carried out on a graph of its own.
+    candidates = {
+        each: plan.apply(original, inplace=True, form="graph", example_inputs=shown)
+        for each, plan in plans.items()
+        if plan is not None
+    }
+    if not candidates:
+        return None
+    with report.stage(f"choosing a filter with {len(pictures)} images"):
+        return choose(
+            original,
+            candidates,
+            pictures,
+            size=size,
+            method=settings.method,
+            memory=settings.memory,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            frozen_norms=settings.frozen_norms,
+        )
 
 
 def _search(

@@ -13,8 +13,9 @@ from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
 
 from blurify import api, files
 from blurify.cli import report
-from blurify.cli.options import Request
+from blurify.cli.options import AUTO, Request
 from blurify.errors import ArgumentError, OmissionWarning, one_line
+from blurify.filters import Filter
 from blurify.graph.module import TracedModule
 from blurify.measure.cost import Cost, cost
 from blurify.planning.plan import Plan, moved_grid
@@ -61,7 +62,7 @@ def open_model(request: Request, partial: bool = False) -> Session:
         raise ArgumentError(nothing_to_shrink(request))
     opened = Session(request, loaded, examples, price, traced, plan)
     # One pixel is a warning's worth; a smaller filter is worth more than that.
-    if request.chose_filt_size or traced is None or all(shift.most <= 1 for shift in plan.moved):
+    if request.chose_filter or traced is None or all(shift.most <= 1 for shift in plan.moved):
         return opened
     return with_odd_filters(opened, traced)
 
@@ -72,7 +73,20 @@ def spec_of(request: Request) -> Spec:
     >>> spec_of(request).grid
     'published'
     """
-    return Spec.of(**{name: getattr(request, name) for name in ARGUMENTS})
+    asked = {name: getattr(request, name) for name in ARGUMENTS}
+    return Spec.of(**asked | ({"filter": "binomial"} if request.filter == AUTO else {}))
+
+
+def replanned(session: Session, chosen: Filter) -> Plan | None:
+    """Return the plan for another filter; None where only parts of the model could be traced.
+
+    >>> replanned(session, Filter("lanczos")).rewritten[0].filter
+    'lanczos'
+    """
+    if session.traced is None:
+        return None
+    request = replace(session.request, filter=chosen.kind, filt_size=chosen.size)
+    return api.make_plan(session.loaded.model, session.traced, spec_of(request), Inputs(session.examples))
 
 
 def with_odd_filters(session: Session, traced: TracedModule) -> Session:

@@ -86,6 +86,8 @@ def convert(patterns: tuple[str, ...], output: str | None, as_json: bool, **opti
         patterns, exclude=options["exclude_model"], pretrained=weighted, tag_filter=options["tag_filter"]
     )
     asked: dict[str, Any] = {name: options[name] for name in ARGUMENTS}
+    if asked["filt_size"] is None and asked["filter"] == Settings.filter:
+        asked["filt_size"] = Settings.filt_size  # as it is in the settings of folders that are there
     # Jobs may run in another folder.
     asked |= {name: options[name] and str(options[name].resolve()) for name in ("measure", "recover")}
     settings = Settings(

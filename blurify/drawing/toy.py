@@ -10,7 +10,7 @@ from torch import Tensor
 
 from blurify.drawing.canvas import AFTER, BEFORE, FAINT, INK, heading, new_figure, quiet
 from blurify.errors import ArgumentError
-from blurify.filters import binomial_taps
+from blurify.filters import Filter
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +28,9 @@ def toy_pools(signal: Tensor, filt_size: int) -> tuple[Tensor, Tensor, Tensor, T
     """
     dense = torch.maximum(signal, signal.roll(-1))
     before = (filt_size - 1) // 2
-    blurred = sum((t * dense.roll(before - k) for k, t in enumerate(binomial_taps(filt_size))), torch.zeros(()))
+    blurred = sum(
+        (t * dense.roll(before - k) for k, t in enumerate(Filter("binomial", filt_size).taps())), torch.zeros(())
+    )
     return dense, dense[::2], blurred, blurred[::2]
 
 

@@ -25,6 +25,9 @@ MIDDLING_SIDE, FEW_MAPS = 32, 256
 LARGEST_SIDE, MANY_MAPS = 64, 1024
 # Where channels come last, only up to this side, and for filters that are long enough.
 MIDDLING_SIDE_LAST, LEAST_TAPS_LAST = 16, 4
+# A depthwise conv multiplies by all products of two taps. Of so many taps along an axis, it is worth avoiding: where
+# channels come last up to this side, and elsewhere always.
+LONG, LARGEST_SIDE_LAST = 7, 32
 
 
 class Case(NamedTuple):
@@ -63,10 +66,13 @@ def fastest(filt: Tensor, case: Case) -> Way:
         return by_whole_matrix(filt, case)
     if not case.contiguous and positions <= WHOLE_MAP_LAST:
         return by_whole_matrix_last(filt, case)
+    longest = max(filt.shape)
+    if longest >= LONG:
+        return by_long_filter(filt, case)
     if case.contiguous:
         worth = side <= MIDDLING_SIDE or (side <= LARGEST_SIDE and maps > MANY_MAPS)
     else:
-        worth = side <= MIDDLING_SIDE_LAST and max(filt.shape) >= LEAST_TAPS_LAST
+        worth = side <= MIDDLING_SIDE_LAST and longest >= LEAST_TAPS_LAST
     matrices = axis_matrices(filt, case) if worth else None
     if matrices is None:
         return by_depthwise(filt, case)
@@ -134,6 +140,42 @@ def pad_and_filter(filt: Tensor, case: Case) -> Way:
     return lambda x: F.conv2d(pad(x), weight, None, stride, folded, 1, channels)
 
 
+def by_long_filter(filt: Tensor, case: Case) -> Way:
+    """Filter along one axis, then the other: by matrices, or by shifts where large maps have contiguous rows."""
+    side = max(case.shape[2:])
+    lines = axis_taps(filt)
+    if lines is None or (not case.contiguous and side > LARGEST_SIDE_LAST):
+        return by_depthwise(filt, case)
+    if side > LARGEST_SIDE:
+        return by_shifts(lines, filt, case)
+    columns, rows = (axis_matrix(line, case, axis).to(case.dtype) for axis, line in enumerate(lines))
+    across = columns.t().contiguous()
+    return by_axis_matrices(across, rows) if case.contiguous else by_axis_matrices_last(across, rows, case)
+
+
+def by_shifts(lines: tuple[Tensor, Tensor], filt: Tensor, case: Case) -> Way:
+    """Pad, then sum up what each tap weighs, along one axis and then the other; taps of zero cost nothing."""
+    if case.pad_type == "zero-renorm":
+        return rescaled(by_shifts(lines, filt, case._replace(pad_type="zero")), filt, case)
+    pad, (down, across) = padding(case), (line.flatten().tolist() for line in lines)
+    return lambda x: weighed(weighed(pad(x), down, case.stride[0], 2), across, case.stride[1], 3)
+
+
+def weighed(x: Tensor, taps: list[float], stride: int, dim: int) -> Tensor:
+    """Return a map correlated with taps along one of its dimensions, keeping every `stride`-th position."""
+    count = (x.shape[dim] - len(taps)) // stride + 1
+
+    def read(offset: int) -> Tensor:
+        places = slice(offset, offset + (count - 1) * stride + 1, stride)
+        return x[:, :, places] if dim == 2 else x[..., places]
+
+    offsets = [offset for offset, tap in enumerate(taps) if tap != 0]
+    total = read(offsets[0]) * taps[offsets[0]]
+    for offset in offsets[1:]:
+        total = total.add_(read(offset), alpha=taps[offset])
+    return total
+
+
 def rescaled(way: Way, filt: Tensor, case: Case) -> Way:
     """The same, multiplied at the border by what it lacks there."""
     scale = plain.border_scale(list(case.shape[2:]), filt, list(case.stride), list(case.left), list(case.right))
@@ -161,13 +203,20 @@ def whole_matrix(filt: Tensor, case: Case) -> tuple[Tensor, tuple[int, int]]:
 
 def axis_matrices(filt: Tensor, case: Case) -> tuple[Tensor, Tensor] | None:
     """The matrices that do it to the columns and to the rows; None if the filter is no product of two."""
-    taps = filt.to(torch.float64)
-    down, across, total = taps.sum(3), taps.sum(2), taps.sum()
-    if not torch.allclose(down.unsqueeze(3) * across.unsqueeze(2), taps * total, rtol=1e-6, atol=1e-9):
+    filters = axis_taps(filt)
+    if filters is None:
         return None
-    filters = (down / total, across)
     columns, rows = (axis_matrix(filters[axis], case, axis).to(case.dtype) for axis in (0, 1))
     return columns.t().contiguous(), rows
+
+
+def axis_taps(filt: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return the filters along the columns and along the rows; None if the filter is no product of two."""
+    taps = filt.to(torch.float64)
+    down, across, total = taps.sum(3), taps.sum(2), taps.sum()
+    if total == 0 or not torch.allclose(down.unsqueeze(3) * across.unsqueeze(2), taps * total, rtol=1e-6, atol=1e-8):
+        return None
+    return down / total, across
 
 
 def axis_matrix(taps: Tensor, case: Case, axis: int) -> Tensor:

@@ -107,6 +107,8 @@ def pads_as_convs_do(left: list[int], right: list[int], pad_type: str) -> bool:
 
 def blur(x: Tensor, filt: Tensor, stride: list[int], left: list[int], right: list[int], pad_type: str) -> Tensor:
     """Pad `x`, correlate with `filt` of shape `(1, 1, *taps)`, and subsample; one tap is subsampling alone."""
+    if pad_type.startswith("ideal"):
+        return subsample(pad_axes(ideal(x, filt, pad_type), left, right, "circular"), stride)
     one_tap = True
     for t in filt.shape[2:]:
         one_tap = one_tap and t == 1
@@ -120,6 +122,25 @@ def blur(x: Tensor, filt: Tensor, stride: list[int], left: list[int], right: lis
         return out
     scale = border_scale([x.shape[2 + axis] for axis in range(len(stride))], filt, stride, left, right)
     return out * scale.to(x.dtype)
+
+
+def ideal(x: Tensor, unfiltered: Tensor, pad_type: str) -> Tensor:
+    """Take away all frequencies from the new Nyquist limit on, along each axis of a periodic map.
+
+    `pad_type` is "ideal:" and the stride of each axis; `unfiltered` is the share of `x` that stays as it is.
+    """
+    wide = x.float() if x.dtype == torch.float16 or x.dtype == torch.bfloat16 else x
+    for axis, rate in enumerate(pad_type.split(":")[1].split(",")):
+        if int(rate) == 1:
+            continue
+        size = x.shape[2 + axis]
+        spectrum = torch.fft.rfft(wide, dim=2 + axis)
+        kept = torch.arange(size // 2 + 1, device=x.device) * (2 * int(rate)) < size
+        shape = [1] * x.dim()
+        shape[2 + axis] = -1
+        low = torch.fft.irfft(spectrum * kept.view(shape), n=size, dim=2 + axis)
+        wide = torch.lerp(low, wide, unfiltered.to(low.dtype))
+    return wide.to(x.dtype)
 
 
 def border_scale(sizes: list[int], filt: Tensor, stride: list[int], left: list[int], right: list[int]) -> Tensor:

@@ -8,6 +8,7 @@ Shift-Invariant Again", ICML 2019, section 3.1; Oppenheim and Schafer, "Discrete
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from math import isinf, pi
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, fx, nn
 
 from blurify import functional
 from blurify.errors import ArgumentError
-from blurify.filters import binomial_taps, mixed_taps
+from blurify.filters import Filter
 from blurify.graph.module import TracedModule
 from blurify.layers import (
     ADAPTIVE_AVG_BLUR_POOLS,
@@ -119,7 +120,7 @@ def site_share(x: Tensor, layer: Any, call: Callable[[Tensor], Tensor]) -> Tenso
 
 def of_powers(x: Tensor, layer: Any) -> tuple[Tensor, Blur]:
     """Return the map that a power-average pool subsamples, and what filters that map."""
-    options = {"filt_size": layer.filt_size, "pad_type": layer.pad_type, "strength": layer.strength}
+    options = {"filter": layer.filters, "pad_type": layer.pad_type, "rate": layer.rate}
     if not isinf(layer.norm_type):
         return x.pow(layer.norm_type), AVG_BLUR_POOLS[layer.axes](layer.kernel_size, layer.stride, **options)
     nothing, ones = [0] * layer.axes, [1] * layer.axes
@@ -138,7 +139,7 @@ def whole_windows(x: Tensor, layer: Any) -> list[int]:
 
 def of_windows(x: Tensor, layer: Any, window: list[int]) -> tuple[Tensor, Blur]:
     """Return the map that an adaptive pool of these windows subsamples, and what filters that map."""
-    options = {"filt_size": layer.filt_size, "pad_type": layer.pad_type, "strength": layer.strength}
+    options = {"filter": layer.filters, "pad_type": layer.pad_type, "rate": layer.rate}
     if not layer.maximum:
         return x, AVG_BLUR_POOLS[layer.axes](window, window, **options)
     nothing, ones = [0] * layer.axes, [1] * layer.axes
@@ -197,17 +198,29 @@ def response(layer: Blur, sizes: torch.Size) -> Tensor:
     Average pooling is an average before it is antialiased, and one that is wider than the filter stays.
     """
     if not isinstance(layer, AVERAGES):
-        taps = [mixed_taps(count, layer.strength) for count in layer.filt_size]
-        return transfer(taps, [(len(each) - 1) // 2 for each in taps], sizes).abs()
+        return filtered(layer, layer.filters, sizes).abs()
     window = [(1 / width,) * width for width in layer.kernel_size]
     average = transfer(window, [0] * layer.axes, sizes)
-    taps = [binomial_taps(count) for count in layer.filt_size]
-    beyond = [count - width for count, width in zip(layer.filt_size, layer.kernel_size, strict=True)]
-    if not layer.divisor_override and min(beyond) >= 0:
+    whole = [replace(each, strength=1.0) for each in layer.filters]
+    taps = [each.taps(rate) for each, rate in zip(whole, layer.rate, strict=True)]
+    beyond = [len(each) - width for each, width in zip(taps, layer.kernel_size, strict=True)]
+    if layer.averages and not layer.divisor_override and min(beyond) >= 0:
         blurred = transfer(taps, [(over + 1) // 2 for over in beyond], sizes)
     else:
-        blurred = average * transfer(taps, [(len(each) - 1) // 2 for each in taps], sizes)
+        blurred = average * filtered(layer, whole, sizes)
     return torch.lerp(average, blurred, layer.strength).abs()
+
+
+def filtered(layer: Blur, filters: Sequence[Filter], sizes: torch.Size) -> Tensor:
+    """Return the response of a layer's filters, centred as the layer centres them, at each frequency."""
+    if filters[0].is_ideal:
+        found = torch.ones(())
+        for each, rate, size in zip(filters, layer.rate, sizes, strict=True):
+            values = each.response(torch.fft.fftfreq(size, dtype=torch.float64).tolist(), rate)
+            found = found[..., None] * torch.tensor(values)
+        return found
+    taps = [each.taps(rate) for each, rate in zip(filters, layer.rate, strict=True)]
+    return transfer(taps, [(len(each) - 1) // 2 for each in taps], sizes)
 
 
 def transfer(taps: Sequence[Sequence[float]], origins: Sequence[int], sizes: torch.Size) -> Tensor:

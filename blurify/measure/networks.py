@@ -143,7 +143,11 @@ def _batches(
 
 
 def _scores(answers: Rows, first: Rows, labels: Tensor | None) -> dict[str, Tensor]:
-    scores = {"consistency": agreement(answers["answers"]), "agreement": _same(answers, first["middle"][:, 0])}
+    scores = {
+        "consistency": agreement(answers["answers"]),
+        "one-pixel consistency": agreement(answers["near"]),
+        "agreement": _same(answers, first["middle"][:, 0]),
+    }
     return scores if labels is None else scores | {"accuracy": _same(answers, labels)}
 
 

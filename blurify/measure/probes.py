@@ -26,13 +26,14 @@ TOP = 5
 MOST_DECIBELS = 100.0
 
 
-def middle(pictures: Tensor, size: int) -> Tensor:
-    """The window in the middle of every image.
+def middle(pictures: Tensor, size: int, move: tuple[int, int] = (0, 0)) -> Tensor:
+    """Return the window in the middle of every image, moved down and to the right by as much as there is room for.
 
     >>> middle(torch.arange(9.0).reshape(1, 1, 3, 3), 1).item()
     4.0
     """
-    top, left = ((length - size) // 2 for length in pictures.shape[-2:])
+    lengths = zip(pictures.shape[-2:], move, strict=True)
+    top, left = (min((length - size) // 2 + by, length - size) for length, by in lengths)
     return pictures[..., top : top + size, left : left + size]
 
 
@@ -41,7 +42,8 @@ class Windows:
     """A classifier's answers for pairs of windows, and for the one in the middle.
 
     `answers [B, rounds, 2]` are the top-1 classes, `change` and `divergence` `[B]` how far the probabilities of a pair
-    are apart in the mean, `middle [B, 5]` the best classes for the window in the middle.
+    are apart in the mean, `middle [B, 5]` the best classes for the window in the middle, and `near [B, 2, 2]` the top-1
+    classes of that and of the window one pixel to the right, and one pixel down.
     """
 
     offsets: list[Tensor]
@@ -56,10 +58,12 @@ class Windows:
             changes.append(soft_change(first, second))
             divergences.append(divergence(first, second))
         best = run(middle(pictures, self.size))
+        near = [run(middle(pictures, self.size, move)).argmax(1) for move in ((0, 1), (1, 0))]
         return {
             "answers": torch.stack(answers, 1),
             "change": torch.stack(changes, 1).mean(1),
             "divergence": torch.stack(divergences, 1).mean(1),
+            "near": torch.stack([torch.stack([best.argmax(1), moved], 1) for moved in near], 1),
             "middle": best.topk(min(TOP, best.shape[1])).indices,
         }
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from blurify.errors import PlanError
 from blurify.layers import AVG_BLUR_POOLS, BLUR_POOLS, Blur
 from blurify.onnx.shapes import Value
 from blurify.onnx.writer import FLOAT, FLOATING, INT64, Writer
@@ -48,7 +49,13 @@ class Filtering:
 
 def filtering(decision: Decision, stride: Sequence[int]) -> Filtering:
     """Return the blur of a decision, with the taps that the layer of it has."""
-    layer = with_side(BLUR_POOLS[len(stride)](None, stride=list(stride), **decision.blurring), decision)
+    if any(each.is_ideal for each in decision.filters):
+        raise PlanError(
+            f"The plan blurs {decision.site!r} by the ideal filter, which has no taps to write to an ONNX file."
+        )
+    # Before a step that stays in the file, the filter is that of its step.
+    rate = decision.stride if max(stride) == 1 else stride
+    layer = with_side(BLUR_POOLS[len(stride)](None, stride=list(stride), rate=rate, **decision.blurring), decision)
     taps = layer.filt[0, 0].numpy()
     left = tuple((size - 1) // 2 for size in taps.shape)
     return Filtering(taps, tuple(stride), left, tuple(size // 2 for size in taps.shape), decision.pad_type)
@@ -64,11 +71,11 @@ def mixing(decision: Decision, stride: Sequence[int]) -> Filtering:
 
 def averaging(decision: Decision, begin: Sequence[int], end: Sequence[int]) -> Filtering | None:
     """Return the blur that stands in for an average, centred on its window; None where it would blur less."""
-    blurring = decision.blurring | {"strength": float(decision.strength > 0)}
+    blurring = replace(decision, strength=float(decision.strength > 0)).blurring
     layer = AVG_BLUR_POOLS[len(begin)](list(decision.kernel_size), list(decision.stride), **blurring)
     taps = with_side(layer, decision).filt[0, 0].numpy()
     spare = [size - kernel for size, kernel in zip(taps.shape, decision.kernel_size, strict=True)]
-    if min(spare) < 0:
+    if min(spare) < 0 or not layer.averages:
         return None
     left = tuple(before + (more + 1) // 2 for before, more in zip(begin, spare, strict=True))
     right = tuple(behind + more // 2 for behind, more in zip(end, spare, strict=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from blurify.errors import ArgumentError
 from blurify.onnx.mirror import Mirror, mirror
 from blurify.onnx.rewriting import refusal
 from blurify.onnx.scopes import Scope, bodies, captured, scopes_of
@@ -26,6 +27,8 @@ def make_plan(model: Any, spec: Spec, shapes: Shapes) -> Plan:
     >>> make_plan(model, Spec.of(), infer(model, {"x": (1, 3, 224, 224)})).rewritten
     (...)
     """
+    if any(each.is_ideal for _, each in spec.filters):
+        raise ArgumentError("The ideal filter has no taps to write to an ONNX file; use another, such as lanczos.")
     # A resize is blurred before it, whatever its mode: engines differ in what they take for antialiasing.
     spec = replace(spec, antialias_resize=False)
     decisions: list[Decision] = []

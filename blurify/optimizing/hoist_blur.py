@@ -124,7 +124,7 @@ def is_affine(node: fx.Node, traced: TracedModule) -> bool:
 
 def pays(product: Product, blur: Blur) -> bool:
     """Return whether multiplications per output position become fewer, the blur's own counted."""
-    taps, kept = prod(blur.filt_size), prod(blur.stride)
+    taps, kept = blur.filt.numel(), prod(blur.stride)
     before = product.in_channels // product.groups * product.out_channels
     return bool(before + taps * product.in_channels < kept * before + taps * product.out_channels)
 

@@ -154,7 +154,7 @@ def reason_to_keep(found: Found, traced: TracedModule, spec: Spec, shapes_of: Sh
         return Reason.EXCLUDED
     if not spec.includes(found.path):
         return Reason.NOT_INCLUDED
-    unblurred = Reason.NO_BLUR if spec.strength_at(found.path) == 0 else None
+    unblurred = Reason.NO_BLUR if spec.filter_at(found.path).strength == 0 else None
     return reason_of_kind(found, traced, spec, shapes_of) or unblurred
 
 
@@ -208,7 +208,7 @@ def kept(path: str, site: Site, reason: Reason) -> Decision:
 
 def rewritten(found: Found, in_training: Found, traced: TracedModule, spec: Spec) -> Decision:
     """The decision to rewrite a site, with the landing in each graph."""
-    site, size = found.site, spec.filt_size_at(found.path)
+    site, filt = found.site, spec.filter_at(found.path)
     place, train_place = land(found.node, found.site, traced), land(in_training.node, in_training.site, traced)
     path, train_path = place.node.meta["path"], train_place.node.meta["path"]
     return Decision(
@@ -219,9 +219,11 @@ def rewritten(found: Found, in_training: Found, traced: TracedModule, spec: Spec
         train_landing="" if train_path == path else train_path,
         kernel_size=site.kernel_size,
         stride=site.stride,
-        filt_size=tuple(size if stride > 1 else 1 for stride in site.blur_stride),
+        filt_size=tuple(filt.size if stride > 1 else 1 for stride in site.blur_stride),
         pad_type=spec.pad_type,
-        strength=spec.strength_at(found.path),
+        filter=filt.kind,
+        taps=filt.own,
+        strength=filt.strength,
         statistics=place.statistics,
         detail=site.source,
         before=place.before,

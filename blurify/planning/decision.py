@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from blurify.filters import Blurring
+from blurify.filters import IDEAL, Blurring, Filter
 from blurify.sites import Action, Kind, Reason
 
 
@@ -14,7 +14,8 @@ class Decision:
     """Decision for one site. Tuples have one entry per spatial axis.
 
     `landing` is the node after which the blur goes (empty for a kept site), `train_landing` the one in the graph of
-    `.train()` where it is another. `strength` is how much of the filter there is, from 0 to 1. `statistics` names the
+    `.train()` where it is another. `filter` names the family of the filter, whose own `taps` are there where they
+    were given, and `strength` is how much of it there is, from 0 to 1. `statistics` names the
     norms on the way whose statistics the move changes. `detail` says more of a kept site, where there is more to say,
     and names what a pool written by hand reads. `before` is the squeeze-excite that follows the landing. `side` is
     "left" where an even filter has its extra tap there, "both" where it has half of it on either side. Of a
@@ -31,6 +32,8 @@ class Decision:
     stride: tuple[int, ...] = ()
     filt_size: tuple[int, ...] = ()
     pad_type: str = ""
+    filter: str = "binomial"
+    taps: tuple[float, ...] = ()
     strength: float = 1.0
     statistics: tuple[str, ...] = ()
     detail: str = ""
@@ -39,9 +42,14 @@ class Decision:
     plain_resize: bool = False
 
     @property
+    def filters(self) -> tuple[Filter, ...]:
+        """Return the filter along each axis; that of an axis that is not blurred has one tap."""
+        return tuple(Filter(self.filter, size, self.strength, self.taps) for size in self.filt_size)
+
+    @property
     def blurring(self) -> Blurring:
         """Return the arguments of the site's blur."""
-        return {"filt_size": self.filt_size, "pad_type": self.pad_type, "strength": self.strength}
+        return {"filter": self.filters, "pad_type": self.pad_type}
 
     def kept(self, reason: Reason, detail: str = "") -> Decision:
         """The decision to keep this site instead."""
@@ -118,10 +126,14 @@ def sizes(values: tuple[int, ...]) -> str:
 
 
 def filter_text(decision: Decision) -> str:
-    """The filter as people write it: `3`, or `3 at 0.5` where its strength is not 1; nothing for a kept site."""
+    """Return the filter as people write it: `3`, `lanczos 11`, `3 at 0.5`; nothing for a kept site."""
+    if not decision.filt_size:
+        return ""
+    kind = "" if decision.filter == "binomial" else f"{decision.filter} "
+    size = "" if decision.filter == IDEAL else sizes(decision.filt_size)
     weak = "" if decision.strength == 1 else f" at {decision.strength:.4g}"
     side = f" {decision.side}" if decision.side else ""
-    return sizes(decision.filt_size) + side + weak if decision.filt_size else ""
+    return f"{kind}{size}".strip() + side + weak
 
 
 def explanation(decision: Decision) -> str:

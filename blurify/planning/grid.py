@@ -9,7 +9,7 @@ it does not move, for one tap more.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, NamedTuple
@@ -102,10 +102,17 @@ def move_of(decision: Decision, site: Site, smooth: bool, positions: Mapping[str
 
 def half_moves(decision: Decision, site: Site) -> list[float]:
     """Return by how many positions of the dense grid the filter's centre lies aside, along each axis."""
+    lines = [each.whole(stride) for each, stride in zip(decision.filters, site.blur_stride, strict=True)]
     if site.kind.family.averages and site.divisor_override is None and is_covered(decision, site):
-        pairs = zip(site.kernel_size, decision.filt_size, strict=True)
-        return [-0.5 if (f - k) % 2 else 0.0 for k, f in pairs]
-    return [0.5 if f % 2 == 0 else 0.0 for f in decision.filt_size]
+        windows = zip(site.kernel_size, lines, strict=True)
+        return [centre(taps) - (len(taps) - k + 1) // 2 - (k - 1) / 2 for k, taps in windows]
+    return [centre(taps) - (len(taps) - 1) // 2 for taps in lines]
+
+
+def centre(taps: Sequence[float]) -> float:
+    """Return where the weight of taps is centred, counted from the first."""
+    mean = sum(place * tap for place, tap in enumerate(taps))
+    return round(2 * mean) / 2 if abs(2 * mean - round(2 * mean)) < 1e-9 else mean
 
 
 def can_flip(decision: Decision, site: Site) -> bool:
@@ -115,8 +122,9 @@ def can_flip(decision: Decision, site: Site) -> bool:
 
 
 def is_covered(decision: Decision, site: Site) -> bool:
-    """Return whether the filter is at least as wide as the site's window."""
-    return all(k <= f for k, f in zip(site.kernel_size, decision.filt_size, strict=True))
+    """Return whether the filter is one that averages, and at least as wide as the site's window."""
+    pairs = zip(site.kernel_size, decision.filters, site.blur_stride, strict=True)
+    return all(each.averages and k <= len(each.whole(stride)) for k, each, stride in pairs)
 
 
 def centered(grid: Grid, moves: Mapping[str, Move], outputs: Iterable[str]) -> dict[str, str]:

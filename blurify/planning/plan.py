@@ -186,8 +186,8 @@ def set_plan(model: nn.Module, plan: Plan, form: str) -> None:
 
 
 def _trimmed(decision: dict[str, Any]) -> dict[str, Any]:
-    # Strength is newer than the format, which says nothing of the whole of it.
-    usual = {"strength": 1.0, "plain_resize": False}
+    # What is newer than the format is there only where it is not as it was before.
+    usual = {"filter": "binomial", "strength": 1.0, "plain_resize": False}
     return {k: value for k, value in decision.items() if value not in ((), "", None) and usual.get(k) != value}
 
 

@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TypeVar
 
 from blurify.checks import check_pad_type, check_per_axis, check_strength
 from blurify.errors import ArgumentError, ArgumentTypeError, PlanError, quoted
+from blurify.filters import OWN, Filter, checked_taps
 from blurify.planning.decision import Decision, OutputShift, Part
 from blurify.sites import Action, Kind, Reason
 
@@ -117,6 +118,9 @@ def _check_whole(decision: Decision, name: str) -> None:
         if not getattr(decision, key):
             _refuse(f"{name} rewrites its site without a {key!r}")
     _check_axes(decision, name)
+    for each in decision.filters:
+        if each.is_ideal and decision.pad_type != "circular":
+            _refuse(f"{name} has the ideal filter without circular padding")
 
 
 def _check_axes(decision: Decision, name: str) -> None:
@@ -206,6 +210,17 @@ def _strength(key: str, value: object) -> float:
     return check_strength(key, value)
 
 
+def _filter(key: str, value: object) -> str:
+    name = _text(key, value)[:80]
+    return name if name == OWN else Filter(name).kind
+
+
+def _taps(key: str, value: object) -> tuple[float, ...]:
+    if not isinstance(value, list):
+        raise ArgumentTypeError(f"{key} must be a list of numbers, got {_short(value)}.")
+    return checked_taps(value)
+
+
 def _bool(key: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise ArgumentTypeError(f"{key} must be true or false, got {_short(value)}.")
@@ -229,6 +244,8 @@ CHECKS: dict[str, Callable[[str, object], Any]] = {
     "stride": _sizes,
     "filt_size": _sizes,
     "pad_type": _pad_type,
+    "filter": _filter,
+    "taps": _taps,
     "strength": _strength,
     "statistics": _texts,
     "detail": _text,

@@ -10,13 +10,14 @@ from typing import TypeVar
 
 from blurify.checks import check_bool, check_grid, check_int, check_pad_type, check_patterns, check_strength
 from blurify.errors import ArgumentError
+from blurify.filters import Filter, FilterLike, as_filter
 
 DEFAULT_FILT_SIZE = 4
 DEFAULT_STRENGTH = 1.0
 V = TypeVar("V")
 # The arguments of a conversion, by which every command and registry asks for one.
 ARGUMENTS = (
-    *("filt_size", "strength", "pad_type", "stem", "patch_embed", "upsample", "include", "exclude"),
+    *("filt_size", "filter", "strength", "pad_type", "stem", "patch_embed", "upsample", "include", "exclude"),
     *("grid", "antialias_resize"),
 )
 
@@ -26,7 +27,9 @@ def matches(site: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(site, pattern) for pattern in patterns)
 
 
-def by_pattern(name: str, value: V | Mapping[str, V], check: Callable[[str, object], V]) -> tuple[tuple[str, V], ...]:
+def by_pattern(
+    name: str, value: object | Mapping[str, object], check: Callable[[str, object], V]
+) -> tuple[tuple[str, V], ...]:
     """Return glob patterns with a checked value each; a lone value is that of all sites."""
     values = dict(value) if isinstance(value, Mapping) else {"*": value}
     if not values:
@@ -51,7 +54,8 @@ class Spec:
     3
     """
 
-    filt_sizes: tuple[tuple[str, int], ...] = (("*", DEFAULT_FILT_SIZE),)
+    filt_sizes: tuple[tuple[str, int], ...] = ()
+    filters: tuple[tuple[str, Filter], ...] = (("*", Filter()),)
     strengths: tuple[tuple[str, float], ...] = (("*", DEFAULT_STRENGTH),)
     pad_type: str = "reflect"
     stem: bool = False
@@ -70,8 +74,9 @@ class Spec:
     @classmethod
     def of(
         cls,
-        filt_size: int | Mapping[str, int] = DEFAULT_FILT_SIZE,
+        filt_size: int | Mapping[str, int] | None = None,
         *,
+        filter: FilterLike | Mapping[str, FilterLike] = "binomial",
         strength: float | Mapping[str, float] = DEFAULT_STRENGTH,
         pad_type: str = "reflect",
         stem: bool = False,
@@ -83,8 +88,10 @@ class Spec:
         antialias_resize: bool = True,
     ) -> Spec:
         """Validate the arguments of `antialias` and freeze them."""
-        return cls(
-            by_pattern("filt_size", filt_size, lambda name, size: check_int(name, size, 1)),
+        sizes = () if filt_size is None else by_pattern("filt_size", filt_size, lambda name, n: check_int(name, n, 1))
+        spec = cls(
+            sizes,
+            by_pattern("filter", filter, lambda _, value: as_filter(value)),
             by_pattern("strength", strength, check_strength),
             check_pad_type(pad_type),
             check_bool("stem", stem),
@@ -95,6 +102,18 @@ class Spec:
             check_grid(grid),
             check_bool("antialias_resize", antialias_resize),
         )
+        spec.check_filters()
+        return spec
+
+    def check_filters(self) -> None:
+        """Refuse sizes that no filter has, and an ideal filter without the padding that it assumes."""
+        if any(pattern == "*" for pattern, _ in self.filt_sizes) and len(self.filters) == 1:
+            self.filter_at("")
+        if self.pad_type != "circular" and any(each.is_ideal for _, each in self.filters):
+            raise ArgumentError(
+                f"The ideal filter takes a map to be periodic, which pad_type {self.pad_type!r} does not; use "
+                "pad_type='circular' (--pad-type circular)."
+            )
 
     def of_part(self, rename: Callable[[str], str], inner: bool) -> Spec:
         """Return the same for a part of the model, whose sites the whole names otherwise."""
@@ -104,9 +123,19 @@ class Spec:
         """Return the name by which the user knows the site."""
         return site if self.rename is None else self.rename(site)
 
+    def filter_at(self, site: str) -> Filter:
+        """Return the filter of the first pattern that matches, of the first size and strength that do.
+
+        Raises:
+            ArgumentError: the filter does not have the size.
+        """
+        chosen = first_match(self.name(site), self.filters, Filter())
+        size = first_match(self.name(site), self.filt_sizes, chosen.size)
+        return replace(chosen, size=size, strength=chosen.strength * self.strength_at(site))
+
     def filt_size_at(self, site: str) -> int:
-        """The size of the first pattern that matches, else the default."""
-        return first_match(self.name(site), self.filt_sizes, DEFAULT_FILT_SIZE)
+        """Return the size of the filter at a site."""
+        return self.filter_at(site).size
 
     def strength_at(self, site: str) -> float:
         """The strength of the first pattern that matches, else the default."""
@@ -139,6 +168,7 @@ class Spec:
         """Return a sentence for each pattern that matches none of the sites, with the nearest of them."""
         named = [("include", p) for p in self.include] + [("exclude", p) for p in self.exclude]
         named += [("filt_size", p) for p, _ in self.filt_sizes if p != "*"]
+        named += [("filter", p) for p, _ in self.filters if p != "*"]
         named += [("strength", p) for p, _ in self.strengths if p != "*"]
         return [
             f"{argument} pattern {pattern!r} matches no site of this model; the nearest of its "

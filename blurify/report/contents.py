@@ -15,6 +15,7 @@ from blurify.drawing.curves import probability_curves
 from blurify.drawing.filters import filter_gallery
 from blurify.drawing.heat import heat_maps
 from blurify.drawing.sliding import Slide, sliding_frames, sliding_strip
+from blurify.filters import Filter
 from blurify.layers import Blur
 from blurify.measure.aliasing import folded_energy
 from blurify.measure.consistency import diagonal_sweep, variation
@@ -137,10 +138,11 @@ def _picture_of_deviations(deviations: Mapping[str, Deviation]) -> Iterable[Pict
 
 def _picture_of_filters(converted: nn.Module) -> Picture:
     blurs = [module for module in converted.modules() if isinstance(module, Blur)]
-    sizes = {size for blur in blurs for size in blur.filt_size}
+    filters = {each for blur in blurs for each in blur.filters}
     strides = Counter(stride for blur in blurs for stride in blur.stride if stride > 1)
     stride = strides.most_common(1)[0][0] if strides else 2
-    figure = filter_gallery(sorted(sizes | {1}), stride)
+    shown = sorted(filters | {Filter("binomial", 1)}, key=lambda each: (each.size, str(each)))
+    figure = filter_gallery(shown, stride)
     caption = "The filters used, beside none: their taps, and how much of each frequency they leave."
     return Picture("Filters", caption, encode(figure, "png"))
 

@@ -5,6 +5,7 @@ What takes its place decides anew at every size: by a whole factor it blurs, els
 
 from __future__ import annotations
 
+from dataclasses import replace as replaced
 from typing import Any
 
 import torch
@@ -106,4 +107,9 @@ def replace(node: fx.Node, module: Any, site: Site, down: Downsampler) -> Replac
     return Replacement(down.in_place_of_adaptive_pool(site), None)
 
 
-RULE = Rule(recognise, replace)
+def as_decided(site: Site, decided: Site) -> Site:
+    """Return the pool with the stride that shapes told, for which its filter is made."""
+    return replaced(site, stride=decided.stride)
+
+
+RULE = Rule(recognise, replace, as_decided=as_decided)

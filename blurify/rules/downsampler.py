@@ -46,11 +46,11 @@ class Downsampler:
 
     def before_slice(self, site: Site) -> Blur:
         """Return the layer that only blurs, along the dimensions that a slice steps over."""
-        return self._sided(BlurAxes(site.dims, **self.blurring))
+        return self._sided(BlurAxes(site.dims, rate=site.stride, **self.blurring))
 
     def after_growth(self, site: Site) -> Blur:
         """Return the layer that only blurs what an upsampling gives."""
-        return self._sided(BLUR_POOLS[site.axes](None, stride=1, **self.blurring))
+        return self._sided(BLUR_POOLS[site.axes](None, stride=1, rate=site.stride, **self.blurring))
 
     def in_place_of_average(self, site: Site) -> Blur:
         """Return the layer that stands in the place of an average pool."""
@@ -65,11 +65,11 @@ class Downsampler:
     def in_place_of_adaptive_pool(self, site: Site) -> Blur:
         """Return the layer that stands in the place of an adaptive pool."""
         layers = ADAPTIVE_AVG_BLUR_POOLS if site.kind.family.averages else ADAPTIVE_MAX_BLUR_POOLS
-        return self._sided(layers[site.axes](site.output_size, **self.blurring))
+        return self._sided(layers[site.axes](site.output_size, rate=site.stride, **self.blurring))
 
     def in_place_of_resize(self, site: Site) -> Blur:
         """Return the layer that stands in the place of a resize."""
-        layer = self._sided(RESIZES[site.axes](**self.blurring))
+        layer = self._sided(RESIZES[site.axes](rate=site.stride, **self.blurring))
         layer.antialias = not self.plain_resize
         return layer
 

@@ -6,6 +6,7 @@ subsampling commutes with all that it was moved across. The other proofs say in 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from torch.utils._pytree import tree_map_only
 
 from blurify.errors import ArgumentError, first_line
 from blurify.graph.module import TracedModule
+from blurify.layers import Blur
 from blurify.planning.plan import Plan, plan_of
 from blurify.rewriting.parts import as_root
 from blurify.tracing.fed import Fed
@@ -36,7 +38,7 @@ from blurify.verifying.twins import (
     with_original_strides,
     with_plan,
 )
-from blurify.verifying.verdict import Row, SiteShape, Verdict
+from blurify.verifying.verdict import FilterUse, Row, SiteShape, Verdict
 from blurify.verifying.weights import compare_weights
 
 # Both models are copied, and a training pass holds maps and gradients beside.
@@ -86,6 +88,7 @@ def verify(
         statistics=tuple(norm for decision in plan.rewritten for norm in decision.statistics),
         modes=("eval", "train") if trained else ("eval",),
         rows=found.rows,
+        filters=filters_used(converted),
     )
 
 
@@ -110,7 +113,16 @@ def verify_parts(original: nn.Module, converted: nn.Module, plan: Plan, inputs: 
         statistics=tuple(name for decision in plan.rewritten for name in decision.statistics),
         modes=tuple(mode for mode in worst.modes if all(mode in each.modes for each in verdicts.values())),
         rows=tuple(worst_row(verdicts, number) for number in range(len(worst.rows))),
+        filters=filters_used(converted),
     )
+
+
+def filters_used(converted: nn.Module) -> tuple[FilterUse, ...]:
+    """Return the filters of a model's blurs, the most frequent first."""
+    blurs = [module for module in converted.modules() if isinstance(module, Blur)]
+    along = [set(zip(blur.filters, blur.rate, strict=True)) for blur in blurs]
+    used = Counter((each, max(rate, 2)) for pairs in along for each, rate in pairs if not each.is_one_tap)
+    return tuple(FilterUse(str(f), rate, count, f.quality(rate)) for (f, rate), count in used.most_common())
 
 
 def verify_part(original: nn.Module, converted: nn.Module, path: str, call: Inputs) -> Verdict:

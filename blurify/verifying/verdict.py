@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from blurify.filters import Quality
+
 Shape = tuple[int, ...]
 State = Literal["ok", "failed", "skipped"]
 MARKS: dict[str, str] = {"ok": "ok    ", "failed": "FAILED", "skipped": "skip  "}
@@ -56,6 +58,21 @@ class Row:
 
 
 @dataclass(frozen=True)
+class FilterUse:
+    """One filter, the stride that it prepares for, how many blurs have it, and what it does to white noise."""
+
+    filter: str
+    stride: int
+    blurs: int
+    quality: Quality
+
+    def __str__(self) -> str:
+        """Return the use as one line."""
+        plural = "s" * (self.blurs != 1)
+        return f"filter    {self.filter} at stride {self.stride} ({self.blurs} blur{plural}): {self.quality}"
+
+
+@dataclass(frozen=True)
 class Verdict:
     """The outcome of the proofs.
 
@@ -63,7 +80,7 @@ class Verdict:
     absolute value of that output; `tolerance` is what rounding may do in that output's dtype. `statistics` names the
     norms whose statistics the plan moves a subsampling across: for the proof their subsampling was put back before
     them. `rows` are the proofs of what is done next with the model: `reload`, `train`, `gradients`, `dtypes`, and
-    `file` where a file was written.
+    `file` where a file was written. `filters` say what the blurs' filters keep and what they fold.
     """
 
     identity_error: float
@@ -73,6 +90,7 @@ class Verdict:
     statistics: tuple[str, ...] = ()
     modes: tuple[str, ...] = ("eval",)
     rows: tuple[Row, ...] = ()
+    filters: tuple[FilterUse, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -99,6 +117,7 @@ class Verdict:
             Row.of("weights", self.weights.ok, weights),
         ]
         lines = [str(row) for row in (*shown, *self.rows)]
+        lines += [str(use) for use in self.filters]
         lines += [f"  {s.site}: {s.original} became {s.converted}" for s in wrong[:5]]
         lines += [f"  {problem}" for problem in self.weights.problems[:5]]
         if self.statistics:

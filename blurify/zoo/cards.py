@@ -120,8 +120,11 @@ def card(name: str, settings: Settings, model: nn.Module, facts: Record) -> str:
 
 def _taps(settings: Settings) -> str:
     """Return the filters in words, such as "4 taps" or "3 taps at layer1.*, 5 taps at strength 0.5"."""
-    sizes, strengths = settings.spec().filt_sizes, settings.spec().strengths
+    spec = settings.spec()
+    sizes, strengths = spec.filt_sizes, spec.strengths
+    kinds = ", ".join(str(each) + (f" at {pattern}" if pattern != "*" else "") for pattern, each in spec.filters)
     said = ", ".join(f"{size} taps" + (f" at {pattern}" if pattern != "*" else "") for pattern, size in sizes)
+    said = said if settings.filter == "binomial" else ", ".join(filter(None, (kinds, said)))
     weaker = [f"{each:g}" + (f" at {pattern}" if pattern != "*" else "") for pattern, each in strengths]
     return said if strengths == (("*", 1.0),) else f"{said} at strength {', '.join(weaker)}"
 

@@ -30,7 +30,7 @@ class Settings:
     >>> Settings(filt_size=3).as_json()["filt_size"]
     3
 
-    The first ten are arguments of `blurify.antialias`.
+    The first eleven are arguments of `blurify.antialias`.
 
     Args:
         pretrained: with the weights that the library or the hub has.
@@ -40,7 +40,8 @@ class Settings:
         calib: how many of them, at most.
     """
 
-    filt_size: int | Mapping[str, int] = DEFAULT_FILT_SIZE
+    filt_size: int | Mapping[str, int] | None = DEFAULT_FILT_SIZE
+    filter: str | Mapping[str, str] = "binomial"
     strength: float | Mapping[str, float] = DEFAULT_STRENGTH
     pad_type: str = "reflect"
     stem: bool = False

@@ -91,6 +91,45 @@ def test_strengths_by_pattern(run) -> None:
     assert strengths["layer3.0.conv2"] == 0.5
 
 
+def test_filters_by_pattern(run, tmp_path: Path) -> None:
+    result = run(ARCH, "--filter", "lanczos", "--filter", "layer2.*=1,2,1", "--filter", "maxpool=halfband")
+    assert result.exit_code == 0, result.output
+    assert _listing(tmp_path) == ["test_resnet.blur.pt"]
+    assert "filter    lanczos 11 at stride 2 (" in result.stdout
+    assert "% of the energy folded" in result.stdout
+    kinds = {
+        d.site: (d.filter, max(d.filt_size)) for d in blurify.load("test_resnet.blur.pt").meta["blurify"].rewritten
+    }
+    assert kinds["layer2.0.conv1"] == ("taps", 3)
+    assert kinds["layer3.0.conv2"] == ("lanczos", 11)
+    assert kinds["maxpool"] == ("halfband", 7)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--filter", "box"), "filter 'box' is unknown; use one of binomial"),
+        (("--filter", "auto"), "filter 'auto' is unknown; use one of binomial"),
+        (("--filter", "1,-1"), "Taps must have a positive sum"),
+        (("--filter", "nan,1"), "Taps must be finite numbers"),
+        (("--filter", "lanczos", "--filt-size", "4"), "The lanczos filter has sizes 3, 7, 11, 15 and so on; got 4"),
+        (("--filter", "ideal"), "use pad_type='circular' (--pad-type circular)"),
+        (("--filter", "lanczos", "--filter", "kaiser"), "The filter of '*' is given twice"),
+    ],
+)
+def test_what_is_no_filter(run, tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+    result = run(ARCH, *options)
+    assert result.exit_code in (1, 2)
+    assert message in " ".join(result.output.split())
+    assert "Traceback" not in result.output
+    assert _listing(tmp_path) == []
+
+
+def test_the_name_of_the_output_has_the_filter(run, tmp_path: Path) -> None:
+    assert run(ARCH, "--filter", "halfband", "--no-verify").exit_code == 0
+    assert _listing(tmp_path) == ["test_resnet.blurhalfband7.pt"]
+
+
 def test_no_strength_anywhere_is_nothing_to_do(run, tmp_path: Path) -> None:
     result = run(ARCH, "--strength", "0")
     assert result.exit_code == 0, result.output

@@ -77,15 +77,17 @@ def test_the_table(run, digits: tuple[nn.Module, torch.Tensor]) -> None:
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0].split() == ["net.pt", "smooth.pt", "difference"]
-    names = ["consistency", "accuracy", "top-5 accuracy", "probability change", "divergence"]
-    assert [line.partition("  ")[0] for line in lines[1:6]] == names
-    assert lines[6].startswith("both say the same of ")
-    assert lines[8].split() == ["net.pt", "smooth.pt", "ratio"]
+    names = ["consistency", "accuracy", "top-5 accuracy", "one-pixel consistency", "probability change", "divergence"]
+    assert [line.partition("  ")[0] for line in lines[1:7]] == names
+    assert lines[7].startswith("both say the same of ")
+    assert "; net.pt agrees with itself on " in lines[7]
+    assert lines[7].endswith(" when the image moves by one pixel")
+    assert lines[9].split() == ["net.pt", "smooth.pt", "ratio"]
     costs = ["GMAC", "parameters, M", "peak maps, MiB", "ms an image", "file, MB"]
-    assert [line.partition("  ")[0] for line in lines[9:14]] == costs
-    assert lines[15] == "40 images of digits, 5 pairs of windows of 40 in 48 pixels each"
-    assert lines[16] == "protocol picture, seed 3, mean 0, std 1, bilinear"
-    assert len(lines) == 17
+    assert [line.partition("  ")[0] for line in lines[10:15]] == costs
+    assert lines[16] == "40 images of digits, 5 pairs of windows of 40 in 48 pixels each"
+    assert lines[17] == "protocol picture, seed 3, mean 0, std 1, bilinear"
+    assert len(lines) == 18
 
 
 def test_one_model_without_labels_and_pictures_that_cannot_be_read(run, digits, tmp_path: Path) -> None:
@@ -107,7 +109,7 @@ def test_one_model_without_labels_and_pictures_that_cannot_be_read(run, digits, 
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert [line.split()[0] for line in lines[:2]] == ["net.pt", "consistency"]
-    assert lines[4].startswith("40 images of digits, ")
+    assert lines[5].startswith("40 images of digits, ")
     assert lines[-2] == "1 skipped:"
     assert lines[-1].startswith("  digits/3/broken.png cannot be read: ")
     strict = run(*arguments, "--strict")

@@ -59,6 +59,24 @@ def test_blur(
     torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("pad_type", [*PADS, "zero-renorm"])
+@pytest.mark.parametrize("name", ["halfband", "lanczos", [1, 2, 3, 4, 3, 3, 2, 1], [3, 0, 0, 0, 0, 0, 1]])
+@pytest.mark.parametrize("shape", [(1, 3, 96, 80), (2, 5, 40, 41), (1, 2, 3, 90), (2, 700, 20, 33)])
+def test_long_filters(shape: tuple[int, ...], name: Any, pad_type: str) -> None:
+    for last in (False, True):
+        layer, x = BlurPool2d(None, pad_type, stride=(2, 3), filter=name), torch.randn(shape)
+        x = x.contiguous(memory_format=torch.channels_last) if last else x
+        taps = layer.filt.shape[2:]
+        left, right = [(t - 1) // 2 for t in taps], [t // 2 for t in taps]
+        expected = plain.blur(x.double(), layer.filt.double(), [2, 3], left, right, pad_type)
+        torch.testing.assert_close(layer(x).double(), expected, rtol=1e-4, atol=1e-5)
+        # Gradients go through it, too.
+        x = x.requires_grad_()
+        (fast_grad,) = torch.autograd.grad(layer(x).square().sum(), x)
+        plain_sum = plain.blur(x, layer.filt, [2, 3], left, right, pad_type).square().sum()
+        torch.testing.assert_close(fast_grad, torch.autograd.grad(plain_sum, x)[0], rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("pad_type", PADS)
 @pytest.mark.parametrize(("shape", "rank"), [((8, 256, 28, 28), 2), ((2, 64, 14, 14), 1), ((2, 2048, 7, 7), 1)])
 def test_blur_in_float32(shape: tuple[int, ...], rank: int, pad_type: str, monkeypatch: pytest.MonkeyPatch) -> None:

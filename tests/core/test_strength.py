@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import blurify
 from blurify import antialias, plan, verify
 from blurify.errors import ArgumentError, ArgumentTypeError, NoEffectWarning, PlanError
-from blurify.filters import binomial_taps, mixed_taps
+from blurify.filters import Filter, binomial_taps
 from blurify.layers import (
     AVG_BLUR_POOLS,
     AdaptiveAvgBlurPool2d,
@@ -38,9 +38,9 @@ from tests.conftest import randomize_statistics, relative_error, run, tiered
 
 @pytest.mark.parametrize("size", range(1, 8))
 def test_taps_go_from_the_position_itself_to_the_binomial(size: int) -> None:
-    assert mixed_taps(size, 1.0) == binomial_taps(size)
-    assert mixed_taps(size, 0.0) == (1.0,)
-    taps = mixed_taps(size, 0.25)
+    assert Filter("binomial", size, 1.0).taps() == binomial_taps(size)
+    assert Filter("binomial", size, 0.0).taps() == (1.0,)
+    taps = Filter("binomial", size, 0.25).taps()
     assert sum(taps) == pytest.approx(1)
     for k, (tap, whole) in enumerate(zip(taps, binomial_taps(size), strict=True)):
         # As many taps lie before the position itself as are padded there.
@@ -153,7 +153,7 @@ def test_between_them_the_taps_of_each_axis_are_mixed(
 ) -> None:
     x = torch.randn(2, 5, *size)
     x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
-    taps = torch.tensor(mixed_taps(filt_size, 0.3))
+    taps = torch.tensor(Filter("binomial", filt_size, 0.3).taps())
     padded = F.pad(x, ((filt_size - 1) // 2, filt_size // 2) * 2, mode="reflect")
     expected = F.conv2d(padded, (taps[:, None] * taps).expand(5, 1, -1, -1), stride=2, groups=5)
     torch.testing.assert_close(BlurPool2d(filt_size=filt_size, strength=0.3)(x), expected, rtol=1e-5, atol=1e-6)

@@ -9,12 +9,12 @@ from torch import Tensor
 from blurify.drawing.bars import folded_chart
 from blurify.drawing.canvas import AFTER, BEFORE
 from blurify.drawing.curves import probability_curves
-from blurify.drawing.filters import filter_gallery, folded_noise, response
+from blurify.drawing.filters import filter_gallery
 from blurify.drawing.heat import heat_maps
 from blurify.drawing.toy import toy_pools, toy_signal
 from blurify.drawing.trade_off import trade_off
 from blurify.errors import ArgumentError
-from blurify.filters import binomial_taps
+from blurify.filters import Filter, binomial_taps
 from blurify.measure.equivariance import Deviation
 from blurify.measure.estimate import Estimate
 from tests.drawing.conftest import check_layout, colored, texts
@@ -92,30 +92,24 @@ def test_a_toy_that_is_none() -> None:
 
 @pytest.mark.parametrize(("sizes", "stride"), [((1, 2, 3, 4, 5, 6, 7), 2), ((4,), 2), ((1, 5), 3)])
 def test_filter_gallery(sizes: tuple[int, ...], stride: int) -> None:
-    figure = filter_gallery(sizes, stride)
+    figure = filter_gallery([Filter("binomial", size) for size in sizes], stride)
     check_layout(figure)
     heights = [bar.get_height() for axes in figure.axes[: len(sizes)] for bar in axes.patches]
     assert heights == [tap for size in sizes for tap in binomial_taps(size)]
 
 
-@pytest.mark.parametrize("size", [1, 2, 5])
-@pytest.mark.parametrize("frequency", [0.0, 0.1, 0.5])
-def test_responses_are_those_of_the_taps(size: int, frequency: float) -> None:
-    turns = torch.exp(-2j * torch.pi * frequency * torch.arange(size, dtype=torch.float64))
-    expected = float((torch.tensor(binomial_taps(size), dtype=torch.float64) * turns).sum().abs())
-    assert response(size, frequency) == pytest.approx(expected, abs=1e-12)
-
-
-def test_folded_noise() -> None:
-    assert folded_noise(1, 4) == pytest.approx(0.75)
-    # Of cos^2 from a quarter to half a cycle: (pi/4 - 1/2) / (pi/2).
-    assert folded_noise(2, 2) == pytest.approx(0.5 - 1 / torch.pi, abs=1e-6)
+def test_a_gallery_of_families_has_the_taps_of_each() -> None:
+    shown = [Filter("binomial", 3), Filter("halfband"), Filter.of_taps(1, 3, 1)]
+    figure = filter_gallery(shown)
+    check_layout(figure)
+    heights = [bar.get_height() for axes in figure.axes[:3] for bar in axes.patches]
+    assert heights == [tap for each in shown for tap in each.taps(2)]
 
 
 def test_a_gallery_of_nothing() -> None:
-    for sizes, stride in (((), 2), ((0,), 2), ((3,), 1)):
-        with pytest.raises(ArgumentError, match="sizes must be 1 or more and stride 2 or more"):
-            filter_gallery(sizes, stride)
+    for filters, stride in (((), 2), ((Filter(),), 1)):
+        with pytest.raises(ArgumentError, match="filters must not be empty and stride must be 2 or more"):
+            filter_gallery(filters, stride)
 
 
 @pytest.mark.parametrize(("count", "shifts"), [(1, 9), (4, 33), (9, 33)])

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from blurify import layers
+from blurify.errors import ArgumentError
+from blurify.filters import as_filter
 from blurify.planning.spec import Spec
 from blurify.sites import Reason
 from tests.onnx_graphs.conftest import converted, graph, normal, opened, run
@@ -139,6 +141,33 @@ def test_values_are_those_of_the_layers(pad_type: str, size: str, taps: int, tmp
     x = torch.from_numpy(normal(*sizes))
     layer = layers.MaxBlurPool2d(2, ceil_mode=True, filt_size=taps, pad_type=pad_type)
     assert torch.allclose(torch_of(result, x), layer(x.relu()), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", ["16,13", "3,2"])
+@pytest.mark.parametrize(("stride", "name"), [(2, "halfband"), (3, "lanczos"), (2, "1,3,0"), (4, "kaiser")])
+def test_filters_are_those_of_the_layers(stride: int, name: str, size: str, tmp_path: Path) -> None:
+    for op, layer in (("MaxPool", layers.MaxBlurPool2d), ("AveragePool", layers.AvgBlurPool2d)):
+        body = f"r = Relu(x) y = {op}<kernel_shape=[2,2], strides=[{stride},{stride}]>(r)"
+        sizes = (1, 3, *map(int, size.split(",")))
+        read = opened(graph(body, f"float[1,3,{size}] x"), tmp_path, x=sizes)
+        result = read.converted(read.plan(Spec.of(filter=name)))
+        x = torch.from_numpy(normal(*sizes))
+        assert torch.allclose(torch_of(result, x), layer(2, stride, filter=as_filter(name))(x.relu()), atol=1e-6)
+
+
+def test_a_slice_is_blurred_for_its_own_step(tmp_path: Path) -> None:
+    steps = {"s": [0, 0], "e": [99, 99], "a": [2, 3], "t": [3, 3]}
+    made = graph("r = Relu(x) y = Slice(r, s, e, a, t)", "float[1,3,24,24] x", **steps)
+    result, _ = converted(made, tmp_path, Spec.of(filter="lanczos"))
+    x = torch.from_numpy(normal(1, 3, 24, 24))
+    expected = layers.BlurPool2d(stride=3, filter="lanczos")(x.relu())
+    assert torch.allclose(torch_of(result, x), expected, atol=1e-6)
+
+
+def test_an_ideal_filter_cannot_be_written(tmp_path: Path) -> None:
+    made = graph("y = MaxPool<kernel_shape=[2,2], strides=[2,2]>(x)", "float[1,3,16,16] x")
+    with pytest.raises(ArgumentError, match="The ideal filter has no taps to write to an ONNX file"):
+        opened(made, tmp_path).plan(Spec.of(filter="ideal", pad_type="circular"))
 
 
 @pytest.mark.parametrize("strength", [0.3, 1.0])
