@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import fx, nn
 
 from blurify.errors import PlanError
@@ -16,8 +15,9 @@ from blurify.graph.module import TracedModule
 from blurify.graph.nodes import called
 from blurify.graph.paths import name_of
 from blurify.layers import Blur
-from blurify.planning.decision import Decision, OutputShift
+from blurify.planning.decision import Decision, OutputShift, kept
 from blurify.planning.grid import Grid, Move, centered, move_of, output_maps, pixels
+from blurify.planning.opaque import opaque_sites
 from blurify.planning.placement import land
 from blurify.planning.spec import Spec
 from blurify.planning.stems import is_fed_by_tokens, is_stem
@@ -26,9 +26,7 @@ from blurify.rules import Context, Rule, recognise
 from blurify.rules.resize import is_smooth
 from blurify.rules.smoothed import is_smoothed
 from blurify.sites import Action, Kind, Reason, Site
-from blurify.tracing.leaves import is_strided
 from blurify.tracing.shapes import Shape, Shapes
-from blurify.tracing.wrappers import scripted_strides
 
 ShapesOf = Callable[[str], Shapes]
 
@@ -199,13 +197,6 @@ def covers(site: Site, spatial: Shape) -> bool:
     return all(k >= size + p for k, size, p in zip(site.kernel_size, spatial, site.padding, strict=True))
 
 
-def kept(path: str, site: Site, reason: Reason) -> Decision:
-    """The decision to keep a site."""
-    told = "" if site.by_hand else site.source
-    window, stride = site.kernel_size, site.stride
-    return Decision(path, site.kind, Action.KEEP, reason, kernel_size=window, stride=stride, detail=told)
-
-
 def rewritten(found: Found, in_training: Found, traced: TracedModule, spec: Spec) -> Decision:
     """The decision to rewrite a site, with the landing in each graph."""
     site, filt = found.site, spec.filter_at(found.path)
@@ -255,57 +246,3 @@ def without_split_modules(
 def has_parameters(module: nn.Module) -> bool:
     """Return whether the module has names in the state_dict, so that it can stand at one place only."""
     return next(module.parameters(), None) is not None
-
-
-def opaque_sites(traced: TracedModule) -> Iterator[Decision]:
-    """Return the sites that lie inside leaves which the tracer did not enter."""
-    seen: set[str] = set()
-    for graph in traced.graphs:
-        for node in graph.nodes:
-            if node.op != "call_module" or str(node.target) in seen:
-                continue
-            seen.add(str(node.target))
-            leaf = traced.get_submodule(str(node.target))
-            if recognise(node, leaf, Context(traced)) is None:
-                hidden = list(_inside(leaf, str(node.target), node, traced))
-                yield from hidden or _itself(leaf, str(node.target))
-
-
-def _inside(leaf: nn.Module, path: str, node: fx.Node, traced: TracedModule) -> Iterator[Decision]:
-    if isinstance(leaf, torch.jit.ScriptModule):
-        yield from _scripted(leaf, path)
-        return
-    for name, module in leaf.named_modules():
-        known = recognise(node, module, Context(traced)) if name else None
-        if known is not None and known[1].kind is Kind.BLUR:
-            yield kept(f"{path}.{name}", known[1], Reason.ALREADY_ANTIALIASED)
-        elif known is not None:
-            hidden = replace(known[1], kind=Kind.OPAQUE)
-            decision = kept(f"{path}.{name}", hidden, Reason.OPAQUE)
-            yield replace(decision, detail=f"{type(leaf).__name__} holds this strided {type(module).__name__}")
-
-
-def _scripted(leaf: nn.Module, path: str) -> Iterator[Decision]:
-    for name, stride in scripted_strides(leaf).items():
-        decision = kept(f"{path}.{name}", Site(Kind.OPAQUE, (), stride, (), ()), Reason.OPAQUE)
-        yield replace(decision, detail="it is TorchScript, which has no Python to trace")
-
-
-# Their stride spreads positions out.
-GROWING = (nn.modules.conv._ConvTransposeNd, nn.modules.pooling._MaxUnpoolNd, nn.Fold)
-
-
-def _itself(leaf: nn.Module, path: str) -> Iterator[Decision]:
-    """A leaf of no known family, without strided modules inside, that has a stride of its own."""
-    # Our dense layers only tell the stride of the op whose dense form they are.
-    scripted = isinstance(leaf, torch.jit.ScriptModule)
-    if (
-        is_strided(leaf)
-        and not scripted
-        and not isinstance(leaf, GROWING)
-        and type(leaf).__module__ != "blurify.layers"
-    ):
-        stride: Any = leaf.stride
-        site = Site(Kind.OPAQUE, (), tuple(stride) if isinstance(stride, (tuple, list)) else (stride,), (), ())
-        decision = kept(path, site, Reason.OPAQUE)
-        yield replace(decision, detail=f"{type(leaf).__name__} has a stride of its own")

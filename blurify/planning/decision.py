@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from blurify.filters import IDEAL, Blurring, Filter
-from blurify.sites import Action, Kind, Reason
+from blurify.sites import Action, Kind, Reason, Site
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,13 @@ class Decision:
     def with_strength(self, strength: float) -> Decision:
         """This decision to rewrite with so much of the filter; at none there is nothing to rewrite for."""
         return replace(self, strength=strength) if strength else self.kept(Reason.NO_BLUR)
+
+
+def kept(path: str, site: Site, reason: Reason) -> Decision:
+    """Return the decision to keep a site."""
+    told = "" if site.by_hand else site.source
+    window, stride = site.kernel_size, site.stride
+    return Decision(path, site.kind, Action.KEEP, reason, kernel_size=window, stride=stride, detail=told)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -99,3 +101,11 @@ def test_a_plan_of_another_factor_is_refused() -> None:
     changed = Plan((replace(made.rewritten[0], stride=(4, 4)),))
     with pytest.raises(PlanError, match="as of another stride than its 2x2"):
         changed.apply(model)
+
+
+def test_a_plan_is_read_without_torch() -> None:
+    text = plan(nn.Sequential(nn.MaxPool2d(2))).to_json()
+    loads = "import sys; from blurify.planning.plan import Plan"
+    code = f"{loads}; print(Plan.from_json({text!r})); print('torch' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.splitlines()[-1] == "False"
