@@ -37,13 +37,13 @@ class Graph:
     def plan(self, spec: Spec) -> Plan:
         """Decide for every site."""
         with understood(self.file.path):
-            return make_plan(self.file.model, spec, self.trial.shapes)
+            return make_plan(self.file.model, spec, self.trial.shapes, self.file.folder)
 
     def converted(self, plan: Plan) -> Any:
         """Return the message of the converted graph."""
         result = self.file.copied()
         with understood(self.file.path):
-            carry_out(result, plan.rewritten, self.trial.shapes)
+            carry_out(result, plan.rewritten, self.trial.shapes, self.file.folder)
         return result
 
     def prove(self, plan: Plan, result: Any) -> Proofs:
@@ -87,7 +87,7 @@ def open_graph(path: Path, asked: Mapping[str, Sizes] | None = None, size: Sizes
         check_asked(path, name, sizes, given)
     with understood(path):
         valid, failure = _valid(file, given, asked, size)
-        return Graph(file, Trial(given, valid, infer(file.model, valid), failure))
+        return Graph(file, Trial(given, valid, infer(file.model, valid, file.folder), failure))
 
 
 def check_asked(path: Path, name: str, sizes: Sizes, given: list[Given]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from blurify.onnx.blurs import Filtering, emit_blur
 from blurify.onnx.scopes import Scope, bodies, captured
 from blurify.onnx.shapes import Shapes, Value
-from blurify.onnx.writer import Names, Writer
+from blurify.onnx.writer import FLOAT, INTEGERS, Names, Writer
 from blurify.planning.decision import Decision
 
 # Of a map before it is subsampled: the sizes for any input, and those for the example's inputs.
@@ -31,6 +31,12 @@ class Edit:
     stale: set[str] = field(default_factory=set)
     dropped: set[int] = field(default_factory=set)
     blurred: dict[tuple[Any, ...], str] = field(default_factory=dict)
+    # What made each value before anything was edited.
+    made_by: dict[str, tuple[str, list[str]]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        nodes = self.scope.graph.node
+        self.made_by = {output: (node.op_type, list(node.input)) for node in nodes for output in node.output}
 
     def node(self, path: str) -> Any:
         """Return a node by its name in the plan."""
@@ -42,7 +48,23 @@ class Edit:
 
     def value(self, name: str) -> Value:
         """Return what is known of a value for any input."""
-        return self.shapes.of(self.scope, name)
+        found = self.shapes.of(self.scope, name)
+        return found if found.kind else Value(self.kind_of(name), found.dims)
+
+    def kind_of(self, name: str) -> int:
+        """Return the element type that a value has since what it is computed from has it; 0 where that is not known.
+
+        Shape inference knows no operators of other domains.
+        """
+        while name in self.made_by:
+            operator, inputs = self.made_by[name]
+            if operator.startswith("QLinear"):
+                held = [tensor.data_type for each in inputs if (tensor := self.scope.constant(each)) is not None]
+                return next((kind for kind in reversed(held) if kind in INTEGERS), 0)
+            if operator == "DequantizeLinear" or not inputs:
+                return FLOAT
+            name = inputs[0]
+        return 0
 
     def example(self, name: str) -> Value:
         """Return what is known of a value for inputs of the example's sizes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from blurify.errors import ArgumentError
@@ -21,7 +22,7 @@ from blurify.sites import Action, Reason
 OWN = "/blur/"
 
 
-def make_plan(model: Any, spec: Spec, shapes: Shapes) -> Plan:
+def make_plan(model: Any, spec: Spec, shapes: Shapes, folder: Path | None = None) -> Plan:
     """Decide for every site of every graph of a file.
 
     >>> make_plan(model, Spec.of(), infer(model, {"x": (1, 3, 224, 224)})).rewritten
@@ -34,7 +35,7 @@ def make_plan(model: Any, spec: Spec, shapes: Shapes) -> Plan:
     decisions: list[Decision] = []
     outputs: tuple[OutputShift, ...] = ()
     mirrors: dict[int, Mirror] = {}
-    for scope in scopes_of(model):
+    for scope in scopes_of(model, folder):
         mirrors[scope.number] = mirrored = mirror(scope, shapes)
         inner = scope.parent is not None and _is_inner(scope, mirrors[scope.parent.number])
         found, shifts = decide(mirrored.traced, spec.of_part(str, inner), mirrored.shapes_of)

@@ -84,9 +84,9 @@ def prove(source: OnnxFile, plan: Plan, result: Any, trial: Trial) -> Proofs:
     """
     tolerance = tolerance_of(source.model)
     twin = source.copied()
-    carry_out(twin, with_one_tap(plan), trial.shapes)
+    carry_out(twin, with_one_tap(plan), trial.shapes, source.folder)
     identity, error = identity_row(source, twin, trial, tolerance)
-    sizes = sizes_row(source.model, plan, twin, result, trial)
+    sizes = sizes_row(source, plan, twin, result, trial)
     rows = (identity, sizes, kept_row(source.model, result), valid_row(source, result))
     return Proofs(rows, error, tolerance)
 
@@ -146,13 +146,13 @@ def _apart(one: Any, other: Any) -> float:
     return float(apart / max(finite.max(initial=0.0), FLOOR))
 
 
-def sizes_row(model: Any, plan: Plan, twin: Any, result: Any, trial: Trial) -> Row:
+def sizes_row(source: OnnxFile, plan: Plan, twin: Any, result: Any, trial: Trial) -> Row:
     """Compare the size of every site's map, blurred, with what it is with one tap.
 
     Not with what it was: of ceil mode, shape inference and onnxruntime do not think alike.
     """
-    before, after = infer(twin, trial.sizes), infer(result, trial.sizes)
-    scopes = {path: scope for scope in scopes_of(model) for path in scope.paths}
+    before, after = (infer(each, trial.sizes, source.folder) for each in (twin, result))
+    scopes = {path: scope for scope in scopes_of(source.model) for path in scope.paths}
     wrong, known = [], 0
     for decision in plan.rewritten:
         scope = scopes[decision.site]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from blurify.onnx.blurs import COMPUTED_PADS, Filtering, averaging, emit_blur, filtering, mixing
@@ -18,13 +19,13 @@ from blurify.planning.decision import Decision
 from blurify.sites import Kind, Reason, Site
 
 
-def carry_out(model: Any, decisions: Iterable[Decision], shapes: Shapes) -> None:
+def carry_out(model: Any, decisions: Iterable[Decision], shapes: Shapes, folder: Path | None = None) -> None:
     """Rewrite the graph of a file as decided, in place.
 
     >>> carry_out(model, plan.rewritten, infer(model, {}))
     """
     names = Names(model)
-    places = {path: scope for scope in scopes_of(model) for path in scope.paths}
+    places = {path: scope for scope in scopes_of(model, folder) for path in scope.paths}
     edits: dict[int, Edit] = {}
     for decision in decisions:
         scope = places[decision.site]

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ class Scope:
     opset: int
     parent: Scope | None = None
     owner: Any = None
+    folder: Path | None = None
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -53,11 +55,16 @@ class Scope:
         return found if found is not None or self.parent is None else self.parent.constant(name)
 
     def numbers(self, name: str) -> np.ndarray[Any, Any] | None:
-        """Return the numbers of a small constant whose data is in the file itself."""
+        """Return the numbers of a small constant; None of what is large, or is computed."""
         tensor = self.constant(name) if name else None
-        if tensor is None or is_external(tensor) or prod(tensor.dims) > MOST_NUMBERS:
-            return None
-        return np.asarray(numpy_helper.to_array(tensor))
+        return None if tensor is None else numbers_of(tensor, self.folder)
+
+
+def numbers_of(tensor: Any, folder: Path | None) -> np.ndarray[Any, Any] | None:
+    """Return the numbers of a small tensor, in the file itself or in another in its folder; None of a large one."""
+    if prod(tensor.dims) > MOST_NUMBERS or (is_external(tensor) and folder is None):
+        return None
+    return np.asarray(numpy_helper.to_array(tensor, str(folder or "")))
 
 
 def constant_of(node: Any) -> Any:
@@ -76,17 +83,26 @@ def is_external(tensor: Any) -> bool:
     return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
 
 
-def scopes_of(model: Any) -> list[Scope]:
-    """Return all graphs of a file, the outermost first; each node has a name that no other node has."""
+def scopes_of(model: Any, folder: Path | None = None) -> list[Scope]:
+    """Return all graphs of a file, the outermost first; each node has a name that no other node has.
+
+    In the folder lie the files of weights that are not in the file itself.
+    """
     opset = next((entry.version for entry in model.opset_import if entry.domain in STANDARD), 1)
     named = Counter(node.name for graph in graphs_in(model.graph) for node in graph.node)
     found: list[Scope] = []
-    _collect(model.graph, opset, named, found)
+    _collect(model.graph, opset, named, found, folder)
     return found
 
 
 def _collect(
-    graph: Any, opset: int, named: Mapping[str, int], found: list[Scope], parent: Scope | None = None, owner: Any = None
+    graph: Any,
+    opset: int,
+    named: Mapping[str, int],
+    found: list[Scope],
+    folder: Path | None,
+    parent: Scope | None = None,
+    owner: Any = None,
 ) -> None:
     # Nodes need no name, and several may have the same.
     number = len(found)
@@ -94,11 +110,11 @@ def _collect(
         node.name if node.name and named[node.name] == 1 else f"{node.name or node.op_type}#{number}.{at}"
         for at, node in enumerate(graph.node)
     )
-    scope = Scope(graph, number, tuple(paths), opset, parent, owner)
+    scope = Scope(graph, number, tuple(paths), opset, parent, owner, folder)
     found.append(scope)
     for node in graph.node:
         for body in bodies(node):
-            _collect(body, opset, named, found, scope, node)
+            _collect(body, opset, named, found, folder, scope, node)
 
 
 def graphs_in(graph: Any) -> Iterator[Any]:

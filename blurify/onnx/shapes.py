@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import onnx
 
-from blurify.onnx.scopes import Scope, graphs_in, is_external
+from blurify.onnx.scopes import Scope, graphs_in, is_external, numbers_of
 
 # A larger weight says nothing of sizes.
 SMALL = 1024
@@ -61,12 +62,12 @@ def _looked_up(table: Table, scope: Scope | None, name: str) -> Value:
     return Value()
 
 
-def infer(model: Any, example: Mapping[str, tuple[int, ...]]) -> Shapes:
+def infer(model: Any, example: Mapping[str, tuple[int, ...]], folder: Path | None = None) -> Shapes:
     """Infer sizes for any input, and for inputs of the example's sizes.
 
     >>> infer(onnx.load("net.onnx"), {"x": (1, 3, 224, 224)})
     """
-    bare = without_weights(model)
+    bare = without_weights(model, folder)
     told = [_values((*graph.value_info, *graph.output)) for graph in graphs_in(model.graph)]
     for result in bare.graph.output:
         result.type.tensor_type.ClearField("shape")
@@ -100,7 +101,7 @@ def value_of(info: Any) -> Value:
     return Value(told.elem_type, tuple(dim.dim_value if dim.dim_value > 0 else None for dim in told.shape.dim))
 
 
-def without_weights(model: Any) -> Any:
+def without_weights(model: Any, folder: Path | None = None) -> Any:
     """Return the model with an input in the place of every large weight."""
     bare = onnx.ModelProto(ir_version=model.ir_version)
     bare.opset_import.extend(model.opset_import)
@@ -112,7 +113,10 @@ def without_weights(model: Any) -> Any:
     bare.graph.output.extend(graph.output)
     listed = {given.name for given in graph.input}
     for tensor in graph.initializer:
-        if is_external(tensor) or prod(tensor.dims) > SMALL:
+        held = numbers_of(tensor, folder) if is_external(tensor) and prod(tensor.dims) <= SMALL else None
+        if held is not None:
+            bare.graph.initializer.append(onnx.numpy_helper.from_array(held, tensor.name))
+        elif is_external(tensor) or prod(tensor.dims) > SMALL:
             if tensor.name not in listed:
                 info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
                 bare.graph.input.append(info)

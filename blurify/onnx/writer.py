@@ -13,6 +13,7 @@ from blurify.onnx.scopes import graphs_in
 
 FLOAT, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
 FLOATING = {FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16}
+INTEGERS = {onnx.TensorProto.UINT8, onnx.TensorProto.INT8}
 # Before this version of the format every initializer was an input too.
 FREE_INITIALIZERS = 4
 

@@ -258,3 +258,21 @@ def test_large_files_are_converted_without_being_run(tmp_path: Path, monkeypatch
 def test_inputs_of_a_state_are_as_long_as_the_batch(tmp_path: Path) -> None:
     made = graph(f"f = Concat<axis=1>(x, s) y = {POOL}(f)", "float[b,3,H,W] x, float[b,1,H,W] s")
     assert opened(made, tmp_path).trial.sizes == {"x": (1, 3, 224, 224), "s": (1, 1, 224, 224)}
+
+
+def test_types_behind_operators_of_other_domains(tmp_path: Path) -> None:
+    """Shape inference does not know `QLinearAdd`, whose integers are pooled."""
+    pools = f"p = {POOL}(a) r = {POOL}(p)"
+    body = f"q = QuantizeLinear(x, s, z) a = com.microsoft.QLinearAdd(q, s, z, q, s, z, s, z) {pools}"
+    made = graph(f"{body} y = DequantizeLinear(r, s, z)", IMAGE, s=np.float32(0.02), z=np.int8(3))
+    read = opened(made, tmp_path)
+    plan = read.plan(Spec.of(3))
+    proofs = read.prove(plan, read.converted(plan))
+    assert (proofs.ok, len(plan.rewritten), proofs.identity_error) == (True, 2, 0.0), str(proofs)
+
+
+def test_small_weights_in_other_files_are_known(tmp_path: Path) -> None:
+    result, _ = converted(pooled(), tmp_path)
+    onnx.save(result, tmp_path / "again.onnx", save_as_external_data=True, location="more.bin", size_threshold=0)
+    plan = open_graph(tmp_path / "again.onnx").plan(Spec.of())
+    assert [d.reason for d in plan.decisions] == [Reason.ALREADY_ANTIALIASED]
