@@ -29,6 +29,7 @@ ARCH = "timm:test_resnet"
 PACKAGE = """
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 from torch import nn
 class Config(dict):
     def __getattr__(self, name): return self[name]
@@ -41,15 +42,17 @@ class Block(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 3, 2, 1)
-        self.settings, self.mode = Settings(), Mode.FAST
+        self.settings, self.mode, self.sizes, self.type = Settings(), Mode.FAST, Sizes(5), "theirs.Block"
     def forward(self, x): return self.conv(x)
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
         self.block = Block()
     def forward(self, x): return self.block(x)
-class Loud(nn.Module):
+class Loud:
     def __new__(cls, *args): raise RuntimeError("called")
+class Sizes(NamedTuple):
+    width: int = 4
 def swish(x): return x * x.sigmoid()
 class Gated(Net):
     def __init__(self):
@@ -179,6 +182,7 @@ def test_the_flags_that_a_refusal_names_suffice(kind: str, package: Any, tmp_pat
     assert type(loaded.block) is package.Block
     assert loaded.block.settings == package.Settings()
     assert loaded.block.mode is package.Mode.FAST
+    assert loaded.block.sizes == (5,)
 
 
 def test_a_package_is_allowed_its_classes_and_no_function(package: Any) -> None:
@@ -201,14 +205,14 @@ def test_a_class_of_a_script_is_named_by_its_module(tmp_path: Path, monkeypatch:
     (tmp_path / "train.py").write_text(PACKAGE)
     monkeypatch.syspath_prepend(tmp_path)
     train = __import__("train")
-    for kind in (train.Net, train.Block, train.Settings, train.Mode):
+    for kind in (train.Net, train.Block, train.Settings, train.Mode, train.Sizes):
         monkeypatch.setattr(kind, "__module__", "__main__")
         monkeypatch.setattr(sys.modules["__main__"], kind.__name__, kind, raising=False)
     torch.save(train.Net(), tmp_path / "m.pt")
     with pytest.raises(UnsafeFileError, match="a class of the script that saved it") as refusal:
         read_model(tmp_path / "m.pt")
     flags = _flags(refusal.value)
-    assert flags["allow"] == ["train.Block", "train.Mode", "train.Net", "train.Settings"]
+    assert flags["allow"] == ["train.Block", "train.Mode", "train.Net", "train.Settings", "train.Sizes"]
     assert type(read_model(tmp_path / "m.pt", **flags).model) is train.Net
     with pytest.raises(FileError, match=r"cannot be imported here .*, with --allow MODULE\.Lost"):
         resolve_globals(tmp_path / "m.pt", ["__main__.Lost"], Trust(["__main__.Lost"]))

@@ -23,6 +23,8 @@ from blurify.errors import FileError, UnsafeFileError, quoted
 
 # What is put there by torch itself, and called in place of `forward`, though the class has no method of the name.
 _CALLED = ("_compiled_call_impl",)
+# A method that nothing here calls; ultralytics keeps the name of a layer's class there.
+_TYPE = "type"
 _HOOKS = frozenset(name for name in vars(nn.Module()) if name.endswith("_hooks"))
 
 _DEEPEST = 100  # modules inside one another; Python calls no more than a thousand functions so
@@ -147,6 +149,8 @@ def _shadows(value: object, key: str, item: object) -> bool:
     """Return whether an attribute of an instance stands before a method of its class."""
     if key in _CALLED and isinstance(value, nn.Module):
         return item is not None
+    if key == _TYPE and isinstance(item, str):
+        return False
     method = inspect.getattr_static(type(value), key, None)
     return inspect.isroutine(method) and not isinstance(method, functools.cached_property)
 

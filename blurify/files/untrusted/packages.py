@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 _RUNS_CODE = (fx.GraphModule, torch.jit.ScriptModule)
 # Of so many names from one package, the package is named instead.
@@ -42,11 +42,16 @@ def class_of_package(name: str, packages: Collection[str]) -> type[Any] | None:
     if not isinstance(value, type) or issubclass(value, _RUNS_CODE):
         return None
     own = any(value.__module__.startswith(f"{package}.") or value.__module__ == package for package in packages)
-    return value if own and (issubclass(value, Enum) or _is_plain(value)) else None
+    return value if own and (issubclass(value, nn.Module) or is_value(value) or _is_plain(value)) else None
+
+
+def is_value(kind: type[Any]) -> bool:
+    """Return whether objects of the class are made of plain values: of an enum, or a named tuple."""
+    return issubclass(kind, Enum) or (issubclass(kind, tuple) and hasattr(kind, "_fields"))
 
 
 def _is_plain(kind: type[Any]) -> bool:
-    """Return whether an object of the class, a module for one, is made by `object` or a plain container."""
+    """Return whether an object of the class is made by `object` or a plain container."""
     return kind.__new__ in (object.__new__, dict.__new__, list.__new__)
 
 

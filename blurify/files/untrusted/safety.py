@@ -14,7 +14,6 @@ import pkgutil
 import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import torch
 from torch import nn
 
 from blurify.errors import FileError, UnsafeFileError, one_line
-from blurify.files.untrusted.packages import advice, advice_on_scripts, class_of_package
+from blurify.files.untrusted.packages import advice, advice_on_scripts, class_of_package, is_value
 from blurify.files.untrusted.stand_ins import may_stand_in
 
 # Where module classes may come from. Narrower than the four packages: the rest of torch.nn reaches into
@@ -135,10 +134,10 @@ def resolve_globals(path: Path, names: Collection[str], trust: Trust = NOBODY) -
     if any(not may_stand_in(name) for name in refused):
         raise refusal(path, refused)
     found = known | packaged | {name: value for name, value in others.items() if value is not None}
-    enums = frozenset(name for name, value in packaged.items() if issubclass(value, Enum))
+    values = frozenset(name for name, value in packaged.items() if is_value(value))
     numbers = numpy_types() if any(name.startswith("numpy.") for name in known) else []
     pairs = [(value, name) for name, value in sorted(found.items())] + numbers
-    return Resolved(pairs, refused, frozenset(packaged) - enums, enums.union(known, refused))
+    return Resolved(pairs, refused, frozenset(packaged) - values, values.union(known, refused))
 
 
 def _user_s_name(name: str, trust: Trust) -> str | None:
