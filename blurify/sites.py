@@ -23,9 +23,9 @@ class Kind(str, Enum):
         return self.value
 
     @property
-    def family(self) -> Family:
+    def traits(self) -> Traits:
         """Return the facts that hold for every site of this kind."""
-        return FAMILIES[self]
+        return TRAITS[self]
 
 
 class Lands(Enum):
@@ -37,7 +37,7 @@ class Lands(Enum):
 
 
 @dataclass(frozen=True)
-class Family:
+class Traits:
     """Hold the facts that planning, rewriting and the proofs need of a kind of site, so that none asks for the kind.
 
     Args:
@@ -60,16 +60,16 @@ class Family:
     rewritable: bool = True
 
 
-FAMILIES = {
-    Kind.MAX: Family(windows=True),
-    Kind.AVG: Family(windows=True, averages=True),
-    Kind.CONV: Family(Lands.FURTHER, windows=True, learnt=True),
-    Kind.SLICE: Family(Lands.BEFORE),
-    Kind.RESIZE: Family(windows=True, resizes=True),
-    Kind.UPSAMPLE: Family(grows=True),
-    Kind.UNFOLD: Family(rewritable=False),
-    Kind.BLUR: Family(rewritable=False),
-    Kind.OPAQUE: Family(rewritable=False),
+TRAITS = {
+    Kind.MAX: Traits(windows=True),
+    Kind.AVG: Traits(windows=True, averages=True),
+    Kind.CONV: Traits(Lands.FURTHER, windows=True, learnt=True),
+    Kind.SLICE: Traits(Lands.BEFORE),
+    Kind.RESIZE: Traits(windows=True, resizes=True),
+    Kind.UPSAMPLE: Traits(grows=True),
+    Kind.UNFOLD: Traits(rewritable=False),
+    Kind.BLUR: Traits(rewritable=False),
+    Kind.OPAQUE: Traits(rewritable=False),
 }
 
 
@@ -189,7 +189,7 @@ class Site:
 
         Zhang's AlexNet blurs its stride-4 conv so: at stride 1 it would cost 16 times the arithmetic.
         """
-        if self.same or not self.kind.family.learnt:
+        if self.same or not self.kind.traits.learnt:
             return (1,) * self.axes
         return tuple(s // 2 if s > 2 and s % 2 == 0 else 1 for s in self.stride)
 

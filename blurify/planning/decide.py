@@ -113,7 +113,7 @@ def is_across_channels(found: Found, positions: Mapping[str, Layout]) -> bool:
     """Return whether the op steps over axes that are no positions of a map."""
     source = found.node.all_input_nodes[0].meta["path"] if found.node.all_input_nodes else ""
     layout, axes = positions.get(source, ()), found.site.axes
-    if not found.site.kind.family.windows or len(layout) <= axes:
+    if not found.site.kind.traits.windows or len(layout) <= axes:
         return False
     stepped = [dim for dim, stride in zip(layout[-axes:], found.site.stride, strict=True) if stride > 1 and dim]
     return bool(stepped) and has_positions(layout) and not has_positions(stepped)
@@ -124,7 +124,7 @@ def unknown_ops(
 ) -> Iterator[Decision]:
     """Yield the ops that no rule knows and that reduce the resolution, by the sizes of what they read and give."""
     seen = set(sites) | {path for found in sites.values() for path in found.absorbed}
-    opaque = tuple(f"{decision.site}." for decision in listed if not decision.kind.family.rewritable)
+    opaque = tuple(f"{decision.site}." for decision in listed if not decision.kind.traits.rewritable)
     for node in traced.eval_graph.nodes:
         path = node.meta["path"]
         # Of slices that step, those that no rule takes are the second of a pair.
@@ -158,14 +158,14 @@ def reason_to_keep(found: Found, traced: TracedModule, spec: Spec, shapes_of: Sh
 
 def reason_of_kind(found: Found, traced: TracedModule, spec: Spec, shapes_of: ShapesOf) -> Reason | None:
     """Why sites of this kind are kept, if this one is."""
-    path, site, family = found.path, found.site, found.site.kind.family
-    if family.windows and not site.by_hand and is_smoothed(found.node, site.stride, Context(traced)):
+    path, site, traits = found.path, found.site, found.site.kind.traits
+    if traits.windows and not site.by_hand and is_smoothed(found.node, site.stride, Context(traced)):
         return Reason.ALREADY_ANTIALIASED
-    if family.grows:
+    if traits.grows:
         return None if spec.upsample else Reason.UPSAMPLING
-    if family.learnt:
+    if traits.learnt:
         return reason_to_keep_conv(found, traced, spec)
-    if family.averages and max(site.kernel_size) > 2:
+    if traits.averages and max(site.kernel_size) > 2:
         shape, _ = shapes_of(path)
         if shape is not None and covers(site, shape[-site.axes :]):
             return Reason.GLOBAL_POOL
@@ -218,7 +218,7 @@ def rewritten(found: Found, in_training: Found, traced: TracedModule, spec: Spec
         statistics=place.statistics,
         detail=site.source,
         before=place.before,
-        plain_resize=site.kind.family.resizes and not spec.antialias_resize,
+        plain_resize=site.kind.traits.resizes and not spec.antialias_resize,
     )
 
 

@@ -85,13 +85,13 @@ def largest(shifts: Iterable[Vector]) -> Vector:
 
 def move_of(decision: Decision, site: Site, smooth: bool, positions: Mapping[str, Layout]) -> Move:
     """Return what a decision to rewrite moves; `smooth` says of a resize that its mode has an antialiased form."""
-    family = site.kind.family
-    place = decision.site if family.lands is Lands.BEFORE else decision.landing
+    traits = site.kind.traits
+    place = decision.site if traits.lands is Lands.BEFORE else decision.landing
     layout = positions.get(place, ())
     if len(layout) < site.axes:
         return Move(place, {}, False)
     dims = [dim % len(layout) for dim in site.dims] if site.dims else range(len(layout) - site.axes, len(layout))
-    after = (1,) * site.axes if family.grows else site.blur_stride
+    after = (1,) * site.axes if traits.grows else site.blur_stride
     by: Vector = {}
     halves = [0.0] * site.axes if smooth and not decision.plain_resize else half_moves(decision, site)
     for dim, half, stride in zip(dims, halves, after, strict=True):
@@ -103,7 +103,7 @@ def move_of(decision: Decision, site: Site, smooth: bool, positions: Mapping[str
 def half_moves(decision: Decision, site: Site) -> list[float]:
     """Return by how many positions of the dense grid the filter's centre lies aside, along each axis."""
     lines = [each.whole(stride) for each, stride in zip(decision.filters, site.blur_stride, strict=True)]
-    if site.kind.family.averages and site.divisor_override is None and is_covered(decision, site):
+    if site.kind.traits.averages and site.divisor_override is None and is_covered(decision, site):
         windows = zip(site.kernel_size, lines, strict=True)
         return [centre(taps) - (len(taps) - k + 1) // 2 - (k - 1) / 2 for k, taps in windows]
     return [centre(taps) - (len(taps) - 1) // 2 for taps in lines]
@@ -117,8 +117,8 @@ def centre(taps: Sequence[float]) -> float:
 
 def can_flip(decision: Decision, site: Site) -> bool:
     """Return whether the layer that blurs can have its extra tap on the other side."""
-    family = site.kind.family
-    return is_covered(decision, site) if family.averages else not family.resizes
+    traits = site.kind.traits
+    return is_covered(decision, site) if traits.averages else not traits.resizes
 
 
 def is_covered(decision: Decision, site: Site) -> bool:

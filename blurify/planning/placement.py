@@ -46,7 +46,7 @@ class Landing:
 
 def land(node: fx.Node, site: Site, traced: TracedModule) -> Landing:
     """Convs land after their norm and activation, slices before themselves; a pool is blurred at once, as published."""
-    lands = site.kind.family.lands
+    lands = site.kind.traits.lands
     if lands is Lands.FURTHER:
         return landing(node, traced, site.axes)
     given = first_item(node) if site.pair else None

@@ -112,7 +112,7 @@ def _check_whole(decision: Decision, name: str) -> None:
         if decision.reason is None:
             _refuse(f"{name} keeps its site without a 'reason'")
         return
-    if not decision.kind.family.rewritable:
+    if not decision.kind.traits.rewritable:
         _refuse(f"{name} rewrites a site of kind {decision.kind}, which is always kept")
     for key in ("landing", "stride", "filt_size", "pad_type"):
         if not getattr(decision, key):

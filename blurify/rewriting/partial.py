@@ -115,7 +115,7 @@ def whole_name(name: str, path: str, root: str) -> str:
 
 def end_kept(decision: Decision, traced: TracedModule) -> Decision:
     """Return the decision; one to keep for a conv that is all that its part returns: its activation is elsewhere."""
-    further = decision.action is Action.REWRITE and decision.kind.family.lands is Lands.FURTHER
+    further = decision.action is Action.REWRITE and decision.kind.traits.lands is Lands.FURTHER
     if not further or decision.landing != decision.site:
         return decision
     node = node_paths(traced.eval_graph).get(decision.site)

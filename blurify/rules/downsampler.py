@@ -64,7 +64,7 @@ class Downsampler:
 
     def in_place_of_adaptive_pool(self, site: Site) -> Blur:
         """Return the layer that stands in the place of an adaptive pool."""
-        layers = ADAPTIVE_AVG_BLUR_POOLS if site.kind.family.averages else ADAPTIVE_MAX_BLUR_POOLS
+        layers = ADAPTIVE_AVG_BLUR_POOLS if site.kind.traits.averages else ADAPTIVE_MAX_BLUR_POOLS
         return self._sided(layers[site.axes](site.output_size, rate=site.stride, **self.blurring))
 
     def in_place_of_resize(self, site: Site) -> Blur:

@@ -89,13 +89,13 @@ def site_shapes(
 
 def landings(plan: Plan, training: bool) -> dict[str, str]:
     """Return, of every site blurred further on, the path of the node after which it is."""
-    further = (decision for decision in plan.rewritten if decision.kind.family.lands is Lands.FURTHER)
+    further = (decision for decision in plan.rewritten if decision.kind.traits.lands is Lands.FURTHER)
     return {d.site: d.train_landing if training and d.train_landing else d.landing for d in further}
 
 
 def subsampling_paths(graph: fx.Graph, plan: Plan) -> dict[str, str]:
     """Return, of every rewritten site of the graph, the path of the node that has the site's output size."""
     # Of what is blurred before, its own output is what counts.
-    last = {decision.site for decision in plan.rewritten if decision.kind.family.lands is Lands.BEFORE}
+    last = {decision.site for decision in plan.rewritten if decision.kind.traits.lands is Lands.BEFORE}
     own = [(site, node) for node in blurring(graph) for site in node.meta["blurs"]]
     return {site: site if site in last else node.meta.get("gives", node.meta["path"]) for site, node in own}

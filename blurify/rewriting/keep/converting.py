@@ -209,7 +209,7 @@ def parts_of(traced: TracedModule, decisions: tuple[Decision, ...]) -> dict[str,
 
 def is_expressible(parts: Replacement, edits: list[Edit], site: str, holders: Mapping[str, str]) -> bool:
     """Return whether a module holds the site's stride, or the site has none."""
-    grows = any(edit.decision.site == site and edit.decision.kind.family.grows for edit in edits)
+    grows = any(edit.decision.site == site and edit.decision.kind.traits.grows for edit in edits)
     return not parts.before and not parts.all_arguments and (grows or site in holders)
 
 

@@ -32,14 +32,14 @@ MADE = "_tensor_constant"
 
 def holder(edit: Edit, model: nn.Module) -> str | None:
     """Return the path of the module that holds the site's stride, as far as can be told without trying."""
-    if edit.decision.kind.family.grows:  # it is blurred as it is
+    if edit.decision.kind.traits.grows:  # it is blurred as it is
         return None
     if edit.node.op == "call_module":
         # Of a pair that is read for its maxima alone, the dense pool gives these alone.
         other = getattr(edit.module, "return_indices", False) and not edit.site.pair
         return None if other else str(edit.node.target)
     calls = running(edit.node)
-    if not edit.decision.kind.family.learnt or not calls:
+    if not edit.decision.kind.traits.learnt or not calls:
         return None
     stride = getattr(model.get_submodule(calls[-1].path), "stride", None)
     known = isinstance(stride, (int, tuple, list)) and per_axis(stride, edit.site.axes) == edit.site.stride
@@ -54,7 +54,7 @@ def proved(
     Raises:
         PlanError: the model computes something else as well when its strides change.
     """
-    convs = {e.decision.site: e for e in edits if e.decision.kind.family.learnt and e.decision.site in holders}
+    convs = {e.decision.site: e for e in edits if e.decision.kind.traits.learnt and e.decision.site in holders}
     again = fx.Graph()
     with as_found(model), suppress(TraceError):
         model.eval()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import blurify
 from blurify import Plan, plan
 from blurify.errors import PlanError
-from blurify.sites import FAMILIES, Kind, Lands, Reason, Site
+from blurify.sites import TRAITS, Kind, Lands, Reason, Site
 
 HOME = Path(blurify.__file__).parent
 # The core, without the rules; `plan_json` and `decide` make kinds, and ask for that of what no rule knows.
@@ -32,8 +32,8 @@ def compared_kinds(text: str) -> Iterator[str]:
         yield from (text for part in named if (text := ast.unparse(part)).startswith("Kind.") and "(" not in text)
 
 
-def test_every_kind_has_a_family() -> None:
-    assert FAMILIES.keys() == set(Kind)
+def test_every_kind_has_traits() -> None:
+    assert TRAITS.keys() == set(Kind)
 
 
 @pytest.mark.parametrize("folder", CORE)
@@ -50,7 +50,7 @@ def test_a_comparison_is_seen() -> None:
 
 def test_what_is_blurred_further_on_is_blurred_behind_weights() -> None:
     """The proof of shapes takes a map's channels from the landing for these alone."""
-    assert [kind for kind, family in FAMILIES.items() if family.lands is Lands.FURTHER] == [Kind.CONV]
+    assert [kind for kind, traits in TRAITS.items() if traits.lands is Lands.FURTHER] == [Kind.CONV]
     assert Site(Kind.CONV, (3, 3), (4, 4), (1, 1), (1, 1)).dense_stride == (2, 2)
     assert Site(Kind.MAX, (3, 3), (4, 4), (1, 1), (1, 1)).dense_stride == (1, 1)
 
@@ -79,7 +79,7 @@ class Channels(nn.Module):
 def test_what_shrinks_channels_is_kept(shrink: object) -> None:
     """A blur across channels would mix what has nothing to do with each other."""
     made = plan(Channels(shrink), example_inputs=torch.zeros(1, 3, 10, 10))
-    assert [(d.kind.family.windows, d.reason) for d in made.decisions] == [(True, Reason.NOT_SPATIAL)]
+    assert [(d.kind.traits.windows, d.reason) for d in made.decisions] == [(True, Reason.NOT_SPATIAL)]
 
 
 def test_resizes_of_maps_are_rewritten() -> None:
