@@ -34,6 +34,7 @@ IDEAL, OWN = "ideal", "taps"
 MOST_TAPS = 1024
 # Middles of intervals between 0 and half a cycle, over which energies are summed.
 POINTS = 960
+MOST_DECIBELS = 200.0
 
 
 def binomial_taps(filt_size: int, stride: int = 2) -> Taps:
@@ -268,7 +269,7 @@ class Filter:
         energies = [value**2 for value in self.response(middles, stride)]
         below = [energy for energy, f in zip(energies, middles, strict=True) if f < 0.5 / stride]
         (at_limit,) = self.response([0.5 / stride], stride)
-        decibels = -20 * log10(max(at_limit, 1e-10))
+        decibels = -20 * log10(max(at_limit, 10 ** (-MOST_DECIBELS / 20)))
         return Quality(decibels + 0.0, 1 - sum(below) / len(below), 1 - sum(below) / sum(energies))
 
     def __str__(self) -> str:
@@ -303,8 +304,9 @@ class Quality:
 
     def __str__(self) -> str:
         """Return the figures in a sentence's part."""
+        decibels = "complete" if self.attenuation >= MOST_DECIBELS else f"{self.attenuation:.1f} dB"
         return (
-            f"attenuation {self.attenuation:.1f} dB at the new Nyquist limit, "
+            f"attenuation {decibels} at the new Nyquist limit, "
             f"{100 * self.loss:.1f} % of the pass band lost, {100 * self.folded:.1f} % of the energy folded"
         )
 

@@ -89,6 +89,7 @@ def test_quality() -> None:
     assert Filter("binomial", 2).quality().folded == pytest.approx(0.5 - 1 / torch.pi, abs=1e-6)
     assert Filter("halfband").quality().attenuation == pytest.approx(6.0206, abs=1e-3)
     assert Filter("ideal").quality().loss == Filter("ideal").quality().folded == 0
+    assert str(Filter("ideal").quality()).startswith("attenuation complete at the new Nyquist limit, 0.0 % ")
     assert Filter("lanczos").quality().loss < Filter("halfband").quality().loss < Filter("binomial").quality().loss
 
 
@@ -283,6 +284,28 @@ def test_layers_say_and_keep_their_filter(layer: Any) -> None:
     assert layer.with_filt_size(1).is_one_tap()
     assert layer.filters[0].kind == layer.kind
     assert relative_error(torch.jit.script(layer)(x), layer(x)) < 1e-6
+
+
+@pytest.mark.parametrize("layer", [BlurPool2d(8), AvgBlurPool2d(2), LpBlurPool2d(2, 2), SameBlurPool2d(3)])
+def test_layers_of_older_pickles_are_binomial(layer: nn.Module) -> None:
+    x = torch.rand(1, 8, 20, 20)
+    news = {"strength", "kind", "own", "averages", "rate", "boundary"}
+    older = type(layer).__new__(type(layer))
+    older.__setstate__({key: value for key, value in vars(layer).items() if key not in news})
+    assert torch.equal(older(x), layer(x))
+    assert repr(older) == repr(layer)
+
+
+@pytest.mark.parametrize("name", ["lanczos", "ideal"])
+def test_programs_of_open_sizes_give_the_same(name: str) -> None:
+    pad = "circular" if name == "ideal" else "reflect"
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(2), nn.Conv2d(4, 4, 1)).eval()
+    converted = antialias(model, filter=name, pad_type=pad)
+    sizes = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(converted, (torch.rand(2, 3, 32, 40),), dynamic_shapes=(sizes,), strict=False)
+    x = torch.rand(2, 3, 46, 33)
+    with torch.no_grad():
+        assert relative_error(program.module()(x), converted(x)) < 1e-5
 
 
 def test_asymmetric_taps_move_the_grid_by_their_centre() -> None:
