@@ -112,9 +112,8 @@ def _valid(
     """Return sizes of inputs that onnxruntime runs the file on; the first that are likely, and why, where none are."""
     tried = list(examples_of(given, asked, size))
     if file.size > MOST_BYTES:
-        return tried[
-            0
-        ], f"its weights have {file.size / 2**30:.1f} GiB, and those of more than 1 are not loaded to run it"
+        held = f"{file.size / 2**30:.1f} GiB"
+        return tried[0], f"its weights have {held}, and those of more than 1 are not loaded to run it"
     if len(tried) == 1 and not file.flaw:
         return tried[0], ""
     try:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from blurify.graph.module import Modes, TracedModule
-from blurify.onnx.operators import TORCH_TYPES, Op, call_of
+from blurify.onnx.op import TORCH_TYPES, Op
+from blurify.onnx.operators import call_of
 from blurify.onnx.scopes import Scope, bodies, captured
 from blurify.onnx.shapes import Shapes, Value
 from blurify.onnx.slices import slices_of

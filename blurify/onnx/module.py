@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from blurify.errors import ArgumentError, FileError
 from blurify.onnx.arithmetic import macs_of, weights_of
 from blurify.onnx.converting import open_graph
-from blurify.onnx.operators import TORCH_TYPES
+from blurify.onnx.op import TORCH_TYPES
 from blurify.onnx.running import CannotRun, Session
 from blurify.onnx.shapes import infer
 

@@ -7,146 +7,16 @@ positions, and combine them with the same others. An operator that is not here m
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx
 
-from blurify.onnx.scopes import STANDARD, Scope, attribute, numbers
-from blurify.onnx.windows import Window, window_of
+from blurify.onnx.op import TORCH_TYPES, Call, Mirror, Op, first, is_constant, opaque, plain
+from blurify.onnx.scopes import STANDARD
+from blurify.onnx.windowed import avg_pool, conv, conv_integer, conv_transpose, lp_pool, max_pool, resize
 
 aten = torch.ops.aten
-Call = tuple[Callable[..., Any], tuple[Any, ...]]
-
-
-@dataclass(frozen=True)
-class Op:
-    """A node with its inputs as nodes of the mirrored graph, None where one is left out, and the rank of each."""
-
-    node: Any
-    scope: Scope
-    inputs: tuple[fx.Node | None, ...]
-    ranks: tuple[int | None, ...]
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """Return an attribute."""
-        return attribute(self.node, name, default)
-
-    def numbers(self, position: int, name: str = "") -> list[Any] | None:
-        """Return the numbers of a constant input, or of the attribute that was there before it was an input."""
-        return numbers(self.node, self.scope, position, name)
-
-    def has(self, position: int) -> bool:
-        """Return whether an input is given."""
-        return position < len(self.inputs) and self.inputs[position] is not None
-
-
-def opaque(*inputs: Any) -> Any:
-    """Stand for an operator of which nothing is known."""
-
-
-Mirror = Callable[[Op], "Call | None"]
-
-
-def plain(function: Callable[..., Any]) -> Mirror:
-    """Mirror an operator by a function of the same inputs."""
-    return lambda op: (function, op.inputs)
-
-
-def first(function: Callable[..., Any]) -> Mirror:
-    """Mirror an operator by a function of its first input, where the others are constants."""
-    return lambda op: (function, op.inputs[:1]) if all(map(is_constant, op.inputs[1:])) else None
-
-
-def is_constant(node: fx.Node | None) -> bool:
-    """Return whether an input is left out, or is a tensor of the file."""
-    return node is None or node.op == "get_attr"
-
-
-def conv(op: Op) -> Call | None:
-    """Mirror a convolution; an integer one has scales and zero points beside its map and weights."""
-    if op.node.op_type == "QLinearConv":
-        return _conv(op, op.inputs[0], op.inputs[3], None)
-    bias = op.inputs[2] if op.has(2) else None
-    return _conv(op, op.inputs[0], op.inputs[1], bias)
-
-
-CONVS: dict[int, Any] = {1: aten.conv1d.default, 2: aten.conv2d.default, 3: aten.conv3d.default}
-
-
-def _conv(op: Op, source: Any, weight: Any, bias: Any) -> Call | None:
-    window = window_of(op.node, op.scope)
-    if window is None or window.axes not in CONVS:
-        return None
-    dense = (list(window.stride), list(window.begin), list(window.dilation), op.get("group", 1))
-    return CONVS[window.axes], (source, weight, bias, *dense)
-
-
-MAXIMA: dict[int, Any] = {1: aten.max_pool1d.default, 2: aten.max_pool2d.default, 3: aten.max_pool3d.default}
-PAIRS: dict[int, Any] = {
-    1: aten.max_pool1d_with_indices.default,
-    2: aten.max_pool2d_with_indices.default,
-    3: aten.max_pool3d_with_indices.default,
-}
-AVERAGES: dict[int, Any] = {1: aten.avg_pool1d.default, 2: aten.avg_pool2d.default, 3: aten.avg_pool3d.default}
-POWERS: dict[int, Any] = {1: F.lp_pool1d, 2: F.lp_pool2d, 3: F.lp_pool3d}
-
-
-def max_pool(op: Op) -> Call | None:
-    """Mirror a max pooling, one that gives indices too as PyTorch's."""
-    window = window_of(op.node, op.scope)
-    table = PAIRS if len(op.node.output) > 1 and op.node.output[1] else MAXIMA
-    if window is None or window.axes not in table:
-        return None
-    return table[window.axes], (*_window(op, window), list(window.dilation), window.ceil_mode)
-
-
-def avg_pool(op: Op) -> Call | None:
-    """Mirror an average pooling."""
-    window = window_of(op.node, op.scope)
-    if window is None or window.axes not in AVERAGES or max(window.dilation) > 1:
-        return None
-    return AVERAGES[window.axes], (*_window(op, window), window.ceil_mode, bool(op.get("count_include_pad", 0)))
-
-
-def lp_pool(op: Op) -> Call | None:
-    """Mirror a power-average pooling."""
-    window = window_of(op.node, op.scope)
-    if window is None or window.axes not in POWERS or max(window.dilation) > 1:
-        return None
-    return POWERS[window.axes], (op.inputs[0], float(op.get("p", 2)), list(window.kernel), list(window.stride))
-
-
-def _window(op: Op, window: Window) -> tuple[Any, ...]:
-    return op.inputs[0], list(window.kernel), list(window.stride), list(window.begin)
-
-
-TRANSPOSED: dict[int, Any] = {
-    1: aten.conv_transpose1d.default,
-    2: aten.conv_transpose2d.input,
-    3: aten.conv_transpose3d.input,
-}
-
-
-def conv_transpose(op: Op) -> Call | None:
-    """Mirror a transposed convolution."""
-    window = window_of(op.node, op.scope)
-    if window is None or window.axes not in TRANSPOSED:
-        return None
-    bias = op.inputs[2] if op.has(2) else None
-    return TRANSPOSED[window.axes], (op.inputs[0], op.inputs[1], bias, list(window.stride))
-
-
-RESIZE_MODES = {"nearest": "nearest", "linear": "bilinear", "cubic": "bicubic"}
-
-
-def resize(op: Op) -> Call | None:
-    """Mirror a resize, whose factors its sizes tell."""
-    if op.get("antialias", 0):
-        return opaque, op.inputs
-    return F.interpolate, (op.inputs[0], None, None, RESIZE_MODES.get(op.get("mode", "nearest"), "nearest"))
 
 
 def transpose(op: Op) -> Call | None:
@@ -201,23 +71,6 @@ def dropout(op: Op) -> Call | None:
     """Mirror a dropout, which does nothing after training."""
     training = op.numbers(2)
     return None if op.has(2) and (training is None or training[0]) else (torch.clone, op.inputs[:1])
-
-
-TORCH_TYPES = {
-    1: torch.float32,
-    2: torch.uint8,
-    3: torch.int8,
-    4: torch.int16,
-    5: torch.int16,
-    6: torch.int32,
-    7: torch.int64,
-    9: torch.bool,
-    10: torch.float16,
-    11: torch.float64,
-    12: torch.int32,
-    13: torch.int64,
-    16: torch.bfloat16,
-}
 
 
 def cast(op: Op) -> Call | None:
@@ -313,7 +166,7 @@ OPERATORS: dict[str, Mirror] = {
     "Identity": plain(torch.clone),
     "Conv": conv,
     "QLinearConv": conv,
-    "ConvInteger": lambda op: _conv(op, op.inputs[0], op.inputs[1], None),
+    "ConvInteger": conv_integer,
     "MaxPool": max_pool,
     "AveragePool": avg_pool,
     "LpPool": lp_pool,
