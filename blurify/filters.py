@@ -79,7 +79,7 @@ def kaiser_taps(size: int, stride: int = 2) -> Taps:
     """Return the ideal response under a Kaiser window, by Kaiser's formulas for the attenuation and for beta.
 
     >>> [round(100 * tap) for tap in kaiser_taps(7)]
-    [-5, 0, 30, 49, 30, 0, -5]
+    [-7, 0, 31, 51, 31, 0, -7]
     """
     places = span(size, stride)
     width = 4 * (sqrt(2) - 1) * 0.5 / stride  # the whole transition band, in units of half a cycle
