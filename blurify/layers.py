@@ -167,7 +167,7 @@ class Blur(nn.Module):
         return max(self.filt_size) == 1 or self.strength == 0
 
     def reset_parameters(self) -> None:
-        """Fill the filter anew, as after `to_empty`: it is in no checkpoint that could bring it back."""
+        """Fill the filter again, as after `to_empty`: it is in no checkpoint that could bring it back."""
         with torch.no_grad():
             self.filt.copy_(self.make_filter())
 

@@ -33,7 +33,7 @@ def _watched(beside: bool) -> Iterator[tuple[Lines | Display, Callable[[], bool]
         if asked:
             raise KeyboardInterrupt
         asked.append(1)
-        click.echo("finishing the models that are under way; Ctrl-C again stops at once", err=True)
+        click.echo("finishing the models in progress; press Ctrl-C again to stop at once", err=True)
 
     before = signal.signal(signal.SIGINT, stop)
     try:
@@ -80,7 +80,7 @@ def convert(
                 runner=runner,
             )
     except KeyboardInterrupt:
-        click.echo("stopped; run the same again to go on from here", err=True)
+        click.echo("stopped; run the same command again to continue", err=True)
         return None
     saying, index = Saying(as_json), str((state or Path(where)) / "index.html")
     _say_summary(saying, result.records)
@@ -90,7 +90,7 @@ def convert(
     saying.line(f"see {index}", done_before=result.done_before, left=result.left, index=index)
     saying.end()
     if result.left:
-        click.echo(f"stopped with {len(result.left)} models left; run the same again to go on from here", err=True)
+        click.echo(f"stopped with {len(result.left)} models left; run the same command again to continue", err=True)
         return None
     return not any(map(tally.falls_short, result.records.values()))
 

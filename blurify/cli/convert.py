@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     "--output",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Where to write the result.  [default: MODEL.blur4.pt beside MODEL]",
+    help="Output file.  [default: MODEL.blur4.pt next to MODEL]",
 )
 @format_option
 @form_option
@@ -90,7 +90,9 @@ def convert(
         target = default_output(opened.request, form.suffix if form else ".pt")
         files.check_output(target, source=source, force=force)
     if dynamic_size and opened.loaded.signature is not None:
-        raise click.UsageError(f"{request.model} is a program, whose open sizes stay open; leave --dynamic-size out.")
+        raise click.UsageError(
+            f"{request.model} is an exported program; its dynamic shapes are kept. Remove --dynamic-size."
+        )
     remarks = session.remarks(opened)
     if opened.plan.rewritten:
         with report.stage("rewriting"):

@@ -39,7 +39,7 @@ def batches(
         for items in loader:
             reasons = [what for _, what in items if isinstance(what, str)]
             if reasons and settings.strict:
-                raise FileError(f"{reasons[0].rstrip('.')}; leave --strict out to skip it.")
+                raise FileError(f"{reasons[0].rstrip('.')}; remove --strict to skip it.")
             skipped += reasons
             read = [(number, picture) for number, picture in items if isinstance(picture, Tensor)]
             if read:

@@ -86,7 +86,7 @@ class Measured:
         """Say how often both models agree, and how often the first agrees with itself at a shift of one pixel."""
         first, own = next(iter(self.models.items()))
         return (
-            f"both say the same of {self.both['agreement']}; {first} agrees with itself on "
+            f"both predict the same for {self.both['agreement']}; {first} agrees with itself on "
             f"{own['one-pixel consistency']} when the image moves by one pixel"
         )
 

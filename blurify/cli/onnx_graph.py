@@ -49,11 +49,11 @@ def check_options(request: Request, form: files.Format | None, model_form: str, 
             "PyTorch model that it was exported from."
         )
     if model_form == "class":
-        raise ArgumentError(f"{request.model} is an ONNX graph, which has no class to keep; leave --form out.")
+        raise ArgumentError(f"{request.model} is an ONNX graph, which has no class to keep; remove --form.")
     if dynamic_size:
-        raise ArgumentError(f"{request.model} is an ONNX graph, whose open sizes stay open; leave --dynamic-size out.")
+        raise ArgumentError(f"{request.model} is an ONNX graph, whose dynamic shapes are kept; remove --dynamic-size.")
     if request.arch is not None:
-        raise ArgumentError(f"{request.model} is an ONNX graph, whole in itself; leave --arch out.")
+        raise ArgumentError(f"{request.model} is an ONNX graph, which needs no --arch; remove it.")
 
 
 def open_onnx(request: Request) -> Opened:

@@ -31,7 +31,7 @@ EPOCHS = 4
     "--output",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Where to write the result.  [default: MODEL.recovered.pt beside MODEL]",
+    help="Output file.  [default: MODEL.recovered.pt next to MODEL]",
 )
 @format_option
 @click.option(
@@ -39,17 +39,21 @@ EPOCHS = 4
     type=click.Choice(["lstsq", "bn", "distill", "all"]),
     default="lstsq",
     show_default=True,
-    help="Refit layers by least squares, estimate batch-norms anew, train on the original's answers, or all in turn.",
+    help="Refit layers by least squares, re-estimate batch-norms, train on the original's predictions, or all in turn.",
 )
 @click.option(
     "--min-agreement",
     type=click.FloatRange(0, 100, min_open=True, max_open=True),
     metavar="PERCENT",
-    help="Weaken the blurs, site by site, until so many answers are the original's.",
+    help="Weaken the blurs, site by site, until this share of predictions is the original's.",
 )
 @click.option("--picture", type=click.Path(path_type=Path), metavar="FILE", help="Draw the trade-off (.png or .svg).")
 @click.option(
-    "--calib", type=click.IntRange(min=2), default=256, show_default=True, help="Pictures to recover from, at most."
+    "--calib",
+    type=click.IntRange(min=2),
+    default=256,
+    show_default=True,
+    help="Maximum images to recover from.",
 )
 @click.option(
     "--memory",
@@ -59,10 +63,13 @@ EPOCHS = 4
     metavar="SIZE",
     help="Memory for cached activations.",
 )
-@click.option("--labels", is_flag=True, help="The folder's subfolders are the classes; report the accuracy too.")
-@click.option("--fine-tune", is_flag=True, help="Let --method distill train on the classes of --labels too.")
+@click.option("--labels", is_flag=True, help="Subfolders are the classes; also report the accuracy.")
+@click.option("--fine-tune", is_flag=True, help="Also train --method distill on the classes of --labels.")
 @click.option(
-    "--epochs", type=click.IntRange(min=1), metavar="N", help="Of --method distill and all, at most.  [default: 4]"
+    "--epochs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Maximum epochs of distill and all.  [default: 4]",
 )
 @click.option(
     "--rate",
@@ -70,15 +77,20 @@ EPOCHS = 4
     metavar="RATE",
     help="Learning rate of --method distill and all.  [default: by the number of steps]",
 )
-@click.option("--frozen-norms", is_flag=True, help="Let --method bn estimate batch-norms too that the model freezes.")
-@click.option("--mean", callback=channel_values, metavar="M,M,M", help="What is subtracted.  [default: the model's]")
-@click.option("--std", callback=channel_values, metavar="S,S,S", help="What is divided by.  [default: the model's]")
-@click.option("--shift", type=click.IntRange(min=1), default=32, show_default=True, help="Room for shifts, in pixels.")
-@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Pairs of shifts an image.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Pictures at a time.")
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of all that is drawn.")
-@click.option("--device", default="cpu", show_default=True, help="Where the networks run.")
-@click.option("--resume", is_flag=True, help="Resume the training from the checkpoint beside the output.")
+@click.option("--frozen-norms", is_flag=True, help="Also re-estimate batch-norms that the model freezes.")
+@click.option("--mean", callback=channel_values, metavar="M,M,M", help="Channel means.  [default: the model's]")
+@click.option(
+    "--std",
+    callback=channel_values,
+    metavar="S,S,S",
+    help="Channel deviations.  [default: the model's]",
+)
+@click.option("--shift", type=click.IntRange(min=1), default=32, show_default=True, help="Maximum shift, in pixels.")
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Pairs of shifts per image.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Batch size.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Random seed.")
+@click.option("--device", default="cpu", show_default=True, help="Device to run the networks on.")
+@click.option("--resume", is_flag=True, help="Resume the training from the checkpoint next to the output.")
 @click.option("--force", is_flag=True, help="Overwrite the output.")
 @json_option
 def recover(
@@ -145,7 +157,7 @@ def check_fine_tuning(method: str, labels: bool, min_agreement: float | None) ->
         raise click.UsageError("--fine-tune trains on the classes that --labels finds; give that too.")
     check_trained("--fine-tune", method)
     if min_agreement is not None:
-        raise click.UsageError("--fine-tune changes answers and --min-agreement keeps them; leave one of them out.")
+        raise click.UsageError("--fine-tune changes answers and --min-agreement keeps them; remove one of them.")
 
 
 def check_trained(option: str, method: str) -> None:

@@ -34,7 +34,7 @@ class Report:
         lines += [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
         ]
-        lines.append(f"on {self.pictures} images that nothing was fitted to; agreement is with the original")
+        lines.append(f"on {self.pictures} held-out images; agreement is with the original")
         lines += self.yardstick()
         lines.append(str(self.recovered))
         lines += [f"kept: {name}: {skip}" for name, skip in self.recovered.skipped.items()]

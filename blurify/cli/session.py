@@ -117,7 +117,7 @@ def odd_filters(request: Request, plan: Plan, replan: Callable[[Request], Plan])
             most = max(shift.most for shift in plan.outputs)
             remark = (
                 f"filters have {ODD} taps{centered}, since with {DEFAULT_FILT_SIZE} the sampling grid of an output "
-                f"would move by {most:.4g} input pixels; --filt-size {DEFAULT_FILT_SIZE} is obeyed all the same."
+                f"would move by {most:.4g} input pixels; --filt-size {DEFAULT_FILT_SIZE} is used as given."
             )
             return odd, found, remark
     return request, plan, ""
@@ -156,7 +156,7 @@ def remarks(session: Session) -> list[str]:
     said += [session.remark] if session.remark else []
     said += [moved_grid(session.plan)] if session.plan.moved else []
     if session.loaded.is_program:
-        said.append("a program is of the mode that it was exported in, so there is no .train() of it.")
+        said.append("an exported program has one mode; .train() does not change it.")
     if session.loaded.taken:
         said.append(f"{session.loaded.taken}.")
     if meta.get("eval_only"):
@@ -237,7 +237,7 @@ def _examples(loaded: files.LoadedModel, request: Request) -> tuple[Tensor, ...]
 def _taken(loaded: files.LoadedModel, signature: files.Signature, request: Request) -> tuple[Tensor, ...]:
     """Describe the inputs of an exported program."""
     if request.input_size is not None and loaded.form == "program":
-        raise ArgumentError(f"{request.model} is a program, which says itself what it takes; leave --input-size out.")
+        raise ArgumentError(f"{request.model} is a program, which says itself what it takes; remove --input-size.")
     args, kwargs = signature.inputs.args, signature.inputs.kwargs
     if kwargs or not args or not all(isinstance(arg, Tensor) for arg in args):
         raise ArgumentError(

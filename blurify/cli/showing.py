@@ -25,7 +25,7 @@ class Lines:
         self.stage, self.total, self.done, self.since = "", 0, 0, time.monotonic()
 
     def begin(self, stage: str, total: int) -> None:
-        """Start counting anew."""
+        """Start counting again."""
         self.stage, self.total, self.done, self.since = stage, total, 0, time.monotonic()
         if total:
             click.echo(f"{stage} {total} models", err=self.beside)
@@ -61,7 +61,7 @@ class Display:
         self.since = time.monotonic()
 
     def begin(self, stage: str, total: int) -> None:
-        """Start the bar anew."""
+        """Start the bar again."""
         self.progress.reset(self.bar, description=stage, total=total, rate="")
         self.counts.clear()
         self.since = time.monotonic()

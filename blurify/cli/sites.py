@@ -103,7 +103,7 @@ def write_report(
     own += [table("What they cost", result.price_rows())] if result.prices else []
     notes = [*str(result.about).splitlines(), f"Sites and images are of {name}."]
     if "agreement" in result.both:
-        notes.insert(0, f"Both say the same of {result.both['agreement']}.")
+        notes.insert(0, f"Both predict the same for {result.both['agreement']}.")
     notes += [f"Skipped: {reason}" for reason in result.skipped]
     plan = str(plan_of(converted))
     command = shlex.join(["blurify", *sys.argv[1:]])

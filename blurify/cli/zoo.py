@@ -41,20 +41,26 @@ def _count(_: click.Context, __: click.Parameter, value: str | None) -> int | No
 
 @zoo.command(context_settings=CONTEXT)
 @click.argument("patterns", nargs=-1, required=True, metavar="PATTERN...")
-@click.option("-o", "--output", metavar="DIR|URL", help="Where the models go: a folder, or a URL with --state.")
+@click.option("-o", "--output", metavar="DIR|URL", help="Output folder, or a URL with --state.")
 @click.option("--state", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the ledger and the index.")
 @conversion_options
-@click.option("--pretrained", is_flag=True, help="With the weights that the library or the hub has.")
+@click.option("--pretrained", is_flag=True, help="Load pretrained weights.")
 @click.option("--tag-filter", metavar="GLOB", help="All weights of timm whose tag matches, such as '*in1k'.")
-@click.option("--exclude-model", multiple=True, metavar="GLOB", help="Leave out models that match. Repeatable.")
-@click.option("--format", "formats", multiple=True, help="Write this too: safetensors, pt2, onnx, torchscript.")
+@click.option("--exclude-model", multiple=True, metavar="GLOB", help="Exclude models that match. Repeatable.")
+@click.option("--format", "formats", multiple=True, help="Also write this format: safetensors, pt2, onnx, torchscript.")
 @click.option("--recover", type=FOLDER, metavar="DIR", help="Recover every model from images, without labels.")
-@click.option("--calib", type=click.IntRange(min=2), default=256, show_default=True, help="Pictures to recover from.")
+@click.option(
+    "--calib",
+    type=click.IntRange(min=2),
+    default=256,
+    show_default=True,
+    help="Maximum images to recover from.",
+)
 @click.option("--measure", type=FOLDER, metavar="DIR", help="Measure every model on images, before and after.")
-@click.option("--max-params", callback=_count, metavar="N", help="Only models of at most so many, such as 30M.")
+@click.option("--max-params", callback=_count, metavar="N", help="Maximum number of parameters, such as 30M.")
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Models at a time.  [default: the cores]")
 @click.option(
-    "--timeout", type=click.FloatRange(min=1), default=600, show_default=True, help="Seconds that a model may take."
+    "--timeout", type=click.FloatRange(min=1), default=600, show_default=True, help="Time limit per model, in seconds."
 )
 @click.option(
     "--memory",
@@ -62,7 +68,7 @@ def _count(_: click.Context, __: click.Parameter, value: str | None) -> int | No
     metavar="SIZE",
     help="Memory of all jobs together, such as 8GB.  [default: 80 %]",
 )
-@click.option("--retry-failed", is_flag=True, help="Try again what failed or lacks something.")
+@click.option("--retry-failed", is_flag=True, help="Retry models that failed or are incomplete.")
 @click.option("--cluster", metavar="ADDRESS|local", help="Run on a Ray cluster: HOST:PORT, or one of this machine.")
 @click.option("--dry-run", is_flag=True, help="Plan every model, print, write nothing.")
 @json_option

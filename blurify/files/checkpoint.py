@@ -113,7 +113,7 @@ def find_module(parts: Sequence[Part], path: Path, *, ema: bool = False, key: st
     if not networks:
         return None
     if ema and not any(part.averaged for part in networks):
-        raise FileError(f"{path} holds a module without averaged weights beside it; leave --ema out.")
+        raise FileError(f"{path} holds a module without averaged weights; remove --ema.")
     chosen = asked_for(networks, path, ema=ema, key=key)
     if len(chosen) > 1:
         raise ArchitectureError(f"{path} holds several networks, {which(chosen)}.")

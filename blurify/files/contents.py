@@ -75,12 +75,12 @@ def _places(index: Path) -> dict[str, str]:
 def _shard(index: Path, name: str) -> Path:
     """The file of that name beside the index; a link may lead to where the cache of the Hugging Face hub keeps it."""
     if not name.isprintable() or any(mark in name for mark in '/\\:*?"<>|') or name in ("", ".", ".."):
-        _refuse(index, f"it names {quoted(name)}, which is no file beside it")
+        _refuse(index, f"it names {quoted(name)}, which is not a file next to it")
     path, folder = index.parent / name, index.parent.resolve()
     try:
         real, mode = path.resolve(strict=True), path.stat().st_mode
     except (OSError, RuntimeError) as error:
-        raise FileError(f"{index} names {quoted(name)}, which is not beside it; copy all shards.") from error
+        raise FileError(f"{index} names {quoted(name)}, which is not next to it; copy all shards.") from error
     if real.parent not in (folder, folder.parent.parent / "blobs"):
         _refuse(index, f"it names {quoted(name)}, a link to another folder")
     if not stat.S_ISREG(mode):
@@ -101,4 +101,4 @@ def check_size(paths: list[Path], given: Path, max_size: int | None) -> None:
 
 
 def _refuse(index: Path, fact: str) -> NoReturn:
-    raise FileError(f"{index} cannot be read as an index of shards: {fact}; get it from its source anew.")
+    raise FileError(f"{index} cannot be read as an index of shards: {fact}; download it again.")

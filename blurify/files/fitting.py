@@ -74,7 +74,7 @@ def fitting(
     fits = [fit for part in parts for fit in _fits(part, own)]
     found = _best(fits, own, needed)
     if ema and not any(fit.averaged for fit in found):
-        raise FileError(f"{path} holds no averaged weights of {arch}; leave --ema out.")
+        raise FileError(f"{path} holds no averaged weights of {arch}; remove --ema.")
     if not found:
         return max(fits, key=lambda fit: fit.count, default=Fit(parts[0], parts[0].value, "", 0))
     chosen = asked_for(found, path, ema=ema, key=key)

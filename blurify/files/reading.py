@@ -66,7 +66,7 @@ def read_model(source: str | os.PathLike[str], **given: Any) -> LoadedModel:
     path = Path(text.removeprefix(folders.PREFIX))
     if not path.exists() and looks_like_architecture(text):
         if options.ema:
-            raise ArgumentError(f"{text} is an architecture, of which there are no averaged weights; leave --ema out.")
+            raise ArgumentError(f"{text} is an architecture, of which there are no averaged weights; remove --ema.")
         return _from_name(text, options)
     if options.pretrained:
         raise ArgumentError(f"Pretrained weights go with a name such as timm:resnet18, but {text} names a file.")
@@ -104,7 +104,7 @@ def load(
 def _from_name(text: str, options: ReadOptions) -> LoadedModel:
     if options.arch is not None:
         raise ArgumentError(
-            f"{text} is an architecture already, so --arch {options.arch} has nothing to say; leave it out."
+            f"{text} is an architecture; --arch {options.arch} cannot be combined with it. Remove --arch."
         )
     model = build_architecture(text, pretrained=options.pretrained).eval()
     # A library may build a trained model otherwise than an untrained one; such a model cannot be written as a recipe.
@@ -114,9 +114,7 @@ def _from_name(text: str, options: ReadOptions) -> LoadedModel:
 
 def _from_program(path: Path, options: ReadOptions) -> LoadedModel:
     if options.arch is not None:
-        raise ArgumentError(
-            f"{path} is a program, whole in itself, so --arch {options.arch} has nothing to say; leave it out."
-        )
+        raise ArgumentError(f"{path} is an exported program, which needs no --arch {options.arch}; remove it.")
     form = identify(path)
     if form == "torchscript":
         return LoadedModel(read_torchscript(path, options.input_size), "torchscript", None, path)

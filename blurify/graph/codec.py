@@ -60,7 +60,7 @@ def encode_graph(graph: fx.Graph) -> dict[str, Any]:
 
 
 def decode_graph(encoded: dict[str, Any]) -> fx.Graph:
-    """Make the graph anew from what `encode_graph` returned."""
+    """Make the graph again from what `encode_graph` returned."""
     graph = fx.Graph()
     if encoded["codegen"] is not None:
         graph.set_codegen(encoded["codegen"])

@@ -195,7 +195,7 @@ def become_host(module: nn.Module, name: str) -> None:
 
 
 def rebuild(original: type[nn.Module], blurs: tuple[str, ...], state: dict[str, Any]) -> nn.Module:
-    """Make a host anew from what `pickle` kept of it.
+    """Make a host again from what `pickle` kept of it.
 
     Raises:
         ArgumentTypeError: the class is no module's.

@@ -90,7 +90,7 @@ class TracedModule(fx.GraphModule):
             self.graph = self._by_mode[self.training]
 
     def recompile(self) -> PythonCode:
-        """Make the code that runs, in which a large batch passes marked chains in parts, anew from the graph."""
+        """Make the code that runs, in which a large batch passes marked chains in parts, again from the graph."""
         graph = self._graph
         lowered, methods = lower(graph)
         for name, method in methods.items():
@@ -202,7 +202,7 @@ class TracedModule(fx.GraphModule):
 
 
 def rebuild(state: dict[str, Any]) -> TracedModule:
-    """Make the traced module anew from what `pickle` kept of it."""
+    """Make the traced module again from what `pickle` kept of it."""
     graphs = [decode_graph(encoded) for encoded in state["graphs"]]
     traced = TracedModule(state["tree"], graphs[0], graphs[-1], state["modes"], state["name"])
     traced.meta.update(state["meta"])

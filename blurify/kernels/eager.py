@@ -51,7 +51,7 @@ def samples_at_a_time(x: Tensor, channels: float = 0.0) -> int | None:
     """How many samples of a batch to run at a time, whose largest map has so many channels; None for all at once.
 
     A map that does not fit the cache is written to memory and read again by every layer, and memory of that size is
-    given back to the system and cleared by it for every layer anew.
+    given back to the system and cleared by it for every layer again.
     """
     traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     if traced or torch.is_grad_enabled() or not is_float_map(x):

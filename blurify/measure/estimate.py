@@ -70,7 +70,7 @@ def estimate(scores: Tensor, *, seed: int = 0, resamples: int = RESAMPLES) -> Es
     >>> estimate(torch.tensor([1.0, 1.0, 1.0, 1.0])).percent
     100.0
 
-    The interval is the percentile bootstrap (Efron 1979): images are drawn anew with replacement, `resamples` times,
+    The interval is the percentile bootstrap (Efron 1979): images are drawn again with replacement, `resamples` times,
     and the central 95 % of the means are kept. Two models' scores on the same images give the paired difference as
     `estimate(after - before)`. Where every score is the same the interval has no width, which says nothing about
     images unlike these.

@@ -40,7 +40,7 @@ def run(traced: TracedModule, graph: fx.Graph) -> list[str]:
             for member in chain:
                 member.meta["part"] = part
             marked += 1
-    return [f"large batches go through {marked} chain{'s' * (marked > 1)} of layers in parts"] if marked else []
+    return [f"{marked} conv chain{'s' * (marked > 1)} run{'s' * (marked == 1)} in micro-batches"] if marked else []
 
 
 def chain_to(blur: fx.Node, traced: TracedModule) -> list[fx.Node]:

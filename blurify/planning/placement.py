@@ -70,7 +70,7 @@ def check_fits(decision: Decision, node: fx.Node, site: Site, place: fx.Node, tr
     if place not in land(node, site, traced).way:
         raise PlanError(
             f"The plan blurs {decision.site!r} after {place.meta['path']!r}, where a blur would not be of that "
-            "site alone; plan this model anew."
+            "site alone; plan this model again."
         )
 
 

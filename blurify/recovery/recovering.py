@@ -78,7 +78,7 @@ class Recovered:
     def __str__(self) -> str:
         """A few lines."""
         if not self.errors:
-            return "the weights are the original's: nothing was fitted"
+            return "the weights are the original's; nothing was fitted"
         steps = " -> ".join(f"{name} {error:.4f}" for name, error in self.errors.items())
         found = f"{len(self.fitted)} of {len(self.layers) + len(self.skipped)} layers behind a blur have new weights, "
         lines = [
@@ -87,12 +87,10 @@ class Recovered:
             f"error of the outputs on held-out images: {steps}",
         ]
         if self._fit_taken_back:
-            lines.append("what lstsq gave was taken back, since it does not lower that error: give more images")
+            lines.append("the result of lstsq was discarded, because it does not lower that error; give more images")
         if self.pictures_wanted > self.pictures:
             few = [layer.layer for layer in self.layers if layer.pictures_wanted > self.pictures]
-            lines.append(
-                f"more unknowns than these images tell, and {self.pictures_wanted} images would be enough: " + some(few)
-            )
+            lines.append(f"more unknowns than equations; {self.pictures_wanted} images are enough: " + some(few))
         for reason in dict.fromkeys(layer.skip for layer in self.layers if layer.skip is not None):
             kept = [layer for layer in self.layers if layer.skip is reason]
             wanted = max(layer.memory for layer in kept)
@@ -145,7 +143,7 @@ def recover(
         images: float, `[N, ...]`, on the models' device, as the networks take them. The last of them are held out.
         labels: integers `[N]`, the class of each image, where they are known: `distill` then trains on these too, by
             their cross-entropy at the weight of the original's answers.
-        method: `lstsq`, the fit; `bn`, batch-norm statistics estimated anew; `distill`, training on the original's
+        method: `lstsq`, the fit; `bn`, batch-norm statistics estimated again; `distill`, training on the original's
             outputs (`blurify.recovery.distilling`); `all`, one after the other. Of what `lstsq` and `bn` give, nothing
             is kept unless the outputs on the held-out images come nearer to the original's. Of `distill` the epoch is
             kept that misses the fewest of their labels, among equals the one whose class is most often the original's,
@@ -154,7 +152,7 @@ def recover(
         held_out: the share of images that choose how strongly each layer is tied to its carried weights.
         batch_size: how many images are run at a time.
         seed: of the positions of large maps that are fitted to.
-        frozen_norms: whether `bn` estimates those batch-norms anew too that the model itself freezes.
+        frozen_norms: whether `bn` estimates those batch-norms again too that the model itself freezes.
         epochs: how often `distill` goes through the images, at most.
         rate: the learning rate that `distill` begins with; unless given, half a millionth a step, 0.001 at most.
         checkpoint: a file that keeps the training after each epoch; if it exists, the training resumes from it.

@@ -1,4 +1,4 @@
-"""Batch-norm statistics estimated anew, from what the batch-norms are fed now that there are blurs before them.
+"""Batch-norm statistics estimated again, from what the batch-norms are fed now that there are blurs before them.
 
 The running mean and variance become the averages over all batches, as by `torch.optim.swa_utils.update_bn`, which
 trains the whole model for it; here nothing but the batch-norms behind a blur leaves evaluation.

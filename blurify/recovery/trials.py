@@ -46,7 +46,7 @@ class Strongest:
     """The trial that is chosen, and the trade-off that was found.
 
     `carried` is the original with blurs of these strengths and its own weights; `recovered.model` has the weights that
-    go with them, recovered anew from all images, or the carried ones, if the choice is a trial of these. `trials` of
+    go with them, recovered again from all images, or the carried ones, if the choice is a trial of these. `trials` of
     each way go from no blur, which is the original, to all of it.
     """
 

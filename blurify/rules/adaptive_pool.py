@@ -1,6 +1,6 @@
 """An adaptive pool that shrinks a known size by a whole factor `r` is a pool of window and stride `r`.
 
-What takes its place decides anew at every size: by a whole factor it blurs, else it does what the adaptive pool does.
+What takes its place decides again at every size: by a whole factor it blurs, else it does what the adaptive pool does.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class Answers:
         return Known(len(known.value)) if hasattr(known.value, "__len__") else None
 
     def of_constants(self, node: Node) -> Any:
-        """Return a node's value where the input has no part in it, drawn anew if it is random; else None."""
+        """Return a node's value where the input has no part in it, drawn again if it is random; else None."""
         order = _unknown_sources(node, {})
         if any(source.op == "placeholder" for source in order):
             return None

@@ -65,7 +65,7 @@ def keeping_buffers(model: nn.Module) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for holder, name, tensor, value in kept:
-                # A forward may set a buffer anew: `self.mean = 0.9 * self.mean + ...`.
+                # A forward may set a buffer again: `self.mean = 0.9 * self.mean + ...`.
                 if holder is not None and holder.get(name) is not tensor:
                     holder[name] = tensor
                 # Batch-norms write without counting it in the tensor's version.

@@ -20,7 +20,7 @@ from blurify.errors import ArgumentError, first_line, one_line
 from blurify.zoo.pool import Task, lost, run_all
 from blurify.zoo.settings import Limits, Record
 
-# How often a task is begun anew whose machine was lost.
+# How often a task is begun again whose machine was lost.
 RETRIES = 5
 # Seconds in which an address must answer.
 PATIENCE = 5.0

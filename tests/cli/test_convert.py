@@ -400,7 +400,7 @@ def test_a_program_becomes_a_program(run, program: Path, tmp_path: Path) -> None
     shutil.copy(program, tmp_path / "program.bin")
     result = run("program.bin")
     assert result.exit_code == 0, result.output
-    assert "there is no .train() of it" in result.stderr
+    assert "an exported program has one mode" in result.stderr
     assert "for a batch of 2 inputs of 3x64x64" in result.stdout
     assert [line.split()[1] for line in result.stdout.splitlines() if line[:6] in ("identi", "shapes", "weight")] == [
         "ok"
@@ -419,9 +419,9 @@ def test_a_program_becomes_a_program(run, program: Path, tmp_path: Path) -> None
     ("arguments", "message"),
     [
         (("--keep-class",), "is a program, which has no class to keep; write --form graph."),
-        (("--arch", ARCH), "is a program, whole in itself, so --arch timm:test_resnet has nothing to say"),
+        (("--arch", ARCH), "is an exported program, which needs no --arch timm:test_resnet; remove it"),
         (("--input-size", "3,96,96"), "is a program, which says itself what it takes"),
-        (("--dynamic-size",), "is a program, whose open sizes stay open"),
+        (("--dynamic-size",), "its dynamic shapes are kept"),
         (("--format", "native"), "The name of the model's architecture is not known"),
     ],
 )

@@ -79,7 +79,7 @@ def test_the_table(run, digits: tuple[nn.Module, torch.Tensor]) -> None:
     assert lines[0].split() == ["net.pt", "smooth.pt", "difference"]
     names = ["consistency", "accuracy", "top-5 accuracy", "one-pixel consistency", "probability change", "divergence"]
     assert [line.partition("  ")[0] for line in lines[1:7]] == names
-    assert lines[7].startswith("both say the same of ")
+    assert lines[7].startswith("both predict the same for ")
     assert "; net.pt agrees with itself on " in lines[7]
     assert lines[7].endswith(" when the image moves by one pixel")
     assert lines[9].split() == ["net.pt", "smooth.pt", "ratio"]
@@ -115,7 +115,7 @@ def test_one_model_without_labels_and_pictures_that_cannot_be_read(run, digits, 
     strict = run(*arguments, "--strict")
     assert strict.exit_code == 1
     assert "broken.png cannot be read" in strict.stderr
-    assert strict.stderr.endswith("; leave --strict out to skip it.\n")
+    assert strict.stderr.endswith("; remove --strict to skip it.\n")
 
 
 def test_workers_and_batches_change_nothing(run, digits) -> None:

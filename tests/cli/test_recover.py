@@ -122,7 +122,7 @@ def test_a_person_reads_a_table(folder: Path, tmp_path: Path) -> None:
     assert head.split() == ["original", "carried", "recovered"]
     assert [line.partition("  ")[0] for line in lines[:3]] == ["consistency", "one-pixel consistency", "agreement"]
     assert "the original agrees with itself on " in result.stdout
-    assert "on 30 images that nothing was fitted to" in result.stdout
+    assert "on 30 held-out images" in result.stdout
 
 
 def test_labels_are_trained_on_if_that_is_asked_for(folder: Path, tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_values_that_are_not_finite_leave_nothing(method: str, folder: Path, tmp
         (
             ["--fine-tune", "--labels", "--method", "all", "--min-agreement", "9"],
             2,
-            "--fine-tune changes answers and --min-agreement keeps them; leave one of them out.",
+            "--fine-tune changes answers and --min-agreement keeps them; remove one of them.",
         ),
         (["--memory", "plenty"], 2, "'plenty' is not a size such as 500MB"),
         (["--mean", "grey"], 2, "'grey' is not a number for each channel"),

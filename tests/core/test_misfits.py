@@ -52,7 +52,7 @@ def _changed(site: str, **changes: Any) -> Plan:
     return Plan(tuple(replace(d, **changes) if d.site == site else d for d in MADE.decisions))
 
 
-ELSEWHERE = "where a blur would not be of that site alone; plan this model anew."
+ELSEWHERE = "where a blur would not be of that site alone; plan this model again."
 REWRITE = {"action": Action.REWRITE, "filt_size": (3, 3), "pad_type": "reflect", "reason": None}
 CASES = [
     *(("conv", {"landing": place}, ELSEWHERE) for place in ("x", "stem", "side", "add", "mix", "output", "pool")),

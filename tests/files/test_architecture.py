@@ -112,7 +112,7 @@ def test_a_source_by_name_is_in_eval_mode_and_knows_its_architecture() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"arch": "timm:resnet18"}, "timm:test_resnet is an architecture already, so --arch timm:resnet18 has nothing"),
+        ({"arch": "timm:resnet18"}, "timm:test_resnet is an architecture; --arch timm:resnet18 cannot be combined"),
     ],
 )
 def test_arguments_that_contradict(options: dict[str, str], message: str) -> None:

@@ -92,7 +92,7 @@ def test_averaged_weights_on_request(
 
 def test_no_averaged_weights_is_said(tiny: nn.Module, tmp_path: Path) -> None:
     torch.save({"state_dict": _named("", tiny)}, tmp_path / "last.pth")
-    with pytest.raises(FileError, match=f"last.pth holds no averaged weights of {ARCH}; leave --ema out."):
+    with pytest.raises(FileError, match=f"last.pth holds no averaged weights of {ARCH}; remove --ema."):
         read_model(tmp_path / "last.pth", arch=ARCH, ema=True)
 
 
@@ -101,9 +101,9 @@ def test_modules_are_chosen_between_too(tiny: nn.Module, ema: nn.Module, picture
     for wanted, expected in ((False, tiny), (True, ema)):
         assert torch.equal(read_model(tmp_path / "last.pt", ema=wanted).model(picture), expected(picture))
     torch.save({"model": tiny}, tmp_path / "last.pt")
-    with pytest.raises(FileError, match=r"last\.pt holds a module without averaged weights beside it; leave --ema out"):
+    with pytest.raises(FileError, match=r"last\.pt holds a module without averaged weights; remove --ema"):
         read_model(tmp_path / "last.pt", ema=True)
-    with pytest.raises(ArgumentError, match="of which there are no averaged weights; leave --ema out"):
+    with pytest.raises(ArgumentError, match="of which there are no averaged weights; remove --ema"):
         read_model(ARCH, ema=True)
 
 

@@ -85,7 +85,7 @@ def test_both_forms_do_the_same_arithmetic_and_give_the_same(resnet: nn.Module) 
     shortcuts = [f"layer{stage}.0.downsample.0" for stage in (2, 3, 4)]
     assert all(isinstance(kept.get_submodule(path), BlurWrapper) for path in shortcuts)
     moved = [f"blur moved before the 1x1 conv at {path}" for path in shortcuts]
-    assert list(vars(kept)["meta"]["optimized"]) == [*moved, "large batches go through 4 modules in parts"]
+    assert list(vars(kept)["meta"]["optimized"]) == [*moved, "4 modules run in micro-batches"]
     assert verify(resnet, kept, X).ok
     # Training takes statistics of the same maps.
     for model in (graph, kept):

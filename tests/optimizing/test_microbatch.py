@@ -66,7 +66,7 @@ class WholeLayers(fx.Tracer):
 @pytest.mark.parametrize("samples", [2, 3, 7])
 def test_the_same_comes_out(samples: int, layout: torch.memory_format, parts: list[tuple[int, ...]]) -> None:
     plain, optimized = both(small())
-    assert optimized.meta["optimized"] == ("large batches go through 2 chains of layers in parts",)
+    assert optimized.meta["optimized"] == ("2 conv chains run in micro-batches",)
     x = torch.randn(samples, 3, 64, 63).contiguous(memory_format=layout)
     expected = run(plain, x)
     parts.clear()

@@ -126,7 +126,7 @@ def test_of_both_ways_the_more_consistent_is_chosen(
     assert said in str(found)
     same = all(map(torch.equal, found.model.state_dict().values(), original.state_dict().values()))
     assert same is not recovered
-    assert (str(found.recovered) == "the weights are the original's: nothing was fitted") is not recovered
+    assert (str(found.recovered) == "the weights are the original's; nothing was fitted") is not recovered
 
 
 def test_a_site_of_no_strength_is_what_it_was(

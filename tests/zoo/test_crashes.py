@@ -62,13 +62,13 @@ def test_control_c_once_and_twice(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert process.stdout is not None
         said = next(line for line in process.stdout if "Ctrl-C" in line)
-        assert said == "finishing the models that are under way; Ctrl-C again stops at once\n"
+        assert said == "finishing the models in progress; press Ctrl-C again to stop at once\n"
         assert process.poll() is None  # one model is still under way
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
         assert process.wait(30) == 130
     # A model may be done already and not yet told.
-    assert rest.splitlines()[-1] == "stopped; run the same again to go on from here"
+    assert rest.splitlines()[-1] == "stopped; run the same command again to continue"
     assert len(model_records(folder)) == 2
     assert (folder / "index.csv").read_text().count("\n") == 3
 

@@ -1,7 +1,7 @@
 """The inside of a `torch.export` archive, checked before torch reads it.
 
 Torch unpickles parts of an archive, loads libraries from it, evaluates the formulas of sizes and the guards as Python,
-and looks its operators up anywhere in torch. So what is given to torch is an archive made anew of what was checked:
+and looks its operators up anywhere in torch. So what is given to torch is an archive made again of what was checked:
 weights as plain bytes, and a graph whose every operator, formula, name and type is of a closed set.
 """
 
@@ -48,7 +48,7 @@ METADATA = ("nn_module_stack",)
 
 
 def checked_archive(path: Path) -> io.BytesIO:
-    """The archive anew, of nothing but what was checked; without examples of inputs, notes on the source, and guards.
+    """The archive again, of nothing but what was checked; without examples of inputs, notes on the source, and guards.
 
     >>> torch.export.load(checked_archive(Path("resnet18.pt2")))
 

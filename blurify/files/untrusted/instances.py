@@ -77,7 +77,7 @@ def unchanged_enums(values: Collection[object], path: Path) -> Iterator[None]:
                 changed.append(member)
     if changed:
         raise UnsafeFileError(
-            f"{path} would change {changed[0]!r} for the whole program, so it was refused; get it from its source anew."
+            f"{path} would change {changed[0]!r} for the whole program, so it was refused; download it again."
         )
 
 

@@ -223,7 +223,7 @@ class Following:
             )
 
     def _refuse(self, fact: str) -> NoReturn:
-        raise FileError(f"{self.path} is damaged or made to do damage: its pickle {fact}; get it from its source anew.")
+        raise FileError(f"{self.path} is damaged or made to do damage: its pickle {fact}; download it again.")
 
 
 def _full_name(argument: str) -> str:

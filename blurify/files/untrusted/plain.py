@@ -88,7 +88,7 @@ class _Reader(_Python):  # type: ignore[misc]
     def load_build(self) -> None:
         """Refuse to change what is no object of the file."""
         if isinstance(self.stack[-2], type) or callable(self.stack[-2]):
-            raise FileError(f"{self.path} is damaged: it changes a class; get it from its source anew.")
+            raise FileError(f"{self.path} is damaged: it changes a class; download it again.")
         _Python.load_build(self)
 
     def load_bytearray8(self) -> None:

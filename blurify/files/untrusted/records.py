@@ -88,4 +88,4 @@ def _ends_plainly(file: BinaryIO, start: int, count: int) -> bool:
 
 
 def _refuse(path: Path, fact: str) -> NoReturn:
-    raise FileError(f"{path} is damaged or made to do damage: {fact}; get it from its source anew.")
+    raise FileError(f"{path} is damaged or made to do damage: {fact}; download it again.")

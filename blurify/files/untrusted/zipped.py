@@ -1,4 +1,4 @@
-"""Archives that torch would read as they are: what is known in them is taken out and put into an archive anew.
+"""Archives that torch would read as they are: what is known in them is taken out and put into an archive again.
 
 So torch and the checks see the same: of an entry that is there twice, each reader may take another.
 """

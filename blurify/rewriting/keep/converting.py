@@ -110,7 +110,7 @@ def said(changes: Changes) -> Iterator[str]:
     yield from (f"blur moved before the 1x1 conv at {path}" for path in sorted(hoists))
     if changes.in_parts:
         count = len(changes.in_parts)
-        yield f"large batches go through {count} module{'s' * (count > 1)} in parts"
+        yield f"{count} module{'s' * (count > 1)} run{'s' * (count == 1)} in micro-batches"
 
 
 def changes_for(
@@ -167,8 +167,8 @@ def check_front_end(model: nn.Module, traced: TracedModule, decisions: tuple[Dec
     front_end = str(traced.meta.get("front_end"))
     if decisions and front_end.startswith("torch.export"):
         raise PlanError(
-            f"{type(model).__name__} cannot keep its class, since only {front_end} can record it, which is one way "
-            f"through its forward, and its class would take others too, of which there is no plan; {AS_GRAPH}."
+            f"{type(model).__name__} cannot keep its class, since only {front_end} can trace it, which records "
+            f"one control-flow path; {AS_GRAPH}."
         )
     elsewhere = next(strides_elsewhere(model, traced), None) if decisions and decides_by_sizes(traced) else None
     if elsewhere is not None:
