@@ -60,7 +60,7 @@ class Fit:
 def fitting(
     parts: Sequence[Part], model: nn.Module, *, path: Path, arch: str, ema: bool = False, key: str | None = None
 ) -> Fit:
-    """Return the weights that fit the architecture; where nothing fits whole, those that fit most of it.
+    """Return the weights that fit the architecture; where nothing fits, the largest part.
 
     >>> fitting([Part({"model.bias": torch.zeros(1)})], model, path=Path("last.ckpt"), arch="timm:resnet18").prefix
     'model'
@@ -76,7 +76,9 @@ def fitting(
     if ema and not any(fit.averaged for fit in found):
         raise FileError(f"{path} holds no averaged weights of {arch}; remove --ema.")
     if not found:
-        return max(fits, key=lambda fit: fit.count, default=Fit(parts[0], parts[0].value, "", 0))
+        # A few names that agree below some prefix by chance are no fit.
+        largest = max(parts, key=lambda part: len(part.value))
+        return Fit(largest, largest.value, "", 0)
     chosen = asked_for(found, path, ema=ema, key=key)
     if not _agree([fit.state() for fit in chosen], needed):
         raise ArchitectureError(f"{path} holds several networks that are {arch}, {which(chosen)}.")
