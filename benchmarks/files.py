@@ -24,7 +24,7 @@ from typing import Any
 
 PACKAGES = (
     "rapidocr-onnxruntime silero-vad ddddocr nudenet mne-icalabel magika faster-whisper speechmos captcha-whisperer "
-    "openwakeword capspot"
+    "capspot"
 ).split()
 COLUMNS = ("file", "what", "result", "seconds")
 SECONDS = 300
