@@ -85,9 +85,10 @@ class Measured:
     def yardstick(self) -> str:
         """Say how often both models agree, and how often the first agrees with itself at a shift of one pixel."""
         first, own = next(iter(self.models.items()))
+        said = f"both predict the same for {self.both['agreement']}"
+        near = own.get("one-pixel consistency")
         return (
-            f"both predict the same for {self.both['agreement']}; {first} agrees with itself on "
-            f"{own['one-pixel consistency']} when the image moves by one pixel"
+            said if near is None else f"{said}; {first} agrees with itself on {near} when the image moves by one pixel"
         )
 
     def figure_rows(self) -> Cells:
