@@ -52,5 +52,5 @@ class Rate(ProgressColumn):
     """Pictures a second."""
 
     def render(self, task: Task) -> Text:
-        """The speed of the last seconds."""
+        """Return the speed of the last seconds."""
         return Text(f"{task.speed:.1f} images/s" if task.speed else "")

@@ -31,7 +31,7 @@ OF_COLUMN: Mapping[str, tuple[str, Callable[[Tensor], Tensor]]] = {
 
 
 def scores_of(rows: Rows, labels: Tensor | None) -> Scores:
-    """One number an image for each figure that the answers allow."""
+    """Return one number an image for each figure that the answers allow."""
     scores: Scores = {}
     if labels is not None and "middle" in rows:
         hits = rows["middle"] == labels[:, None]
@@ -44,7 +44,7 @@ def scores_of(rows: Rows, labels: Tensor | None) -> Scores:
 
 
 def differences(scores: list[Scores], answers: list[Rows]) -> Scores:
-    """The second model's scores less the first's on the same windows, and how often both say the same."""
+    """Return the second model's scores less the first's on the same windows, and how often both say the same."""
     before, after = scores
     found = {name: after[name] - values for name, values in before.items()}
     if "middle" not in answers[0]:
@@ -54,7 +54,7 @@ def differences(scores: list[Scores], answers: list[Rows]) -> Scores:
 
 
 def estimated(scores: Scores, seed: int) -> dict[str, Figure]:
-    """Every figure with its interval."""
+    """Return every figure with its interval."""
     return {
         name: quantity(values, UNITS[name], seed=seed) if name in UNITS else estimate(values, seed=seed)
         for name, values in scores.items()
@@ -62,5 +62,5 @@ def estimated(scores: Scores, seed: int) -> dict[str, Figure]:
 
 
 def labels_of(labels: tuple[int, ...] | None, pictures: Tensor) -> Tensor | None:
-    """The labels of the images that could be read."""
+    """Return the labels of the images that could be read."""
     return None if labels is None else torch.tensor(labels)[pictures]

@@ -50,7 +50,7 @@ class Sites:
     not_run: tuple[str, ...] = ()
 
     def rows(self) -> Cells:
-        """A table of them."""
+        """Return a table of them."""
         header = [f"folded back in {self.network}", "before", "after", "difference"]
         return [header] + [[site, str(b), str(a), d.as_change()] for site, (b, a, d) in self.shares.items()]
 
@@ -117,7 +117,7 @@ class Measured:
         return {name: second[name] / value for name, value in first.items() if value and second[name] is not None}
 
     def as_json(self) -> str:
-        """The same for a program: `consistency` is the first model's."""
+        """Return the same for a program: `consistency` is the first model's."""
         models: list[dict[str, Any]] = [{"model": name} | _plain(figures) for name, figures in self.models.items()]
         for model, price in zip(models, self.prices.values(), strict=False):
             model["cost"] = asdict(price)
@@ -138,7 +138,7 @@ class Measured:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The rows as lines, each column as wide as its widest cell."""
+    """Return the rows as lines, each column as wide as its widest cell."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 

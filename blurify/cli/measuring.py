@@ -78,7 +78,7 @@ def check_settings(settings: Settings) -> None:
 
 
 def read(name: str, settings: Settings) -> files.LoadedModel:
-    """The named model, on the device and in the layout that it is to run in."""
+    """Return the named model, on the device and in the layout that it is to run in."""
     # What is known of a state_dict's architecture is not asked of a name or of our own files.
     named = files.looks_like_architecture(name) and not Path(name).exists()
     of_files = {"arch": None, "ema": False, "key": None, "backbone": False} if named else {"pretrained": False}

@@ -25,7 +25,7 @@ class Price:
     file: int | None
 
     def cells(self) -> dict[str, float | None]:
-        """The same in the units that people read."""
+        """Return the same in the units that people read."""
         return {
             "GMAC": self.macs / 1e9,
             "parameters, M": self.parameters / 1e6,
@@ -36,7 +36,7 @@ class Price:
 
 
 def prices_of(models: dict[str, nn.Module], preprocessing: Preprocessing, size: int, device: str) -> dict[str, Price]:
-    """The price of every model; the milliseconds are of interleaved runs."""
+    """Return the price of every model; the milliseconds are of interleaved runs."""
     weights = (value for model in models.values() for value in model.parameters())
     like: Tensor | None = next(weights, None)
     if like is None and any(isinstance(model, CountsItself) for model in models.values()):

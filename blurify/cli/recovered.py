@@ -24,7 +24,7 @@ class Report:
     choice: Choice | None = None
 
     def __str__(self) -> str:
-        """A table, and what was done."""
+        """Return a table, and what was done."""
         rows = [["", *self.figures]]
         for figure in next(iter(self.figures.values())):
             rows.append([figure, *(str(figures[figure]) for figures in self.figures.values())])
@@ -52,7 +52,7 @@ class Report:
         ]
 
     def as_json(self) -> str:
-        """The same for a program, with every layer."""
+        """Return the same for a program, with every layer."""
         found = self.recovered
         content = {
             "models": {n: {k: asdict(e) for k, e in figures.items()} for n, figures in self.figures.items()},

@@ -132,12 +132,12 @@ def run(
 
 
 def taken(opened: session.Session) -> tuple[int, ...] | None:
-    """The size of an input: as a program says itself, or as the user says."""
+    """Return the size of an input: as a program says itself, or as the user says."""
     return tuple(opened.examples[0].shape[1:]) if opened.loaded.signature else opened.request.input_size
 
 
 def labels_of(folder: Folder, numbers: list[int]) -> Tensor:
-    """The classes of those images."""
+    """Return the classes of those images."""
     return torch.tensor([(folder.labels or ())[number] for number in numbers])
 
 
@@ -262,7 +262,7 @@ def _choose(
 def _search(
     original: nn.Module, converted: nn.Module, pictures: Tensor, settings: Settings, size: int
 ) -> Strongest | None:
-    """The strongest blurs that agree as often as is asked; None where nothing is asked."""
+    """Return the strongest blurs that agree as often as is asked; None where nothing is asked."""
     if settings.min_agreement is None:
         return None
     with report.stage(f"searching with {len(pictures)} images"):
@@ -290,7 +290,7 @@ def _measured(
     settings: Settings,
     size: int,
 ) -> Figures:
-    """The figures of every network on the images that none was recovered from."""
+    """Return the figures of every network on the images that none was recovered from."""
     manner = EvalConfig(size, settings.shift, settings.rounds, settings.batch_size, settings.seed, settings.device)
     labels = None if folder.labels is None else [folder.labels[number] for number in numbers]
     return side_by_side(networks, [folder.paths[number] for number in numbers], preprocessing, manner, labels)

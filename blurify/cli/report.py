@@ -49,7 +49,7 @@ class Saying:
             click.echo(text)
 
     def plan(self, plan: Plan) -> None:
-        """The same of a plan and its table."""
+        """Return the same of a plan and its table."""
         self.content["plan"] = json.loads(plan.to_json())
         if not self.as_json:
             print_plan(plan)

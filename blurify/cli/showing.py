@@ -80,7 +80,7 @@ class Display:
             self.live.console.print(Text(f"{name}: {tally.outcome(record)}", "red"))
 
     def render(self) -> Group:
-        """The bar, the counts, and one line for every worker."""
+        """Return the bar, the counts, and one line for every worker."""
         now = time.monotonic()
         counts = ", ".join(f"{count} {status}" for status, count in sorted(self.counts.items()))
         lines = [Text(f"  {name} ({now - begun:.0f} s)", "dim") for name, begun in list(self.running.items())]

@@ -43,7 +43,7 @@ def check_drawing(report: Path | None) -> None:
 
 
 def converted_of(models: dict[str, nn.Module]) -> tuple[str, nn.Module]:
-    """The last model that was converted; if none was, what converting the last one gives."""
+    """Return the last model that was converted; if none was, what converting the last one gives."""
     for name, model in reversed(models.items()):
         if plan_of(model) is not None:
             return name, model
@@ -84,7 +84,7 @@ def write_report(
     size: int,
     settings: Settings,
 ) -> None:
-    """One page with what was measured, and images of where it aliases and how it answers."""
+    """Return one page with what was measured, and images of where it aliases and how it answers."""
     from blurify.report import contents, page
 
     name, converted = converted_of(models)

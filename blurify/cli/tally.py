@@ -76,7 +76,7 @@ def telling(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def summary(records: Mapping[str, Record]) -> list[str]:
-    """The counts, the means of what was measured, and what failed or lacks something, with the reasons.
+    """Return the counts, the means of what was measured, and what failed or lacks something, with the reasons.
 
     >>> summary({})
     ['0 models: none yet']

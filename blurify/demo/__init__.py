@@ -56,12 +56,12 @@ class DemoResult:
     seconds: float
 
     def __str__(self) -> str:
-        """The plan, the proofs, the table of measures, and how they were taken."""
+        """Return the plan, the proofs, the table of measures, and how they were taken."""
         head = f"A small residual network for handwritten digits, blurred with filter size {self.filt_size}."
         return "\n\n".join([head, str(self.plan), str(self.verdict), self._table(), self._notes()])
 
     def as_json(self) -> str:
-        """The same for a program."""
+        """Return the same for a program."""
         measures = ("consistency", "shifted_accuracy", "accuracy")
         content = {"filt_size": self.filt_size, "plan": json.loads(self.plan.to_json())}
         content |= {"proofs": {"ok": self.verdict.ok} | asdict(self.verdict)}

@@ -52,7 +52,7 @@ def require_matplotlib() -> None:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure on white, in inches."""
+    """Return an empty figure on white, in inches."""
     require_matplotlib()
     # Not pyplot, which would choose a backend for the whole process; a figure alone draws with Agg.
     from matplotlib.figure import Figure
@@ -74,7 +74,7 @@ def plain(text: str) -> str:
 
 
 def folded_name(name: str, width: int, lines: int = 3) -> str:
-    """A long name on several lines, broken after dots, underscores and spaces where it can be.
+    """Return a long name on several lines, broken after dots, underscores and spaces where it can be.
 
     >>> print(folded_name("layer2.0.downsample.0", 12))
     layer2.0.
@@ -113,7 +113,7 @@ def check_suffix(path: Path, kinds: Sequence[str]) -> None:
 
 
 def encode(picture: Picture, kind: str) -> bytes:
-    """The bytes of a figure as `png` or `svg`, or of frames as `gif`. The same values give the same bytes.
+    """Return the bytes of a figure as `png` or `svg`, or of frames as `gif`. The same values give the same bytes.
 
     >>> encode(new_figure(1, 1), "png")[1:4]
     b'PNG'

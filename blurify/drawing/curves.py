@@ -62,7 +62,7 @@ def probability_curves(before: Tensor, after: Tensor, names: Sequence[str], *, c
 
 
 def draw_curves(axes: Axes, before: Tensor, after: Tensor) -> None:
-    """Two curves of `[shifts]` probabilities, told apart by colour, line and marker."""
+    """Return two curves of `[shifts]` probabilities, told apart by colour, line and marker."""
     few = len(before) <= 12
     for values, color, name, marker, style in (
         (before, BEFORE, "before", "o", "--"),

@@ -63,7 +63,7 @@ class Slide:
         return f"probability of {'the true class' if self.truth else 'the first answer'}, {self.name(self.label)}"
 
     def pixels(self, step: int) -> Any:
-        """A window as matplotlib takes it."""
+        """Return a window as matplotlib takes it."""
         return self.windows[step].float().clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
 
 
@@ -126,7 +126,7 @@ def _draw_answer(axes: Axes, x: float, y: float, answer: int, slide: Slide, colo
 
 
 def sliding_frames(slide: Slide) -> list[Image.Image]:
-    """One frame a step: the window, both answers with their probabilities, and where on the curves that is.
+    """Return one frame a step: the window, both answers with their probabilities, and where on the curves that is.
 
     >>> slide = Slide(torch.rand(3, 1, 8, 8), torch.rand(3, 3), torch.rand(3, 3), label=2)
     >>> [frame.size for frame in sliding_frames(slide)]

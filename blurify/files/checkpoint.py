@@ -41,7 +41,7 @@ class Placed(Protocol):
 
     @property
     def place(self) -> tuple[str, ...]:
-        """The keys that lead there."""
+        """Return the keys that lead there."""
 
     @property
     def averaged(self) -> bool:

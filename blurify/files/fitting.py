@@ -34,7 +34,7 @@ class Fit:
 
     @property
     def place(self) -> tuple[str, ...]:
-        """The keys that lead there, and the prefix."""
+        """Return the keys that lead there, and the prefix."""
         return (*self.part.place, *([self.prefix] if self.prefix else []))
 
     @property
@@ -44,7 +44,7 @@ class Fit:
         return self.part.averaged or COUNT in self.part.value or any(map(is_averaged_name, words))
 
     def state(self) -> Mapping[str, Any]:
-        """The weights, and what else has the prefix."""
+        """Return the weights, and what else has the prefix."""
         if not self.prefix:
             return self.names
         start = f"{self.prefix}."

@@ -23,7 +23,7 @@ _MARKS = ("&", "?")
 
 
 def weights_in(folder: Path) -> Path:
-    """The weights of a folder.
+    """Return the weights of a folder.
 
     >>> weights_in(Path("resnet18.a1_in1k"))
     PosixPath('resnet18.a1_in1k/model.safetensors')

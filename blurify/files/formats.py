@@ -149,7 +149,7 @@ FORMATS: dict[str, Format] = {
 
 
 def choose_format(path: Path | None, name: str | None = None) -> Format | None:
-    """The format that a name asks for, or else the output's suffix; None where neither tells.
+    """Return the format that a name asks for, or else the output's suffix; None where neither tells.
 
     >>> choose_format(Path("resnet18.onnx")).name
     'onnx'

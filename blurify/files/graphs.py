@@ -12,13 +12,13 @@ from blurify.graph.edit import holder_of
 
 
 def unguarded(program: torch.export.ExportedProgram) -> fx.GraphModule:
-    """The program as a graph over its weights, without checks of the sizes that it was recorded with."""
+    """Return the program as a graph over its weights, without checks of the sizes that it was recorded with."""
     checks = "check_guards" in inspect.signature(program.module).parameters
     return program.module(check_guards=False) if checks else program.module()
 
 
 def with_state(model: fx.GraphModule, state: Mapping[str, Tensor]) -> fx.GraphModule:
-    """The same graph over a tree with all of the weights, those too that nothing reads, in their order."""
+    """Return the same graph over a tree with all of the weights, those too that nothing reads, in their order."""
     tree = nn.Module()
     for name, value in state.items():
         _put(tree, name, value)

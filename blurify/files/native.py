@@ -76,7 +76,7 @@ def from_content(
 
 
 def _built(arch: str, state: dict[str, Any]) -> nn.Module:
-    """The architecture; one that the file alone names may not take far more than its weights."""
+    """Return the architecture; one that the file alone names may not take far more than its weights."""
     with Bounded(state) if Architecture.parse(arch).is_known else nullcontext():
         return build_architecture(arch)
 

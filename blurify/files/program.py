@@ -71,7 +71,7 @@ def save_program(
 
 
 def export(model: nn.Module, example: Tensor | Signature, dynamic_size: bool) -> torch.export.ExportedProgram:
-    """The program, of sizes that are proved to be open.
+    """Return the program, of sizes that are proved to be open.
 
     Raises:
         FileError: the model cannot be exported so.
@@ -90,7 +90,7 @@ def export(model: nn.Module, example: Tensor | Signature, dynamic_size: bool) ->
 
 
 def read_program(path: Path) -> tuple[fx.GraphModule, Signature]:
-    """The program in an archive of `torch.export`, as a graph over its own weights, and what it takes.
+    """Return the program in an archive of `torch.export`, as a graph over its own weights, and what it takes.
 
     >>> model, signature = read_program(Path("resnet18.pt2"))
 
@@ -109,7 +109,7 @@ def read_program(path: Path) -> tuple[fx.GraphModule, Signature]:
 
 
 def as_graph(program: torch.export.ExportedProgram) -> tuple[fx.GraphModule, Signature]:
-    """The program as a graph that the pass takes, and what it takes itself."""
+    """Return the program as a graph that the pass takes, and what it takes itself."""
     for name, tensor in program.state_dict.items():
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise ValueError(f"{name} declares more values than it has")

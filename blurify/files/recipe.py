@@ -136,7 +136,7 @@ def _check_tensor(key: str, value: object, path: Path) -> None:
 
 
 def _metadata(value: object, path: Path) -> OrderedDict[str, dict[str, Any]]:
-    """The versions that modules write into a state_dict, by which some read an older one."""
+    """Return the versions that modules write into a state_dict, by which some read an older one."""
     if not isinstance(value, dict):
         _refuse(path, f"the metadata of its weights is {_short(value)}, not a dict")
     for key, local in dict.items(value):
@@ -151,7 +151,7 @@ def _refuse(path: Path, fact: str) -> NoReturn:
 
 
 def _short(value: object) -> str:
-    """A value as it fits into one sentence."""
+    """Return a value as it fits into one sentence."""
     if value is None or isinstance(value, (bool, float, str)) or (type(value) is int and value.bit_length() < 200):
         return quoted(value)
     return f"a {type(value).__name__}"

@@ -53,7 +53,7 @@ def read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def to_bytes(content: Mapping[str, Any], path: Path) -> bytes:
-    """A native file's content as a safetensors file.
+    """Return a native file's content as a safetensors file.
 
     >>> to_bytes(native.to_content(converted, plan, "timm:resnet18"), Path("a.safetensors"))[8:9]
     b'{'

@@ -35,7 +35,7 @@ OPTIMIZED = "ConstantMKLDNNTensor"
 
 
 def read_torchscript(path: Path, size: tuple[int, ...] | None = None) -> fx.GraphModule:
-    """The model in a TorchScript archive, as a graph over its weights, recorded from an image of that size.
+    """Return the model in a TorchScript archive, as a graph over its weights, recorded from an image of that size.
 
     >>> model = read_torchscript(Path("resnet18.ts"), (3, 224, 224))
 
@@ -113,7 +113,7 @@ def check_text(entries: Entries, path: Path) -> None:
 
 @lru_cache
 def forbidden_words() -> frozenset[str]:
-    """The names of all operators that are told a file's, and of what runs on its own."""
+    """Return the names of all operators that are told a file's, and of what runs on its own."""
     schemas = torch._C._jit_get_all_schemas()
     told = {s.name for s in schemas for a in s.arguments if re.search("file|url", a.name)}
     return frozenset({name.partition("::")[2] for name in told} | {"__setstate__", "classes", "rpc", "distributed"})

@@ -61,7 +61,7 @@ def require_torchscript() -> None:
 
 
 def trace_script(model: nn.Module, example: Tensor | Signature, dynamic_size: bool) -> Any:
-    """The trace, which was seen to compute what the model does on inputs that it was not made from."""
+    """Return the trace, which was seen to compute what the model does on inputs that it was not made from."""
     kind = type(model).__name__
     given, others = _inputs(example, dynamic_size)
     trace: Any = torch.jit.trace

@@ -58,7 +58,7 @@ def same_blur(
         return None
 
     def ends(a: int, over: int) -> tuple[int, int]:
-        """The padding of an axis of which `over` positions lie behind the last that a stride reaches."""
+        """Return the padding of an axis of which `over` positions lie behind the last that a stride reaches."""
         strided = reach[a] - over if reach[a] else 0
         before = (taps[a] - 1) // 2 - (reach[a] // 2 - strided // 2)
         return before, taps[a] - 1 - over - before

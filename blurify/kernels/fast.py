@@ -55,7 +55,7 @@ def blur(x: Tensor, filt: Tensor, stride: list[int], left: list[int], right: lis
 
 
 def fastest(filt: Tensor, case: Case) -> Way:
-    """The way to blur a map.
+    """Return the way to blur a map.
 
     Filtering is linear, so a map of `H x W` positions is multiplied by one matrix of `H W` rows that pads, filters and
     subsamples, or, where the filter is a product of one for each axis, by one for the columns and one for the rows.
@@ -109,7 +109,7 @@ def by_axis_matrices(columns: Tensor, rows: Tensor) -> Way:
 
 
 def by_axis_matrices_last(columns: Tensor, rows: Tensor, case: Case) -> Way:
-    """The same from the left, of what lies channel by channel at each position."""
+    """Return the same from the left, of what lies channel by channel at each position."""
     samples, channels, height, width = case.shape
     across = rows.t().contiguous()
     flat, half = (samples, height, width * channels), (samples, len(columns), width, channels)
@@ -177,14 +177,14 @@ def weighed(x: Tensor, taps: list[float], stride: int, dim: int) -> Tensor:
 
 
 def rescaled(way: Way, filt: Tensor, case: Case) -> Way:
-    """The same, multiplied at the border by what it lacks there."""
+    """Return the same, multiplied at the border by what it lacks there."""
     scale = plain.border_scale(list(case.shape[2:]), filt, list(case.stride), list(case.left), list(case.right))
     scale = scale.to(case.dtype)
     return lambda x: way(x) * scale
 
 
 def padding(case: Case) -> Way:
-    """The way to pad: by one call where all axes are padded alike."""
+    """Return the way to pad: by one call where all axes are padded alike."""
     left, right, pad_type = list(case.left), list(case.right), case.pad_type
     crop, main, fallback = plain.paddings(list(case.shape[2:]), left, right, pad_type)
     if any(crop) or any(fallback) or not any(main):
@@ -202,7 +202,7 @@ def whole_matrix(filt: Tensor, case: Case) -> tuple[Tensor, tuple[int, int]]:
 
 
 def axis_matrices(filt: Tensor, case: Case) -> tuple[Tensor, Tensor] | None:
-    """The matrices that do it to the columns and to the rows; None if the filter is no product of two."""
+    """Return the matrices that do it to the columns and to the rows; None if the filter is no product of two."""
     filters = axis_taps(filt)
     if filters is None:
         return None
@@ -220,7 +220,7 @@ def axis_taps(filt: Tensor) -> tuple[Tensor, Tensor] | None:
 
 
 def axis_matrix(taps: Tensor, case: Case, axis: int) -> Tensor:
-    """The matrix that pads, filters and subsamples one axis, a row for each position that is read."""
+    """Return the matrix that pads, filters and subsamples one axis, a row for each position that is read."""
     units = torch.eye(case.shape[2:][axis], dtype=torch.float64).unsqueeze(1)
     stride, left, right = [case.stride[axis]], [case.left[axis]], [case.right[axis]]
     return plain.blur(units, taps, stride, left, right, case.pad_type).squeeze(1)

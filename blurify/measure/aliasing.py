@@ -193,7 +193,7 @@ def folded_share(x: Tensor, layer: Blur) -> Tensor:
 
 
 def response(layer: Blur, sizes: torch.Size) -> Tensor:
-    """The magnitude of what the layer's filter makes of each frequency of a map of these sizes: `[*sizes]`.
+    """Return the magnitude of what the layer's filter makes of each frequency of a map of these sizes: `[*sizes]`.
 
     Average pooling is an average before it is antialiased, and one that is wider than the filter stays.
     """

@@ -77,7 +77,7 @@ class EvaluatedModel:
         return rows
 
     def run(self, inputs: Tensor) -> object:
-        """The model's output; of several, the main one."""
+        """Return the model's output; of several, the main one."""
         if self.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         try:
@@ -94,7 +94,7 @@ class EvaluatedModel:
         return named[0] if named else output
 
     def checked(self, output: object, inputs: Tensor) -> Tensor:
-        """The output, if it is of the kind that is asked for."""
+        """Return the output, if it is of the kind that is asked for."""
         shape = tuple(output.shape) if isinstance(output, Tensor) else None
         rest = tuple(inputs.shape[2:]) if self.dense else ()
         if not isinstance(output, Tensor) or shape is None or (shape[:1], shape[2:]) != ((len(inputs),), rest):
@@ -166,7 +166,7 @@ def check_alike(models: Sequence[EvaluatedModel], classes: Classes | None) -> No
 
 
 def joined(parts: Sequence[Comparison]) -> Comparison:
-    """The comparisons of different images as one, in order of the images."""
+    """Return the comparisons of different images as one, in order of the images."""
     numbers = torch.cat([part.pictures for part in parts])
     order = numbers.argsort()
     answers = [

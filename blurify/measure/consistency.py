@@ -91,7 +91,7 @@ def shifted_answers(
 def window_offsets(
     count: int, most: int, rounds: int, *, seed: int, protocol: str = "picture", batch_size: int = _BATCH
 ) -> list[Tensor]:
-    """The offsets of both windows of every round, `2 * rounds` times `[count, 2]`; see `shifted_answers`.
+    """Return the offsets of both windows of every round, `2 * rounds` times `[count, 2]`; see `shifted_answers`.
 
     >>> [drawn.shape for drawn in window_offsets(8, 32, 1, seed=0)]
     [torch.Size([8, 2]), torch.Size([8, 2])]
@@ -177,7 +177,7 @@ def soft_change(first: Tensor, second: Tensor) -> Tensor:
 
 
 def divergence(first: Tensor, second: Tensor) -> Tensor:
-    """The Kullback-Leibler divergence of the second's probabilities from the first's, in nats: `[N]` float64.
+    """Return the Kullback-Leibler divergence of the second's probabilities from the first's, in nats: `[N]` float64.
 
     >>> divergence(torch.zeros(1, 2), torch.zeros(1, 2)).tolist()
     [0.0]

@@ -49,7 +49,7 @@ def _maps(model: nn.Module, windows: Tensor, batch_size: int) -> Tensor:
 
 
 def overlap(first: Tensor, second: Tensor, at: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """The parts of two maps that are of the same positions of the image."""
+    """Return the parts of two maps that are of the same positions of the image."""
     for axis, (here, there) in enumerate(zip(at.tolist(), other.tolist(), strict=True), start=1):
         length = first.shape[axis] - abs(here - there)
         first = first.narrow(axis, max(there - here, 0), length)

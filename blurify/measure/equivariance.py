@@ -54,7 +54,7 @@ class Deviation:
 def shift_deviation(
     converted: nn.Module, pictures: Tensor, *, size: Pair | None = None, shifts: int = SHIFTS, batch_size: int = 16
 ) -> dict[str, Deviation]:
-    """Every rewritten site's deviation from shift-equivariance, before and after, and that of the output.
+    """Return every rewritten site's deviation from shift-equivariance, before and after, and that of the output.
 
     >>> import blurify, torchvision
     >>> smooth = blurify.antialias(torchvision.models.resnet18())
@@ -135,7 +135,7 @@ class Walk:
     batch_size: int
 
     def distances(self, picture: Tensor) -> dict[str, Tensor]:
-        """One image's distance at every place, `[down, right]`."""
+        """Return one image's distance at every place, `[down, right]`."""
         rest = self._maps(picture[None])
         wanted = sorted({shift for grid in self.grids.values() for shift in product(*grid)})
         found: dict[tuple[str, Pair], float] = {}
@@ -155,7 +155,7 @@ class Walk:
         }
 
     def _maps(self, pictures: Tensor) -> dict[str, Tensor]:
-        """One period of every place's map."""
+        """Return one period of every place's map."""
         shown = _repeated(pictures, self.window)
         recorder = MapRecorder(self.network, set(self.places.values()))
         values = placeholder_values(self.network.eval_graph, Inputs((shown,)))
@@ -181,7 +181,7 @@ def _middle(features: Tensor, period: Pair, stride: Pair) -> Tensor:
 
 
 def cosine_distance(first: Tensor, second: Tensor) -> float:
-    """One less the cosine of the angle between two maps, 0 to 2; exactly 0 for equal ones.
+    """Return one less the cosine of the angle between two maps, 0 to 2; exactly 0 for equal ones.
 
     >>> cosine_distance(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 3.0]))
     1.0
@@ -210,7 +210,7 @@ def shifted(features: Tensor, shift: Pair, stride: Pair) -> Tensor:
 
 @lru_cache(maxsize=256)
 def _mover(size: int, pixels: int, stride: int) -> Tensor:
-    """The matrix that moves `size` values circularly by `pixels / stride` positions, by their Fourier series."""
+    """Return the matrix that moves `size` values circularly by `pixels / stride` positions, by their Fourier series."""
     unmoved = torch.eye(size, dtype=torch.float64)
     if pixels % stride == 0:
         return unmoved.roll(pixels // stride, 0)

@@ -30,7 +30,7 @@ class Estimate:
         return f"{self.percent:.1f} % ({self.low:.1f} to {self.high:.1f})"
 
     def as_change(self) -> str:
-        """The same read as a difference.
+        """Return the same read as a difference.
 
         >>> Estimate(12.5, 10.0, 15.0, 1000).as_change()
         '+12.5 points (+10.0 to +15.0)'
@@ -56,7 +56,7 @@ class Quantity:
         return " ".join(filter(None, [f"{self.mean:.3g}", self.unit, f"({self.low:.3g} to {self.high:.3g})"]))
 
     def as_change(self) -> str:
-        """The same read as a difference.
+        """Return the same read as a difference.
 
         >>> Quantity(-0.25, -0.5, 0.0, 1000).as_change()
         '-0.25 (-0.5 to +0)'
@@ -100,7 +100,7 @@ def quantity(scores: Tensor, unit: str = "", *, seed: int = 0) -> Quantity:
 
 
 def mean_and_interval(scores: Tensor, seed: int, resamples: int) -> tuple[float, float, float]:
-    """The mean, and the ends of the interval."""
+    """Return the mean, and the ends of the interval."""
     if scores.dim() != 1 or scores.numel() == 0:
         raise ArgumentError(f"scores must hold one number an image, got a tensor of shape {tuple(scores.shape)}.")
     if resamples < 1:

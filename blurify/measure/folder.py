@@ -72,7 +72,7 @@ def find_pictures(source: Path, labelled: bool, table: Path | None = None) -> Fo
 
 
 def by_subfolder(folder: Path, paths: Sequence[Path]) -> Folder:
-    """The images with the number of the subfolder that each is in."""
+    """Return the images with the number of the subfolder that each is in."""
     loose = next((path for path in paths if path.parent == folder), None)
     if loose is not None:
         raise FileError(f"{loose} lies in no subfolder, so it has no class; give a folder with one subfolder a class.")
@@ -82,7 +82,7 @@ def by_subfolder(folder: Path, paths: Sequence[Path]) -> Folder:
 
 
 def from_table(table: Path, folder: Path) -> Folder:
-    """The images that a CSV file lists, with their classes."""
+    """Return the images that a CSV file lists, with their classes."""
     try:
         with table.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.reader(file) if row]
@@ -140,7 +140,7 @@ class Pictures(Dataset[tuple[int, Tensor | str]]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
-        """The number, and `[C, side, side]` float32 or a sentence."""
+        """Return the number, and `[C, side, side]` float32 or a sentence."""
         wanted = self.preprocessing
         try:
             picture = read_picture(self.paths[index], len(wanted.mean), wanted.side, wanted.interpolation)

@@ -54,7 +54,7 @@ def shares(pictures: Sequence[Item], wanted: int, seed: int, source: Path) -> tu
 
 
 def stacked(paths: Sequence[Source], preprocessing: Preprocessing) -> tuple[Tensor, list[str]]:
-    """The images that can be read, `[N, C, H, W]`, and why others cannot.
+    """Return the images that can be read, `[N, C, H, W]`, and why others cannot.
 
     Raises:
         FileError: none can be read.
@@ -64,7 +64,7 @@ def stacked(paths: Sequence[Source], preprocessing: Preprocessing) -> tuple[Tens
 
 
 def readable(paths: Sequence[Source], preprocessing: Preprocessing) -> tuple[Tensor, list[int], list[str]]:
-    """The same, and between them the numbers of those that can be read.
+    """Return the same, and between them the numbers of those that can be read.
 
     Raises:
         FileError: none can be read.

@@ -21,7 +21,7 @@ class PreprocessOverrides:
 
 
 def prepared(own: Mapping[str, Any], asked: PreprocessOverrides) -> tuple[int, Preprocessing]:
-    """The side of the model's input, and what happens to images before it.
+    """Return the side of the model's input, and what happens to images before it.
 
     `own` has the model's `input_size`, and where its configuration says them `mean`, `std` and `interpolation`; what
     nobody says is as ImageNet's models have it.
@@ -47,7 +47,7 @@ def prepared(own: Mapping[str, Any], asked: PreprocessOverrides) -> tuple[int, P
 
 
 def square(size: tuple[int, ...]) -> tuple[int, int]:
-    """The channels and the side of an input.
+    """Return the channels and the side of an input.
 
     >>> square((3, 224, 224))
     (3, 224)

@@ -46,7 +46,7 @@ def processes() -> Iterator[None]:
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
+    """Return the number of this process, from 0."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
@@ -61,7 +61,7 @@ def own_share(items: Sequence[Value]) -> Sequence[Value]:
 
 
 def own_device(device: str) -> str:
-    """The device for this process: of several of one kind, one each.
+    """Return the device for this process: of several of one kind, one each.
 
     >>> own_device("cpu")
     'cpu'

@@ -25,14 +25,14 @@ class Member:
         return f"{self.archive}:{self.name}"
 
     def open(self) -> BinaryIO:
-        """The file's content."""
+        """Return the file's content."""
         with self.archive.open("rb") as file:
             file.seek(self.offset)
             return io.BytesIO(file.read(self.size))
 
 
 def find_members(archives: Sequence[Path], suffixes: frozenset[str]) -> tuple[list[Member], list[Member | None]]:
-    """The images of the archives in order, and what holds the class of each.
+    """Return the images of the archives in order, and what holds the class of each.
 
     Raises:
         FileError: an archive cannot be read.
@@ -50,7 +50,7 @@ def find_members(archives: Sequence[Path], suffixes: frozenset[str]) -> tuple[li
 
 
 def members_of(archive: Path) -> list[Member]:
-    """The files of one archive; links and devices are none."""
+    """Return the files of one archive; links and devices are none."""
     try:
         with tarfile.open(archive, "r:") as tar:
             return [Member(archive, m.name, m.offset_data, m.size) for m in tar if m.isreg()]
@@ -62,7 +62,7 @@ def members_of(archive: Path) -> list[Member]:
 
 
 def class_of(picture: Member, holder: Member | None) -> int:
-    """The number that stands in the file beside the image.
+    """Return the number that stands in the file beside the image.
 
     Raises:
         FileError: there is none, or it is no number.

@@ -42,7 +42,7 @@ class Found:
 
     @property
     def absorbed(self) -> set[str]:
-        """The paths of what a pool written by hand does before it reduces, which are no sites of their own."""
+        """Return the paths of what a pool written by hand does before it reduces, which are no sites of their own."""
         inside = set(self.rule.absorbs(self.node)) if self.site.by_hand else set()
         return {node.meta["path"] for node in inside if set(node.users) <= inside | {self.node}}
 
@@ -50,7 +50,7 @@ class Found:
 def decide(
     traced: TracedModule, spec: Spec, shapes_of: ShapesOf
 ) -> tuple[tuple[Decision, ...], tuple[OutputShift, ...]]:
-    """One decision for every site of either graph, in order of execution, and how far the outputs' grids move.
+    """Return one decision for every site of either graph, in order, and how far the outputs' grids move.
 
     `shapes_of` tells the shapes of what the node at a path is fed and of what it gives, None where they are not known.
     """
@@ -88,7 +88,7 @@ def on_grid(
     spec: Spec,
     positions: Mapping[str, Layout],
 ) -> tuple[tuple[Decision, ...], tuple[OutputShift, ...]]:
-    """The decisions, with the extra taps of even filters on the sides that were asked for, and the outputs' shifts."""
+    """Return the decisions, with the extra taps of even filters on the requested sides, and the outputs' shifts."""
     grid, named = Grid.of(traced.eval_graph, positions), output_maps(traced.eval_graph, positions)
 
     def moves() -> dict[str, Move]:
@@ -104,7 +104,7 @@ def on_grid(
 
 
 def positions_of(traced: TracedModule, shapes_of: ShapesOf) -> dict[str, Layout]:
-    """Along which dimensions positions lie, by path."""
+    """Return the dimensions along which positions lie, by path."""
     known = follow(traced.eval_graph, lambda node: shapes_of(node.meta["path"])[1], partial(called, traced=traced))
     return {node.meta["path"]: layout for node, layout in known.items()}
 
@@ -137,7 +137,7 @@ def unknown_ops(
 
 
 def find_sites(traced: TracedModule, graph: fx.Graph, context: Context) -> Iterator[Found]:
-    """Every node of one graph that changes the resolution."""
+    """Yield every node of one graph that changes the resolution."""
     for node in graph.nodes:
         known = recognise(node, called(node, traced), context)
         if known is not None:
@@ -145,7 +145,7 @@ def find_sites(traced: TracedModule, graph: fx.Graph, context: Context) -> Itera
 
 
 def reason_to_keep(found: Found, traced: TracedModule, spec: Spec, shapes_of: ShapesOf) -> Reason | None:
-    """The first reason that holds, or None for a site to rewrite."""
+    """Return the first reason that holds, or None for a site to rewrite."""
     if found.site.refusal is not None:
         return found.site.refusal
     if spec.excludes(found.path):
@@ -157,7 +157,7 @@ def reason_to_keep(found: Found, traced: TracedModule, spec: Spec, shapes_of: Sh
 
 
 def reason_of_kind(found: Found, traced: TracedModule, spec: Spec, shapes_of: ShapesOf) -> Reason | None:
-    """Why sites of this kind are kept, if this one is."""
+    """Return the reason to keep a site of this kind, if there is one."""
     path, site, traits = found.path, found.site, found.site.kind.traits
     if traits.windows and not site.by_hand and is_smoothed(found.node, site.stride, Context(traced)):
         return Reason.ALREADY_ANTIALIASED
@@ -198,7 +198,7 @@ def covers(site: Site, spatial: Shape) -> bool:
 
 
 def rewritten(found: Found, in_training: Found, traced: TracedModule, spec: Spec) -> Decision:
-    """The decision to rewrite a site, with the landing in each graph."""
+    """Return the decision to rewrite a site, with the landing in each graph."""
     site, filt = found.site, spec.filter_at(found.path)
     place, train_place = land(found.node, found.site, traced), land(in_training.node, in_training.site, traced)
     path, train_path = place.node.meta["path"], train_place.node.meta["path"]

@@ -52,7 +52,7 @@ class Decision:
         return {"filter": self.filters, "pad_type": self.pad_type}
 
     def kept(self, reason: Reason, detail: str = "") -> Decision:
-        """The decision to keep this site instead."""
+        """Return the decision to keep this site instead."""
         window = self.kernel_size, self.stride
         return Decision(self.site, self.kind, Action.KEEP, reason, "", "", *window, detail=detail)
 
@@ -123,7 +123,7 @@ class OutputShift:
 
     @property
     def most(self) -> float:
-        """The largest move, in either direction."""
+        """Return the largest move, in either direction."""
         return max(map(abs, self.pixels), default=0.0)
 
 
@@ -144,7 +144,7 @@ def filter_text(decision: Decision) -> str:
 
 
 def explanation(decision: Decision) -> str:
-    """Where the blur goes, or why the site is kept."""
+    """Say where the blur goes, or why the site is kept."""
     if decision.action is Action.REWRITE:
         crossed = f" (across the statistics of {', '.join(decision.statistics)})" if decision.statistics else ""
         by_hand = f" (a pool of {decision.detail}, written by hand)" if decision.detail else ""

@@ -56,7 +56,7 @@ GROWING = (nn.modules.conv._ConvTransposeNd, nn.modules.pooling._MaxUnpoolNd, nn
 
 
 def _itself(leaf: nn.Module, path: str) -> Iterator[Decision]:
-    """A leaf of no known family, without strided modules inside, that has a stride of its own."""
+    """Yield the decision on a leaf of no known family, without strided modules inside, that has its own stride."""
     # Our dense layers only tell the stride of the op whose dense form they are.
     scripted = isinstance(leaf, torch.jit.ScriptModule)
     if (

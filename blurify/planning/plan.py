@@ -42,17 +42,17 @@ class Plan:
 
     @property
     def moved(self) -> tuple[OutputShift, ...]:
-        """The outputs whose sampling grid moves by a pixel or more."""
+        """Return the outputs whose sampling grid moves by a pixel or more."""
         return tuple(shift for shift in self.outputs if shift.most >= 1)
 
     @property
     def rewritten(self) -> tuple[Decision, ...]:
-        """The decisions to rewrite."""
+        """Return the decisions to rewrite."""
         return tuple(d for d in self.decisions if d.action is Action.REWRITE)
 
     @property
     def kept(self) -> tuple[Decision, ...]:
-        """The decisions to keep."""
+        """Return the decisions to keep."""
         return tuple(d for d in self.decisions if d.action is Action.KEEP)
 
     @overload
@@ -104,12 +104,12 @@ class Plan:
         return Plan(tuple(of_part(d, part.path, root) for d in self.decisions if part.holds(d.site)))
 
     def followed_by(self, later: Plan) -> Plan:
-        """The plan that does at once what this one and then `later`, a plan of its result, do."""
+        """Return the plan that does at once what this one and then `later`, a plan of its result, do."""
         news = {d.site: d for d in later.rewritten}
         return replace(self, decisions=tuple(news.get(d.site, d) for d in self.decisions))
 
     def to_json(self) -> str:
-        """The plan as JSON text, which `from_json` reads back to an equal plan."""
+        """Return the plan as JSON text, which `from_json` reads back to an equal plan."""
         decisions = [_trimmed(asdict(d)) for d in self.decisions]
         content: dict[str, Any] = {"version": PLAN_VERSION, "decisions": decisions}
         if self.parts:
@@ -132,7 +132,7 @@ class Plan:
         return plan_from_json, (self.to_json(),)
 
     def __str__(self) -> str:
-        """A table, one line a site."""
+        """Return a table, one line a site."""
         rows = [["site", "kind", "stride", "action", "filter", "landing or reason"]]
         rows += [_row(d) for d in self.decisions]
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
@@ -169,7 +169,7 @@ plan_from_json.__module__, plan_from_json.__qualname__ = "blurify.saved", "plan"
 
 
 def plan_of(model: nn.Module) -> Plan | None:
-    """The plan that was carried out on a converted model: in `meta["blurify"]` of it."""
+    """Return the plan that was carried out on a converted model: in `meta["blurify"]` of it."""
     meta = getattr(model, "meta", None)
     plan = meta.get("blurify") if isinstance(meta, dict) else None
     return plan if isinstance(plan, Plan) else None

@@ -271,7 +271,7 @@ def _kind(value: object) -> str:
 
 
 def _short(value: object) -> str:
-    """A value as it fits into one sentence, on one line of printable characters."""
+    """Return a value as it fits into one sentence, on one line of printable characters."""
     if isinstance(value, (dict, list)):
         return f"a {'list' if isinstance(value, list) else 'JSON object'} of {len(value)}"
     if isinstance(value, int) and value.bit_length() > 200:

@@ -42,7 +42,7 @@ def by_pattern(
 
 
 def first_match(site: str, values: Iterable[tuple[str, V]], default: V) -> V:
-    """The value of the first pattern that matches the site's name."""
+    """Return the value of the first pattern that matches the site's name."""
     return next((value for pattern, value in values if fnmatchcase(site, pattern)), default)
 
 
@@ -138,7 +138,7 @@ class Spec:
         return self.filter_at(site).size
 
     def strength_at(self, site: str) -> float:
-        """The strength of the first pattern that matches, else the default."""
+        """Return the strength of the first pattern that matches, else the default."""
         return first_match(self.name(site), self.strengths, DEFAULT_STRENGTH)
 
     def includes(self, site: str) -> bool:
@@ -150,11 +150,11 @@ class Spec:
         return matches(self.name(site), self.exclude)
 
     def wants_stem(self, site: str) -> bool:
-        """A stem is asked for by `stem=True`, or by its exact name among `include`."""
+        """Return whether a stem is asked for: by `stem=True`, or by its exact name among `include`."""
         return self.stem or self.name(site) in self.include
 
     def wants_patch_embed(self, site: str) -> bool:
-        """A patch embedding is asked for by `patch_embed=True`, or by its exact name among `include`."""
+        """Return whether a patch embedding is asked for, by `patch_embed=True` or by its exact name among `include`."""
         return self.patch_embed or self.name(site) in self.include
 
     def check_patterns_match(self, sites: Sequence[str]) -> None:

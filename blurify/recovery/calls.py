@@ -54,7 +54,7 @@ class Geometry:
 
     @property
     def axes(self) -> int:
-        """The number of spatial axes, 0 for a linear layer."""
+        """Return the number of spatial axes, 0 for a linear layer."""
         return len(self.kernel_size)
 
 
@@ -79,7 +79,7 @@ class Call:
     made: Making | None = None
 
     def carried(self) -> Tensor:
-        """The weight that it multiplies with, float64."""
+        """Return the weight that it multiplies with, float64."""
         return exact(self.weight) if self.made is None else self.made.value()
 
     def change(self, weight: Tensor) -> None:
@@ -91,7 +91,7 @@ class Call:
 
 
 def find_calls(traced: TracedModule) -> tuple[list[Call], dict[str, Skip]]:
-    """The calls that see the effect of a blur, in graph order, and those among them that cannot be fitted."""
+    """Return the calls that see the effect of a blur, in graph order, and those among them that cannot be fitted."""
     reached = downstream(traced.eval_graph)
     calls: list[Call] = []
     skipped: dict[str, Skip] = {}
@@ -105,7 +105,7 @@ def find_calls(traced: TracedModule) -> tuple[list[Call], dict[str, Skip]]:
 
 
 def downstream(graph: fx.Graph) -> set[fx.Node]:
-    """Every node that reads, through others, what a blur gives."""
+    """Return every node that reads, through others, what a blur gives."""
     reached: set[fx.Node] = set()
     for node in graph.nodes:
         if any(source in reached or "blurs" in source.meta for source in node.all_input_nodes):
@@ -114,7 +114,7 @@ def downstream(graph: fx.Graph) -> set[fx.Node]:
 
 
 def recognise(node: fx.Node, traced: TracedModule) -> Call | Skip | None:
-    """The call that the node is, or why it cannot be fitted, or None where there is nothing to fit."""
+    """Return the call that the node is, or why it cannot be fitted, or None where there is nothing to fit."""
     if node.op == "call_module":
         return _of_module(node, traced.get_submodule(str(node.target)), traced)
     signature = signature_of(node)
@@ -203,6 +203,6 @@ def _call(
 
 
 def _mean_after(node: fx.Node, traced: TracedModule) -> Tensor | None:
-    """The running mean of the batch-norm that alone reads the node, and reads nothing else anywhere."""
+    """Return the running mean of the batch-norm that alone reads the node, and reads nothing else anywhere."""
     (user,) = node.users if len(node.users) == 1 else (None,)
     return None if user is None else own_mean(user, traced)

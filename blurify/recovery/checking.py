@@ -110,7 +110,7 @@ class _Looking(fx.Interpreter):
         self.found: str | None = None
 
     def first(self, pictures: Tensor) -> str:
-        """The path of that."""
+        """Return the path of that."""
         self.run(*placeholder_values(self.graph, Inputs((pictures,))))
         return self.found or "output"
 

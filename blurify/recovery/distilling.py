@@ -116,7 +116,7 @@ class Loss:
     autocast: bool = False
 
     def __call__(self, pictures: Tensor, labels: Tensor | None) -> Tensor:
-        """The sum of its parts."""
+        """Return the sum of its parts."""
         half = torch.autocast(pictures.device.type, torch.bfloat16, enabled=self.autocast)
         with torch.no_grad(), half:
             wanted = list(tensors_in(self.teacher(pictures)))
@@ -197,7 +197,7 @@ def listening(network: TracedModule) -> Iterator[dict[str, Tensor]]:
 
 
 def relative(given: Tensor, wanted: Tensor) -> Tensor:
-    """The squared error in units of the energy of what is wanted."""
+    """Return the squared error in units of the energy of what is wanted."""
     scale = wanted.float().square().mean().clamp_min(1e-12)
     return F.mse_loss(given.float(), wanted.float()) / scale
 
@@ -211,7 +211,7 @@ def divergence(given: Tensor, wanted: Tensor) -> Tensor:
 
 
 def shift(pictures: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Every image moved by its own random whole number of pixels on each axis, mirrored at its edge.
+    """Return every image moved by its own random whole number of pixels on each axis, mirrored at its edge.
 
     By `share` of its shorter side at most.
     """

@@ -123,7 +123,7 @@ class Refit:
         return equations
 
     def _making_up(self, call: Call, t: Tensor, before: Progress, after: Progress) -> Tensor:
-        """The target, with what the sum that reads the call lacks without it."""
+        """Return the target, with what the sum that reads the call lacks without it."""
         join = self.joins.get(call.node)
         if join is None:
             return t
@@ -159,7 +159,7 @@ def grouped(calls: Iterable[Call]) -> list[list[Call]]:
 
 
 def as_rows(call: Call) -> Tensor:
-    """The weight as `[groups, O, K]` float64."""
+    """Return the weight as `[groups, O, K]` float64."""
     weight = call.carried()
     return weight.reshape(call.geometry.groups, len(weight) // call.geometry.groups, -1)
 

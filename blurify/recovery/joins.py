@@ -62,7 +62,7 @@ def ordered(groups: list[list[Call]], stepper: Stepper) -> tuple[list[list[Call]
 
 
 def added_to(call: Call, groups: list[list[Call]], joins: dict[str, Join], stepper: Stepper) -> list[list[Call]]:
-    """The later groups that lead to the other part of the call's sum, which does not depend on the call."""
+    """Return the later groups that lead to the other part of the call's sum, which does not depend on the call."""
     join, numbers = joins.get(call.node), stepper.numbers
     if join is None or numbers[join.other] < numbers[call.node]:
         return []

@@ -70,7 +70,7 @@ class Stepper:
         return result
 
     def look(self, progress: Progress, name: str, reader: str) -> Any:
-        """The value of the named node as its reader finds it, for which nothing is done that would stay."""
+        """Return the value of the named node as its reader finds it, for which nothing is done that would stay."""
         between = self.nodes[progress.done : self.numbers[reader]]
         if name in progress.values and not any(writes(node, self.module) for node in between):
             return progress.values[name]
@@ -79,7 +79,7 @@ class Stepper:
         return there.values[name]
 
     def leading_to(self, name: str) -> set[str]:
-        """The names of all nodes that the named one depends on, and its own."""
+        """Return the names of all nodes that the named one depends on, and its own."""
         found: set[str] = set()
         waiting = [self.by_name[name]]
         while waiting:
@@ -106,7 +106,7 @@ class Batches:
         self._put(len(self._kept) - 1, progresses)
 
     def __iter__(self) -> Iterator[tuple[Progress, ...]]:
-        """Every batch in turn; what was done to it is kept when the next is asked for."""
+        """Yield every batch in turn; what was done to it is kept when the next is asked for."""
         for number in range(len(self._kept)):
             progresses = self._take(number)
             yield progresses

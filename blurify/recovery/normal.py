@@ -32,7 +32,7 @@ class NormalEquations:
         self._sums = sums if self._sums is None else tuple(a.add_(b) for a, b in zip(self._sums, sums, strict=True))
 
     def joined(self, other: NormalEquations) -> NormalEquations:
-        """The equations of both's rows."""
+        """Return the equations of both's rows."""
         both = NormalEquations(self.intercept)
         both.rows = self.rows + other.rows
         both._sums = tuple(a + b for a, b in zip(self.sums, other.sums, strict=True))
@@ -75,7 +75,7 @@ class NormalEquations:
         return (t - (weight @ x[:, :, None]).squeeze(2)) / self.rows
 
     def error(self, fit: Fit) -> float:
-        """The sum of squares that `fit` leaves, relative to that of the targets about their mean."""
+        """Return the sum of squares that `fit` leaves, relative to that of the targets about their mean."""
         gram, cross, x, t, energy = self.sums
         w, b = fit.weight, fit.offset
         left = energy.sum() - 2 * (w * cross.mT).sum() + ((w @ gram) * w).sum()

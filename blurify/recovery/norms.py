@@ -47,7 +47,7 @@ def gain_of(node: fx.Node, traced: TracedModule) -> Tensor | None:
 
 
 def module_of(node: fx.Node, traced: TracedModule) -> _BatchNorm | None:
-    """The batch-norm with running statistics that the node calls."""
+    """Return the batch-norm with running statistics that the node calls."""
     module: nn.Module | None = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
     return module if isinstance(module, _BatchNorm) and module.track_running_stats else None
 

@@ -63,7 +63,7 @@ class Recovered:
 
     @property
     def fitted(self) -> tuple[LayerFit, ...]:
-        """The layers that have new weights: none, if what `lstsq` gave was taken back."""
+        """Return the layers that have new weights: none, if what `lstsq` gave was taken back."""
         return () if self._fit_taken_back else tuple(layer for layer in self.layers if layer.ridge is not None)
 
     @property
@@ -76,7 +76,7 @@ class Recovered:
         return max((layer.pictures_wanted for layer in self.layers), default=0)
 
     def __str__(self) -> str:
-        """A few lines."""
+        """Return a few lines."""
         if not self.errors:
             return "the weights are the original's; nothing was fitted"
         steps = " -> ".join(f"{name} {error:.4f}" for name, error in self.errors.items())
@@ -221,7 +221,7 @@ def recover(
 
 
 def twins(original: nn.Module, converted: nn.Module, images: Tensor) -> tuple[TracedModule, TracedModule]:
-    """The original and the converted network as traced modules of one graph, the second over weights of its own.
+    """Return the original and the converted network as traced modules of one graph, the second over weights of its own.
 
     Both are optimized alike: a shortcut that is blurred before its 1x1 conv is fitted to what it then gives.
     """

@@ -146,7 +146,7 @@ class _Search:
         return Trial(self.strengths(step), step.folded, *figures, recovered)
 
     def strengths(self, step: Step) -> dict[str, float]:
-        """Those of the sites, of what their decisions say at most."""
+        """Return those of the sites, of what their decisions say at most."""
         shares = self.effects.shares(step)
         return {decision.site: decision.strength * shares[decision.site] for decision in self.plan.rewritten}
 
@@ -161,12 +161,12 @@ class _Search:
         )
 
     def carried(self, strengths: Mapping[str, float], pictures: Tensor) -> tuple[TracedModule, Recovered]:
-        """The original with blurs of these strengths, and that again, with nothing recovered."""
+        """Return the original with blurs of these strengths, and that again, with nothing recovered."""
         network = applied(with_strengths(self.plan, strengths), self.original, pictures, inplace=False)
         return network, Recovered(network, (), {}, {}, {}, 0)
 
     def recovered(self, strengths: Mapping[str, float], pictures: Tensor) -> tuple[TracedModule, Recovered]:
-        """The original with blurs of these strengths, and what recovering that gives."""
+        """Return the original with blurs of these strengths, and what recovering that gives."""
         network, _ = self.carried(strengths, pictures)
         return network, recover(self.original, network, pictures, **self.options)
 

@@ -81,7 +81,7 @@ class Effects:
 
 
 def with_strengths(plan: Plan, strengths: Mapping[str, float]) -> Plan:
-    """The plan with these strengths at the sites that it rewrites; those of no strength are kept."""
+    """Return the plan with these strengths at the sites that it rewrites; those of no strength are kept."""
     return Plan(tuple(d.with_strength(strengths[d.site]) if d.action is Action.REWRITE else d for d in plan.decisions))
 
 
@@ -103,7 +103,7 @@ def _errors(original: nn.Module, plan: Plan, sites: list[str], pictures: Tensor,
 
 
 def _foldings(original: nn.Module, plan: Plan, sites: list[str], pictures: Tensor, batch_size: int) -> Tensor:
-    """The share of energy that each site folds back at every step of its blur: `[sites, STEPS + 1]`.
+    """Return the share of energy that each site folds back at every step of its blur: `[sites, STEPS + 1]`.
 
     Parabolas through what is measured without, with half and with all of it, as a filter's energy is a parabola in its
     strength at every frequency.

@@ -15,7 +15,7 @@ from blurify.recovery.calls import downstream
 
 
 def norms(traced: TracedModule, frozen: bool) -> list[_BatchNorm]:
-    """The batch-norms behind a blur, but for frozen ones, which the model's own `.train()` leaves in evaluation.
+    """Return the batch-norms behind a blur, but for frozen ones, which the model's own `.train()` leaves in evaluation.
 
     With `frozen`, these too.
     """

@@ -28,7 +28,7 @@ class Trial:
 
     @property
     def strength(self) -> float:
-        """The mean over sites."""
+        """Return the mean over sites."""
         return sum(self.strengths.values()) / len(self.strengths)
 
     @property
@@ -58,11 +58,11 @@ class Strongest:
 
     @property
     def model(self) -> nn.Module:
-        """The recovered model."""
+        """Return the recovered model."""
         return self.recovered.model
 
     def __str__(self) -> str:
-        """A table of the trials, and the strengths that were chosen."""
+        """Return a table of the trials, and the strengths that were chosen."""
         rows = [("weights", "mean strength", "folding left", "agreement", "consistency", "change of it")]
         for trial in self.trials:
             mark = " *" if trial is self.chosen else ""

@@ -32,10 +32,10 @@ class Search(Protocol):
     fitted: int
 
     def strengths(self, step: Step) -> dict[str, float]:
-        """The strengths of the sites at a step."""
+        """Return the strengths of the sites at a step."""
 
     def measured(self, step: Step, network: nn.Module, recovered: bool) -> Trial:
-        """The trial that a network of the step's strengths is."""
+        """Return the trial that a network of the step's strengths is."""
 
 
 class Way:
@@ -83,7 +83,7 @@ class Way:
         return min(max(at, low + margin), high - margin) if high - low > 2 * margin else (low + high) // 2
 
     def _meeting(self) -> list[Step]:
-        """Those with any blur that are enough."""
+        """Return those with any blur that are enough."""
         return [step for step, trial in self.done.items() if trial.meets(self.min_agreement) and any(step.parts)]
 
     def _try_sites_alone(self) -> None:

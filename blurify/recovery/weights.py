@@ -33,7 +33,7 @@ class Normed:
     centred: ClassVar[bool] = False
 
     def value(self) -> Tensor:
-        """The weight, float64."""
+        """Return the weight, float64."""
         v = exact(self.v)
         return v * (exact(self.g) / torch.norm_except_dim(v, 2, self.dim))
 
@@ -56,7 +56,7 @@ class Scaled:
     centred: ClassVar[bool] = True
 
     def value(self) -> Tensor:
-        """The weight, float64."""
+        """Return the weight, float64."""
         v = exact(self.v).flatten(1)
         made = self.s * (v - v.mean(1, keepdim=True)) / self._deviation(v)
         return (made * exact(self.g).reshape(-1, 1)).reshape(self.v.shape)
@@ -87,7 +87,7 @@ def making(module: Any) -> Making | None:
 
 
 def scaled(node: object, traced: TracedModule) -> Scaled | None:
-    """The same of a conv of timm's that was traced into: its weight is the node.
+    """Return the same of a conv of timm's that was traced into: its weight is the node.
 
     That is `batch_norm(v.reshape(1, O, -1), weight=(g * s).view(-1), training=True).reshape_as(v)`.
     """
@@ -103,7 +103,7 @@ def scaled(node: object, traced: TracedModule) -> Scaled | None:
 
 
 def standardising(node: object) -> fx.Node | None:
-    """The node that takes mean and deviation off a weight, before it gets its shape again."""
+    """Return the node that takes mean and deviation off a weight, before it gets its shape again."""
     norm = called(first(node, "reshape_as"), F.batch_norm)
     rows = None if norm is None else called(norm.args[0], "reshape")
     if norm is None or rows is None or rows.args[1] != 1 or rows.args[3:] != (-1,):
@@ -112,7 +112,7 @@ def standardising(node: object) -> fx.Node | None:
 
 
 def called(node: object, target: object) -> fx.Node | None:
-    """The node if it calls that."""
+    """Return the node if it calls that."""
     return node if isinstance(node, fx.Node) and node.target == target else None
 
 
@@ -123,7 +123,7 @@ def first(node: object, target: object) -> object:
 
 
 def parameter_at(node: object, traced: TracedModule) -> nn.Parameter | None:
-    """The parameter that the node reads."""
+    """Return the parameter that the node reads."""
     if not isinstance(node, fx.Node) or node.op != "get_attr":
         return None
     path, _, name = str(node.target).rpartition(".")
@@ -148,6 +148,6 @@ def is_scaled(module: object) -> bool:
 
 
 def exact(tensor: Tensor) -> Tensor:
-    """The values as float64; Apple's GPUs have none, so theirs go to the CPU."""
+    """Return the values as float64; Apple's GPUs have none, so theirs go to the CPU."""
     tensor = tensor.detach()
     return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()

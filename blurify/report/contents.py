@@ -49,7 +49,7 @@ class Shown:
 
     @property
     def middle(self) -> Tensor:
-        """The window in the middle of each image."""
+        """Return the window in the middle of each image."""
         return middle(self.pictures, self.size)
 
     def windows(self, index: int) -> Tensor:
@@ -63,7 +63,7 @@ class Shown:
 
 
 def show(original: nn.Module, converted: nn.Module, shown: Shown) -> tuple[tuple[Table, ...], tuple[Picture, ...]]:
-    """The tables and the images of a converted network for a report, those of its sites first.
+    """Return the tables and the images of a converted network for a report, those of its sites first.
 
     >>> import blurify, torchvision
     >>> model = torchvision.models.resnet18().eval()

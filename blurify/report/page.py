@@ -59,7 +59,7 @@ class Picture:
 
     @property
     def uri(self) -> str | None:
-        """The plot as an address that holds it."""
+        """Return the plot as an address that holds it."""
         kind = next((kind for start, kind in _KINDS.items() if self.content.startswith(start)), None)
         return kind and f"data:{kind};base64,{b64encode(self.content).decode()}"
 

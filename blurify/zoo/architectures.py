@@ -44,7 +44,7 @@ def own_shape(name: str, model: nn.Module) -> Shape:
 
 
 def inputs_of(name: str, model: nn.Module, shape: Shape, batch: int = 1) -> Inputs:
-    """A batch of the given channels and sizes for every argument of the model.
+    """Return a batch of the given channels and sizes for every argument of the model.
 
     >>> inputs_of("timm:resnet18", model, (3, 64, 64)).args[0].shape
     torch.Size([1, 3, 64, 64])
@@ -64,7 +64,7 @@ def meta_device(name: str) -> Any:
 
 
 def on_meta(name: str) -> nn.Module:
-    """The architecture, in eval mode, without storage.
+    """Return the architecture, in eval mode, without storage.
 
     >>> next(on_meta("timm:resnet18").parameters()).is_meta
     True
@@ -75,7 +75,7 @@ def on_meta(name: str) -> nn.Module:
 
 
 def parameter_count(model: nn.Module) -> int:
-    """The number of parameters.
+    """Return the number of parameters.
 
     >>> parameter_count(on_meta("timm:resnet18"))
     11689512

@@ -71,7 +71,7 @@ def write(folder: Path, name: str, settings: Settings, model: nn.Module, plan: P
 
 
 def config(name: str, settings: Settings, model: nn.Module, facts: Record) -> dict[str, Any]:
-    """The fields that timm's own `config.json` has, and what blurify did.
+    """Return the fields that timm's own `config.json` has, and what blurify did.
 
     >>> config("timm:resnet18", Settings(), model, {})["architecture"]
     'resnet18'
@@ -95,7 +95,7 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def card(name: str, settings: Settings, model: nn.Module, facts: Record) -> str:
-    """The model card, in Markdown with the hub's front matter.
+    """Return the model card, in Markdown with the hub's front matter.
 
     >>> card("timm:resnet18", Settings(), model, facts).splitlines()[0]
     '---'

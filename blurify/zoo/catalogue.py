@@ -17,7 +17,7 @@ _MAGIC = "*?["
 def choose(
     patterns: Iterable[str], *, exclude: Iterable[str] = (), pretrained: bool = False, tag_filter: str | None = None
 ) -> list[str]:
-    """The models that any of the patterns matches and none of `exclude` does, sorted.
+    """Return the models that any of the patterns matches and none of `exclude` does, sorted.
 
     >>> choose(["resnet18", "torchvision:resnet18"])
     ['timm:resnet18', 'torchvision:resnet18']
@@ -97,7 +97,7 @@ class _Lists:
         self.tag_filter = tag_filter
 
     def of(self, library: str, tagged: bool) -> list[str]:
-        """The names of one library, timm's perhaps with tags."""
+        """Return the names of one library, timm's perhaps with tags."""
         names: dict[str, Callable[[], list[str]]] = {"timm": lambda: self._timm(tagged), "torchvision": _torchvision}
         return [f"{library}:{name}" for name in names[library]()]
 

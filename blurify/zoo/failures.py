@@ -11,7 +11,7 @@ from blurify.zoo.settings import FAILED, Record
 
 
 def failure(error: Exception) -> Record:
-    """The record of what went wrong: of which kind, and one sentence.
+    """Return the record of what went wrong: of which kind, and one sentence.
 
     >>> failure(MemoryError())["kind"]
     'memory'

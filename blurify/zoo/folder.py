@@ -26,7 +26,7 @@ _LOCK, _PROCESS = ".lock", ".process"
 
 @contextmanager
 def opened(folder: Path, settings: Settings, where: str) -> Iterator[Ledger]:
-    """The ledger of a folder that is this process's alone until the end of the block.
+    """Return the ledger of a folder that is this process's alone until the end of the block.
 
     >>> with opened(Path("converted"), Settings(), "converted") as ledger:
     ...     ledger.models
@@ -69,7 +69,7 @@ def inspect(folder: Path) -> State:
 
 
 def holder(folder: Path) -> int | None:
-    """The process that works in the folder, if one does.
+    """Return the process that works in the folder, if one does.
 
     >>> holder(Path("converted"))
     """
@@ -107,7 +107,7 @@ def _check_settings(mark: Path, wanted: dict[str, Any]) -> None:
 
 
 def said(value: object) -> str:
-    """A setting as it reads in a sentence.
+    """Return a setting as it reads in a sentence.
 
     >>> said(["native"]), said(4)
     ('native', '4')

@@ -51,7 +51,7 @@ def write(folder: Path, ledger: Ledger) -> None:
 
 
 def as_csv(records: list[Record]) -> str:
-    """One line a model, after a line of titles.
+    """Return one line a model, after a line of titles.
 
     >>> as_csv([]).strip().split(",")[:2]
     ['model', 'status']

@@ -40,7 +40,7 @@ def formats() -> list[str]:
 
 
 def file_of(form: str) -> str:
-    """The name of a model's file in that format.
+    """Return the name of a model's file in that format.
 
     >>> file_of("native")
     'model.pt'
@@ -79,7 +79,7 @@ def weigh(name: str) -> Record:
 
 
 def needed_memory(parameters: int, settings: Settings) -> int:
-    """The bytes that the job of a model of so many parameters is expected to need.
+    """Return the bytes that the job of a model of so many parameters is expected to need.
 
     >>> needed_memory(25_000_000, Settings())
     1400000000

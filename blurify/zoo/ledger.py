@@ -17,7 +17,7 @@ from blurify.zoo.settings import Record
 
 
 def read_lines(path: Path) -> Iterator[Record]:
-    """Every object of a file, without a last line that was not written to its end.
+    """Yield every object of a file, without a last line that was not written to its end.
 
     >>> list(read_lines(Path("ledger.jsonl")))
     [{'model': 'timm:resnet18', 'status': 'converted'}]

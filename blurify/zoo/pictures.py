@@ -23,7 +23,7 @@ MEMORY = 10**9
 
 
 def shared_out(settings: Settings) -> tuple[list[Source], list[Source]]:
-    """The images to recover from, and those to measure on, which are others.
+    """Return the images to recover from, and those to measure on, which are others.
 
     >>> [len(share) for share in shared_out(Settings(recover="pictures", calib=64))]
     [64, 36]
@@ -47,7 +47,7 @@ def shared_out(settings: Settings) -> tuple[list[Source], list[Source]]:
 
 
 def recovered(settings: Settings, loaded: files.LoadedModel, converted: nn.Module) -> tuple[nn.Module, Record]:
-    """The converted model with weights that work with the blurs, and what became of its layers.
+    """Return the converted model with weights that work with the blurs, and what became of its layers.
 
     >>> recovered(Settings(recover="pictures"), loaded, converted)[1]["errors"]
     {'carried': 0.31, 'lstsq': 0.04}

@@ -122,7 +122,7 @@ def _expired(code: int) -> Record:
 
 
 def lost(kind: str, error: str) -> Record:
-    """The record of a task that did not come to an end.
+    """Return the record of a task that did not come to an end.
 
     >>> lost("timeout", "was not done within 600 s")["status"]
     'failed'

@@ -25,7 +25,7 @@ def given_inputs(name: str, model: nn.Module) -> tuple[torch.Tensor, ...] | None
 
 
 def own_inputs(name: str, model: nn.Module, batch: int = 1) -> Inputs:
-    """A batch of the sizes that the model is made for.
+    """Return a batch of the sizes that the model is made for.
 
     >>> own_inputs("timm:resnet18", model).args[0].shape
     torch.Size([1, 3, 224, 224])

@@ -100,7 +100,7 @@ class Limits:
 
 
 def cores() -> int:
-    """The cores that this process may use.
+    """Return the cores that this process may use.
 
     >>> cores() > 0
     True

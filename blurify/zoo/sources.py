@@ -20,7 +20,7 @@ DELAYS = (1.0, 5.0, 25.0)
 
 
 def read(name: str, *, pretrained: bool, delays: Sequence[float] = DELAYS) -> files.LoadedModel:
-    """The model of a name in eval mode, and as which architecture it can be rebuilt.
+    """Return the model of a name in eval mode, and as which architecture it can be rebuilt.
 
     >>> read("timm:resnet18", pretrained=False).arch
     'timm:resnet18'
@@ -45,7 +45,7 @@ def _read(name: str, pretrained: bool) -> files.LoadedModel:
 
 
 def _from_timm_source(name: str, pretrained: bool) -> files.LoadedModel:
-    """A model of the hub or of a folder; it is written as the architecture that its configuration names."""
+    """Return a model of the hub or of a folder; it is written as the architecture that its configuration names."""
     import timm
 
     try:
@@ -105,7 +105,7 @@ def is_offline() -> bool:
 
 
 def bare(name: str) -> str:
-    """The architecture of a name, which needs no weights to be built and planned.
+    """Return the architecture of a name, which needs no weights to be built and planned.
 
     >>> bare("timm:resnet50.a1_in1k")
     'timm:resnet50.a1_in1k'

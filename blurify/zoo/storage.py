@@ -32,20 +32,20 @@ class Store(Protocol):
     where: str
 
     def part(self) -> Any:
-        """A context with a folder for files that are not finished, which is gone afterwards."""
+        """Return a context with a folder for files that are not finished, which is gone afterwards."""
 
     def put(self, part: Path, name: str) -> None:
         """Let what is in the folder be the model of that name, in the place of any that is there."""
 
     def report(self, name: str) -> Record | None:
-        """The report of a model that is there."""
+        """Return the report of a model that is there."""
 
     def holds(self, record: Record) -> bool:
         """Return whether all files of a record are there as it says."""
 
 
 def open_store(where: str) -> Store:
-    """The store at a path or URL.
+    """Return the store at a path or URL.
 
     >>> open_store("converted").where
     'converted'
@@ -63,7 +63,7 @@ def is_url(where: str) -> bool:
 
 
 def place(name: str) -> str:
-    """A model's folder below the store.
+    """Return a model's folder below the store.
 
     >>> place("timm:resnet18"), place("hf-hub:timm/resnet18.a1_in1k")
     ('timm/resnet18', 'hf-hub/timm--resnet18.a1_in1k')
@@ -168,7 +168,7 @@ class UrlStore:
 
 
 def finished(store: Store, name: str, settings: Record, versions: Record) -> Record | None:
-    """The report of a model that is in the store already, whole, and made as is asked now.
+    """Return the report of a model that is in the store already, whole, and made as is asked now.
 
     >>> finished(open_store("converted"), "timm:resnet18", Settings().as_json(), versions())
     """
@@ -184,7 +184,7 @@ def finished(store: Store, name: str, settings: Record, versions: Record) -> Rec
 
 
 def digest(path: Path) -> dict[str, Any]:
-    """A file's size and SHA-256.
+    """Return a file's size and SHA-256.
 
     >>> digest(Path("plan.json"))["bytes"]
     1234

@@ -14,7 +14,7 @@ class Watcher(Protocol):
         """So many models are about to be weighed, planned or converted."""
 
     def started(self, name: str) -> None:
-        """A worker took this model."""
+        """Note that a worker took this model."""
 
     def ended(self, name: str, record: Record) -> None:
         """This became of it."""

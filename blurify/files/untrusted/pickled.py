@@ -133,7 +133,7 @@ class Following:
             self._refuse(f"uses {name}, which torch.save does not write")
 
     def _popped(self, count: int | None) -> list[Any]:
-        """The topmost so many, or all above the last mark."""
+        """Return the topmost so many, or all above the last mark."""
         start = len(self.stack) - (count or 0)
         if count is None:
             start = next(at for at in range(len(self.stack) - 1, -1, -1) if self.stack[at] is _MARK)

@@ -22,7 +22,7 @@ _LENGTHS, _LENGTHS_AT = struct.Struct("<2H"), 26
 
 
 def records_of(path: Path) -> dict[str, int]:
-    """The records of an archive and the bytes in each, or a refusal.
+    """Return the records of an archive and the bytes in each, or a refusal.
 
     >>> records_of(Path("weights.pt"))["weights/data/0"]
     4096
@@ -52,7 +52,7 @@ def records_of(path: Path) -> dict[str, int]:
 
 
 def content_of(path: Path, name: str) -> bytes:
-    """The bytes of a stored record, as torch reads them: without regard to its checksum, which may be left out.
+    """Return the bytes of a stored record, as torch reads them: without regard to its checksum, which may be left out.
 
     >>> content_of(Path("weights.pt"), "weights/data.pkl")[:1]
     b'\\x80'
@@ -65,7 +65,7 @@ def content_of(path: Path, name: str) -> bytes:
 
 
 def root_of(names: Iterable[str]) -> str:
-    """The folder that an archive's records are in, which the first of them decides for torch.
+    """Return the folder that an archive's records are in, which the first of them decides for torch.
 
     >>> root_of(["weights/data.pkl", "weights/data/0"])
     'weights'

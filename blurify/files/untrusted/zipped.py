@@ -56,7 +56,7 @@ def _read(archive: zipfile.ZipFile, path: Path, known: re.Pattern[str], ignored:
 
 
 def packed(entries: Entries) -> io.BytesIO:
-    """The entries as an archive that torch reads."""
+    """Return the entries as an archive that torch reads."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, content in entries.items():
