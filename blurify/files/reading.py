@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from blurify.errors import ArchitectureError, ArgumentError, FileError
@@ -18,6 +19,7 @@ from blurify.files.architecture import build_architecture, looks_like_architectu
 from blurify.files.checkpoint import Part, find_module, find_parts
 from blurify.files.contents import check_size, read_contents
 from blurify.files.fitting import fitting
+from blurify.files.guessing import guesses, only, text_of
 from blurify.files.options import ReadOptions
 from blurify.files.program import Signature, read_program
 from blurify.files.state_dict import load_weights
@@ -25,6 +27,11 @@ from blurify.files.torchscript import read_torchscript
 from blurify.files.untrusted.bounded import Bounded
 from blurify.files.untrusted.container import PROGRAMS, identify
 from blurify.files.untrusted.safety import Trust
+from blurify.tracing.inputs import example_for
+from blurify.verifying.outputs import compare, run
+
+# As an architecture, the one that the weights fit.
+AUTO = "auto"
 
 Form = Literal["architecture", "state_dict", "module", "native", "program", "torchscript", "onnx"]
 
@@ -152,16 +159,32 @@ def _from_content(content: Any, path: Path, options: ReadOptions, own: str | Non
 def _from_weights(parts: list[Part], path: Path, options: ReadOptions, own: str | None) -> LoadedModel:
     named = options.arch or own
     if named is None:
-        raise ArchitectureError(
-            f"{path} holds a state_dict, which is weights without an architecture; "
-            "name it with --arch timm:NAME, torchvision:NAME or package.module:factory."
-        )
+        guess = text_of(guesses(part.value for part in parts))
+        advice = guess or "name it with --arch timm:NAME, torchvision:NAME or package.module:factory"
+        raise ArchitectureError(f"{path} holds a state_dict, which is weights without an architecture; {advice}.")
+    if named != AUTO:
+        return _fitted(parts, path, options, named)
+    found = guesses(part.value for part in parts)
+    return _fitted(parts, path, options, only(found, path, lambda names: _same(parts, path, options, names)))
+
+
+def _same(parts: list[Part], path: Path, options: ReadOptions, names: list[str]) -> bool:
+    """Return whether the architectures compute the same with the weights: two libraries may have one network."""
+    models = [_fitted(parts, path, options, name).model for name in names]
+    inputs = example_for(models[0])
+    with torch.no_grad():
+        outputs = [run(model, inputs) for model in models]
+    return all(compare(outputs[0], other).ok for other in outputs[1:])
+
+
+def _fitted(parts: list[Part], path: Path, options: ReadOptions, named: str) -> LoadedModel:
     largest = max((part.value for part in parts), key=len)
     with nullcontext() if options.arch else Bounded(largest):
         model = build_architecture(named).eval()
     fit = fitting(parts, model, path=path, arch=named, ema=options.ema, key=options.key)
     random = load_weights(model, fit.state(), arch=named, path=path, backbone=options.backbone)
-    return LoadedModel(model, "state_dict", named, path, _and(fit.text(), random))
+    guessed = f"the architecture is {named}" if options.arch == AUTO else ""
+    return LoadedModel(model, "state_dict", named, path, _and(guessed, fit.text(), random))
 
 
 def _and(*facts: str) -> str:

@@ -66,4 +66,4 @@ def _pickle(content: Any, opened: Any, path: Path) -> None:
             raise error.__context__ from error
         fact = one_line(error)
         message = f"the converted model cannot be pickled to {path}: {fact}; "
-        raise FileError(message + "name its architecture with arch, so that a recipe is written instead.") from error
+        raise FileError(message + "write a program, named *.pt2, or name its architecture with arch.") from error
