@@ -203,3 +203,18 @@ def test_lightning_s_own_files(tiny: nn.Module, picture: Tensor, tmp_path: Path)
     taken = _reads(tmp_path / "last.ckpt", expected, picture)
     assert taken == "the weights are those under 'state_dict' and named 'net.*'"
     _reads(tmp_path / "last.ckpt", expected, picture, ema=True)  # what Lightning keeps there is the average
+
+
+@pytest.mark.parametrize("head", [{}, {"fc.0.weight": torch.ones(2, 2), "fc.2.weight": torch.ones(2)}])
+def test_a_backbone_may_lack_its_classifier(head: dict[str, Tensor], tiny: nn.Module, tmp_path: Path) -> None:
+    state = {name: value for name, value in {**tiny.state_dict(), **head}.items() if name[:3] != "fc." or name in head}
+    torch.save({"state_dict": {f"module.encoder.{name}": value for name, value in state.items()}}, tmp_path / "w.pt")
+    with pytest.raises(ArchitectureError, match="all but the classifier fits: add --backbone to leave that random"):
+        read_model(tmp_path / "w.pt", arch=ARCH)
+    loaded = read_model(tmp_path / "w.pt", arch=ARCH, backbone=True)
+    assert torch.equal(loaded.model.conv1[0].weight, tiny.conv1[0].weight)
+    assert "2 weights of the classifier (fc.weight, fc.bias) are left random" in loaded.taken
+    del state["conv1.0.weight"]
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(ArchitectureError, match=r"3 missing \(conv1\.0\.weight, fc\.weight, fc\.bias\)"):
+        read_model(tmp_path / "w.pt", arch=ARCH, backbone=True)
