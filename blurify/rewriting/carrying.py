@@ -104,7 +104,8 @@ def in_parts(plan: Plan, model: M, inputs: Inputs | None, form: str, inplace: bo
 
     def convert(part: Part, module: nn.Module, root: str, call: Inputs) -> nn.Module:
         traced = trace(module, call, symbolic=True)
-        own = "graph" if root else form
+        # As a module, a layer alone keeps its hooks and the names of its weights.
+        own = "auto" if root else form
         return carried_out(plan.of_part(part, root), module, traced, call, own, True, optimize=optimize, partial=True)
 
     converted = [part for part in plan.parts if not part.reason]

@@ -12,6 +12,7 @@ from functools import partial
 
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _LPPoolNd
 
 from blurify.errors import BlurifyError
 from blurify.graph.module import TracedModule
@@ -22,11 +23,13 @@ from blurify.planning.plan import Plan
 from blurify.planning.spec import Spec
 from blurify.rewriting.parts import as_root
 from blurify.sites import Action, Kind, Lands, Reason
-from blurify.tracing import trace
+from blurify.tracing import sketch, trace
 from blurify.tracing.fed import Fed
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.leaves import is_strided
 
+# These reduce resolution by a window, a size or a factor.
+WITHOUT_STRIDE = (_LPPoolNd, _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, nn.Upsample)
 Planned = Callable[[nn.Module, TracedModule, Spec, Inputs | None], Plan]
 
 
@@ -86,7 +89,8 @@ class Parts:
         rename = partial(whole_name, path=path, root=name)
         spec = self.spec.of_part(rename, inner=not f"{self.stem}.".startswith(f"{path}."))
         try:
-            traced = trace(root, inputs, symbolic=True)
+            # To name one part, it is enough to see it once.
+            traced = sketch(root) if self.only_one else trace(root, inputs, symbolic=True)
             plan = self.planned(root, traced, spec, inputs)
         except BlurifyError as error:
             return in_short(error)
@@ -99,7 +103,7 @@ class Parts:
 
 def is_worth_a_trace(module: nn.Module) -> bool:
     """Say whether there may be a site in the module: a layer alone shows by its stride, all else is looked into."""
-    return not is_plain_layer(module) or is_strided(module)
+    return not is_plain_layer(module) or is_strided(module) or isinstance(module, WITHOUT_STRIDE)
 
 
 def in_short(error: Exception) -> str:

@@ -24,6 +24,24 @@ def as_root(module: nn.Module) -> tuple[nn.Module, str]:
     return (nn.Sequential(module).train(module.training), "0") if is_plain_layer(module) else (module, "")
 
 
+def from_root(root: nn.Module, name: str) -> nn.Module:
+    """Return what stands for a converted part in the whole model: a layer without its container, where it is one."""
+    if not name or isinstance(root, TracedModule):
+        return root
+    layer = root.get_submodule(name)
+    layer.__dict__["meta"] = vars(root)["meta"]
+    return layer
+
+
+def to_root(part: nn.Module, name: str) -> nn.Module:
+    """Return the root that a converted part was made in; the inverse of `from_root`."""
+    if not name or isinstance(part, TracedModule):
+        return part
+    root = nn.Sequential(part).train(part.training)
+    root.__dict__["meta"] = vars(part)["meta"]
+    return root
+
+
 def with_parts(
     model: M, parts: Iterable[Part], inputs: Inputs | None, inplace: bool, convert: Convert
 ) -> tuple[M, dict[tuple[str, str], nn.Module]]:
@@ -41,7 +59,8 @@ def with_parts(
             raise PlanError(f"{type(model).__name__} does not call a part {part.path!r}; plan it again.")
         old = twin.get_submodule(part.path)
         root, name = as_root(old)
-        new = made[part.path, name] = convert(part, root, name, calls[part.path])
+        result = made[part.path, name] = convert(part, root, name, calls[part.path])
+        new = from_root(result, name)
         _keep_attributes(old, new)
         put(twin, old, new)
     _check_runs(twin, given, [path for path, _ in made])

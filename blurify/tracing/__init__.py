@@ -26,7 +26,7 @@ from blurify.tracing.leaves import kept_whole
 from blurify.tracing.modes import as_found, check_weights_stay, flags_against
 from blurify.tracing.tracer import Recorded, read_values, trace_once
 
-__all__ = ["trace"]
+__all__ = ["sketch", "trace"]
 
 Front = Callable[[nn.Module], Recorded]
 
@@ -87,6 +87,20 @@ def trace(
     )
 
 
+def sketch(model: nn.Module) -> TracedModule:
+    """Record the graph after `.eval()` alone, and compare it with nothing: enough to see what could be planned.
+
+    Raises:
+        TraceError: the symbolic tracer cannot record `forward`.
+    """
+    check_names(model)
+    if isinstance(model, fx.GraphModule):
+        return trace(model)
+    with as_found(model):
+        recorded = trace_once(model.eval())
+    return _assemble(model, recorded, recorded, Modes(), {"front_end": "torch.fx"})
+
+
 def check_names(model: nn.Module) -> None:
     """Refuse names that would end the string they are quoted in: `torch.fx` writes them into code and runs it."""
     for path, module in model.named_modules():
@@ -115,12 +129,13 @@ def _compared(
 
 def _both_modes(model: nn.Module, front: Front, meta: dict[str, Any], whole: set[str]) -> TracedModule:
     while True:
-        in_training, train_flags = _in_training(model, front, meta)
         before = set(whole)
+        # Inference first: what stops a front-end there mostly stops it in training too, and says more.
         with as_found(model):
             model.eval()
             eval_flags = flags_against(model, False)
             evaluated = front(model)
+        in_training, train_flags = _in_training(model, front, meta)
         if whole == before:
             break  # both graphs keep the same modules whole
     if in_training is None:
@@ -142,8 +157,6 @@ def _in_training(model: nn.Module, front: Front, meta: dict[str, Any]) -> tuple[
             return front(model), flags
         except Exception:
             if meta["front_end"] == "torch.fx":
-                model.eval()
-                front(model)  # what stops it here too says more than that it takes other arguments in training
                 raise
             # Then `.train()` switches its layers alone.
             meta["eval_only"] = True

@@ -20,7 +20,7 @@ from blurify.errors import ArgumentError, first_line
 from blurify.graph.module import TracedModule
 from blurify.layers import Blur
 from blurify.planning.plan import Plan, plan_of
-from blurify.rewriting.parts import as_root
+from blurify.rewriting.parts import as_root, to_root
 from blurify.tracing.fed import Fed
 from blurify.tracing.inputs import Inputs, as_inputs, example_for
 from blurify.tracing.modes import as_found
@@ -128,7 +128,8 @@ def filters_used(converted: nn.Module) -> tuple[FilterUse, ...]:
 def verify_part(original: nn.Module, converted: nn.Module, path: str, call: Inputs) -> Verdict:
     """Prove one part."""
     own = call.copied()
-    return verify(as_root(original.get_submodule(path))[0], converted.get_submodule(path), own.args, own.kwargs)
+    root, name = as_root(original.get_submodule(path))
+    return verify(root, to_root(converted.get_submodule(path), name), own.args, own.kwargs)
 
 
 def worst_row(verdicts: Mapping[str, Verdict], number: int) -> Row:

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from blurify import antialias, load, plan, save, verify
 from blurify.errors import ArgumentError, TraceError
 from blurify.graph.module import TracedModule
 from blurify.planning.plan import Plan
 from blurify.sites import Kind, Reason
+from blurify.tracing.tracer import LeafAwareTracer
 from tests.conftest import randomize_statistics
 
 X = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -135,6 +136,20 @@ def test_layers_called_by_a_forward_that_looks_at_values() -> None:
 def test_the_refusal_names_the_way_out() -> None:
     with pytest.raises(TraceError, match=r"Or convert what can be traced, 'backbone' for one, with partial=True"):
         plan(Detector(), example_inputs=X)
+
+
+def test_a_refusal_records_the_model_once_and_a_part_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[str] = []
+    record = LeafAwareTracer.trace
+
+    def counted(self: LeafAwareTracer, root: nn.Module, concrete_args: Any = None) -> fx.Graph:
+        recorded.append(type(root).__name__)
+        return record(self, root, concrete_args)
+
+    monkeypatch.setattr(LeafAwareTracer, "trace", counted)
+    with pytest.raises(TraceError, match="'backbone' for one"):
+        plan(Detector())
+    assert recorded == ["Detector", "Sequential"]
 
 
 class NothingToTrace(nn.Module):
