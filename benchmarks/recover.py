@@ -31,7 +31,7 @@ from blurify import antialias, recover
 from blurify.demo.classifier import frame
 from blurify.measure.consistency import agreement, crop, logits, shifted_answers, window_offsets
 from blurify.measure.estimate import estimate
-from blurify.recovery.recovering import Recovered
+from blurify.recovery.recover import Recovered
 
 WINDOW, ROOM = 224, 32
 SHIFTED, REACH = 2000, 4

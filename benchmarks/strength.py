@@ -17,7 +17,7 @@ from benchmarks import photographs
 from benchmarks.recover import ROOM, WINDOW, efficientnet
 from benchmarks.timing import record, table
 from blurify import antialias
-from blurify.cli.recovering import draw
+from blurify.cli.recover_run import draw
 from blurify.measure.consistency import agreement, shifted_answers
 from blurify.measure.estimate import estimate
 from blurify.recovery.searching import strongest

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from blurify.errors import BlurifyError, HooksWarning, NoEffectWarning, OmissionWarning
     from blurify.files import load, save
     from blurify.planning.plan import Plan
-    from blurify.recovery.recovering import recover
+    from blurify.recovery.recover import recover
     from blurify.verifying.proving import verify
     from blurify.verifying.verdict import Verdict
 
@@ -41,7 +41,7 @@ _HOMES = {
     "antialias": "api",
     "load": "files",
     "plan": "api",
-    "recover": "recovery.recovering",
+    "recover": "recovery.recover",
     "save": "files",
     "verify": "verifying.proving",
 }

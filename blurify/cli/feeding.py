@@ -12,14 +12,14 @@ from rich.text import Text
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from blurify.cli.settings import Settings
+from blurify.cli.settings import MeasureSettings
 from blurify.errors import FileError
 from blurify.measure import processes
 from blurify.measure.folder import Folder, Pictures, Preprocessing
 
 
 def batches(
-    folder: Folder, preprocessing: Preprocessing, settings: Settings, skipped: list[str]
+    folder: Folder, preprocessing: Preprocessing, settings: MeasureSettings, skipped: list[str]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """This process's images that can be read, with a bar on a terminal; why others cannot goes to `skipped`."""
     # Whole batches are shared out, so that what is in a batch does not depend on how many processes there are.

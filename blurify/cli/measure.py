@@ -67,11 +67,11 @@ def measure(model: str, other: str | None, as_json: bool, **options: Any) -> Non
     Two crops of each image are compared, at random shifts; a consistent network predicts the same for both.
     """
     let_user_modules_in(options["arch"], options["allow"])
-    from blurify.cli.measuring import run
-    from blurify.cli.settings import Settings
+    from blurify.cli.measure_run import run
+    from blurify.cli.settings import MeasureSettings
     from blurify.measure import processes
 
     with processes.processes():
-        result = run([name for name in (model, other) if name is not None], Settings(**options))
+        result = run([name for name in (model, other) if name is not None], MeasureSettings(**options))
         if processes.rank() == 0:
             click.echo(result.as_json() if as_json else str(result))

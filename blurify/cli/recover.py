@@ -132,7 +132,7 @@ def recover(
         request = replace(request, filter="binomial")
     let_user_modules_in(request.arch, request.allow)
     from blurify import files
-    from blurify.cli import recovering
+    from blurify.cli import recover_run
 
     form = files.choose_format(output, format_name) or (None if output else files.own_format(Path(request.model)))
     target = output or default_output(request.model, form.suffix if form else ".pt")
@@ -141,13 +141,13 @@ def recover(
     source = Path(request.model)
     if source.exists() or files.looks_like_architecture(request.model):
         files.check_output(target, source=source, force=force)
-    settings = recovering.Settings(images, method, fine_tune=fine_tune, calib=calib, memory=memory, **options)
-    recovering.check_picture(picture)
-    report = recovering.run_together(request, settings, target, form, force=force, resume=resume)
+    settings = recover_run.RecoverSettings(images, method, fine_tune=fine_tune, calib=calib, memory=memory, **options)
+    recover_run.check_picture(picture)
+    report = recover_run.run_together(request, settings, target, form, force=force, resume=resume)
     if report is None:
         return
     if picture is not None and report.searched is not None:
-        recovering.draw(report.searched, picture)
+        recover_run.draw(report.searched, picture)
     click.echo(report.as_json() if as_json else str(report))
 
 

@@ -234,7 +234,7 @@ def _examples(loaded: files.LoadedModel, request: Request) -> tuple[Tensor, ...]
     return (random_batch((1, *(request.input_size or input_size(model))), number_of(model)),)
 
 
-def _taken(loaded: files.LoadedModel, signature: files.Signature, request: Request) -> tuple[Tensor, ...]:
+def _taken(loaded: files.LoadedModel, signature: files.ProgramSignature, request: Request) -> tuple[Tensor, ...]:
     """Describe the inputs of an exported program."""
     if request.input_size is not None and loaded.form == "program":
         raise ArgumentError(f"{request.model} is a program, which says itself what it takes; remove --input-size.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Settings:
+class MeasureSettings:
     """The options of one command line."""
 
     images: Path

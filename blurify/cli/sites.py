@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from blurify import api
-from blurify.cli.measured import Measured, Sites
-from blurify.cli.settings import Settings
+from blurify.cli.measure_result import Measured, Sites
+from blurify.cli.settings import MeasureSettings
 from blurify.errors import ArgumentError, FileError
 from blurify.files.atomic import check_output
 from blurify.measure import processes
@@ -52,7 +52,7 @@ def converted_of(models: dict[str, nn.Module]) -> tuple[str, nn.Module]:
 
 
 def of_sites(
-    models: dict[str, nn.Module], folder: Folder, preprocessing: Preprocessing, size: int, settings: Settings
+    models: dict[str, nn.Module], folder: Folder, preprocessing: Preprocessing, size: int, settings: MeasureSettings
 ) -> Sites:
     """Measure the folded energy of every site, before and after."""
     name, converted = converted_of(models)
@@ -82,7 +82,7 @@ def write_report(
     folder: Folder,
     preprocessing: Preprocessing,
     size: int,
-    settings: Settings,
+    settings: MeasureSettings,
 ) -> None:
     """Return one page with what was measured, and images of where it aliases and how it answers."""
     from blurify.report import contents, page

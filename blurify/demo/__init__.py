@@ -35,7 +35,7 @@ ROUNDS = 3
 
 
 @dataclass(frozen=True)
-class Comparison:
+class BeforeAfter:
     """One measure of the original, of the converted model, and their paired difference, each with its interval."""
 
     before: Estimate
@@ -50,9 +50,9 @@ class DemoResult:
     plan: Plan
     verdict: Verdict
     filt_size: int
-    consistency: Comparison
-    accuracy: Comparison
-    shifted_accuracy: Comparison
+    consistency: BeforeAfter
+    accuracy: BeforeAfter
+    shifted_accuracy: BeforeAfter
     seconds: float
 
     def __str__(self) -> str:
@@ -172,5 +172,5 @@ def _drawing(original: nn.Module, converted: nn.Module, wide: Tensor, labels: Te
     return sliding_strip(Slide(windows, before, after, int(labels[index])), caption=caption)
 
 
-def _compare(before: Tensor, after: Tensor) -> Comparison:
-    return Comparison(estimate(before), estimate(after), estimate(after - before))
+def _compare(before: Tensor, after: Tensor) -> BeforeAfter:
+    return BeforeAfter(estimate(before), estimate(after), estimate(after - before))

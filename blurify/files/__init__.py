@@ -7,7 +7,7 @@ from blurify.files.atomic import check_output
 from blurify.files.contents import check_size
 from blurify.files.formats import FORMATS, Format, SaveOptions, choose_format, fitting_format, is_onnx, own_format
 from blurify.files.onnx_graph import require_onnx, save_onnx
-from blurify.files.program import Signature, save_program
+from blurify.files.program import ProgramSignature, save_program
 from blurify.files.reading import LoadedModel, load, read_model
 from blurify.files.writing import save
 
@@ -15,8 +15,8 @@ __all__ = [
     "FORMATS",
     "Format",
     "LoadedModel",
+    "ProgramSignature",
     "SaveOptions",
-    "Signature",
     "build_architecture",
     "check_output",
     "check_size",

@@ -12,7 +12,7 @@ from blurify.errors import ArgumentError, FileError
 from blurify.files import read_back
 from blurify.files.atomic import Check
 from blurify.files.onnx_graph import require_onnx, save_onnx
-from blurify.files.program import Signature, save_program
+from blurify.files.program import ProgramSignature, save_program
 from blurify.files.torchscript_out import require_torchscript, save_torchscript
 from blurify.files.untrusted.container import identify
 from blurify.files.writing import write
@@ -28,7 +28,7 @@ class SaveOptions:
     """
 
     arch: str | None = None
-    example: Tensor | Signature | None = None
+    example: Tensor | ProgramSignature | None = None
     dynamic_size: bool = False
     force: bool = False
     check: Check | None = None
@@ -98,7 +98,7 @@ def _write_torchscript(model: nn.Module, path: Path, wanted: SaveOptions) -> Non
     )
 
 
-def _example(wanted: SaveOptions) -> Tensor | Signature:
+def _example(wanted: SaveOptions) -> Tensor | ProgramSignature:
     if wanted.example is None:
         raise ArgumentError("A program is recorded from an example of the model's input; give one.")
     return wanted.example

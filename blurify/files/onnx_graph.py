@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from blurify.errors import BlurifyError, FileError, causes
 from blurify.files.atomic import Check, check_output, write_atomically
-from blurify.files.program import Signature, export
+from blurify.files.program import ProgramSignature, export
 from blurify.tracing.export import quietly
 
 # A protobuf message cannot be larger, and weights in files beside it could not be written whole or not at all.
@@ -38,7 +38,7 @@ def require_onnx() -> None:
 def save_onnx(
     model: nn.Module,
     path: Path,
-    example: Tensor | Signature,
+    example: Tensor | ProgramSignature,
     *,
     dynamic_size: bool = False,
     force: bool = False,

@@ -25,7 +25,7 @@ SMALLEST = 5
 
 
 @dataclass(frozen=True)
-class Signature:
+class ProgramSignature:
     """Hold an exported program's inputs: an example, and the dynamic sizes of every argument.
 
     One that was ONNX has names for what goes in and out, and an opset.
@@ -37,7 +37,7 @@ class Signature:
     advice: str = "write another format than .pt2"
 
     @classmethod
-    def of_picture(cls, model: nn.Module, example: Tensor, dynamic_size: bool) -> Signature:
+    def of_picture(cls, model: nn.Module, example: Tensor, dynamic_size: bool) -> ProgramSignature:
         """Batches of any length of an image `(1, C, H, W)`, and images of any size if that is wanted."""
         # A batch of one would be taken for a constant.
         batch = example.repeat(2, *(1 for _ in example.shape[1:]))
@@ -52,7 +52,7 @@ class Signature:
 def save_program(
     model: nn.Module,
     path: Path,
-    example: Tensor | Signature,
+    example: Tensor | ProgramSignature,
     *,
     dynamic_size: bool = False,
     force: bool = False,
@@ -70,13 +70,15 @@ def save_program(
     write_atomically(path, lambda opened: torch.export.save(program, opened), check)
 
 
-def export(model: nn.Module, example: Tensor | Signature, dynamic_size: bool) -> torch.export.ExportedProgram:
+def export(model: nn.Module, example: Tensor | ProgramSignature, dynamic_size: bool) -> torch.export.ExportedProgram:
     """Return the program, of sizes that are proved to be open.
 
     Raises:
         FileError: the model cannot be exported so.
     """
-    taken = example if isinstance(example, Signature) else Signature.of_picture(model, example, dynamic_size)
+    taken = (
+        example if isinstance(example, ProgramSignature) else ProgramSignature.of_picture(model, example, dynamic_size)
+    )
     try:
         with evaluating(model), quietly():
             return torch.export.export(
@@ -89,7 +91,7 @@ def export(model: nn.Module, example: Tensor | Signature, dynamic_size: bool) ->
         ) from error
 
 
-def read_program(path: Path) -> tuple[fx.GraphModule, Signature]:
+def read_program(path: Path) -> tuple[fx.GraphModule, ProgramSignature]:
     """Return the program in an archive of `torch.export`, as a graph over its own weights, and what it takes.
 
     >>> model, signature = read_program(Path("resnet18.pt2"))
@@ -108,7 +110,7 @@ def read_program(path: Path) -> tuple[fx.GraphModule, Signature]:
         raise FileError(f"{path} cannot be read: {fact}; export the model again with this version of torch.") from error
 
 
-def as_graph(program: torch.export.ExportedProgram) -> tuple[fx.GraphModule, Signature]:
+def as_graph(program: torch.export.ExportedProgram) -> tuple[fx.GraphModule, ProgramSignature]:
     """Return the program as a graph that the pass takes, and what it takes itself."""
     for name, tensor in program.state_dict.items():
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
@@ -122,7 +124,7 @@ def as_graph(program: torch.export.ExportedProgram) -> tuple[fx.GraphModule, Sig
     args, kwargs = tree_unflatten(examples, specification.in_spec)
     bound = inspect.signature(model.forward).bind(*tree_unflatten(sizes, specification.in_spec)[0])
     open_sizes = {**bound.arguments, **tree_unflatten(sizes, specification.in_spec)[1]}
-    return model, Signature(Inputs(args, kwargs), open_sizes)
+    return model, ProgramSignature(Inputs(args, kwargs), open_sizes)
 
 
 def _example(leaf: Any) -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from blurify.errors import ArgumentError, FileError, first_line
-from blurify.files.program import Signature
+from blurify.files.program import ProgramSignature
 from blurify.files.reading import load
 from blurify.tracing.export import quietly
 from blurify.tracing.inputs import Inputs, random_batch
@@ -71,11 +71,11 @@ def numbered(tensors: Any) -> dict[str, Tensor]:
     return {str(number): tensor for number, tensor in enumerate(tensors)}
 
 
-def calls_for(example: Tensor | Signature | None, dynamic_size: bool) -> list[Inputs]:
+def calls_for(example: Tensor | ProgramSignature | None, dynamic_size: bool) -> list[Inputs]:
     """Return the inputs to run a file on: other batches than the example, and other sizes if those are open."""
     if example is None:
         return []
-    if isinstance(example, Signature):
+    if isinstance(example, ProgramSignature):
         return [example.inputs]
     _, channels, *sizes = example.shape
     shapes = [(1, channels, *sizes), (3, channels, *sizes)]

@@ -21,7 +21,7 @@ from blurify.files.contents import check_size, read_contents
 from blurify.files.fitting import fitting
 from blurify.files.guessing import guesses, only, text_of
 from blurify.files.options import ReadOptions
-from blurify.files.program import Signature, read_program
+from blurify.files.program import ProgramSignature, read_program
 from blurify.files.state_dict import load_weights
 from blurify.files.torchscript import read_torchscript
 from blurify.files.untrusted.bounded import Bounded
@@ -52,7 +52,7 @@ class LoadedModel:
     arch: str | None
     path: Path | None
     taken: str = ""
-    signature: Signature | None = None
+    signature: ProgramSignature | None = None
 
     @property
     def is_program(self) -> bool:

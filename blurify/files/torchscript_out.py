@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from blurify.errors import BlurifyError, FileError, one_line
 from blurify.files.atomic import Check, check_output, write_atomically
-from blurify.files.program import Signature
+from blurify.files.program import ProgramSignature
 from blurify.tracing.export import quietly
 from blurify.tracing.inputs import random_batch
 from blurify.tracing.modes import evaluating
@@ -23,7 +23,7 @@ TOLERANCE = 1e-4
 def save_torchscript(
     model: nn.Module,
     path: Path,
-    example: Tensor | Signature,
+    example: Tensor | ProgramSignature,
     *,
     dynamic_size: bool = False,
     force: bool = False,
@@ -60,7 +60,7 @@ def require_torchscript() -> None:
         raise BlurifyError(f"torch {torch.__version__} cannot write TorchScript any more; write a .pt2 instead.")
 
 
-def trace_script(model: nn.Module, example: Tensor | Signature, dynamic_size: bool) -> Any:
+def trace_script(model: nn.Module, example: Tensor | ProgramSignature, dynamic_size: bool) -> Any:
     """Return the trace, which was seen to compute what the model does on inputs that it was not made from."""
     kind = type(model).__name__
     given, others = _inputs(example, dynamic_size)
@@ -78,8 +78,8 @@ def trace_script(model: nn.Module, example: Tensor | Signature, dynamic_size: bo
     return traced
 
 
-def _inputs(example: Tensor | Signature, dynamic_size: bool) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]]:
-    if isinstance(example, Signature):
+def _inputs(example: Tensor | ProgramSignature, dynamic_size: bool) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]]:
+    if isinstance(example, ProgramSignature):
         return example.inputs.args, [example.inputs.copied().args]
     shape = tuple(example.shape)
     larger = tuple(size + 13 for size in shape[2:])

@@ -62,7 +62,7 @@ LINEAR = Geometry((), (), (), (), 1)
 
 
 @dataclass(frozen=True)
-class Call:
+class LayerCall:
     """One call whose weight can be fitted, by names that both networks' graphs have.
 
     What a fit adds to the outputs goes into `bias`, the layer's own, or is taken from `mean`, the running mean of the
@@ -90,14 +90,14 @@ class Call:
             self.made.express(weight)
 
 
-def find_calls(traced: TracedModule) -> tuple[list[Call], dict[str, Skip]]:
+def find_calls(traced: TracedModule) -> tuple[list[LayerCall], dict[str, Skip]]:
     """Return the calls that see the effect of a blur, in graph order, and those among them that cannot be fitted."""
     reached = downstream(traced.eval_graph)
-    calls: list[Call] = []
+    calls: list[LayerCall] = []
     skipped: dict[str, Skip] = {}
     for node in traced.eval_graph.nodes:
         found = recognise(node, traced) if node in reached else None
-        if isinstance(found, Call):
+        if isinstance(found, LayerCall):
             calls.append(found)
         elif found is not None:
             skipped[str(node.meta["path"])] = found
@@ -113,7 +113,7 @@ def downstream(graph: fx.Graph) -> set[fx.Node]:
     return reached
 
 
-def recognise(node: fx.Node, traced: TracedModule) -> Call | Skip | None:
+def recognise(node: fx.Node, traced: TracedModule) -> LayerCall | Skip | None:
     """Return the call that the node is, or why it cannot be fitted, or None where there is nothing to fit."""
     if node.op == "call_module":
         return _of_module(node, traced.get_submodule(str(node.target)), traced)
@@ -125,7 +125,7 @@ def recognise(node: fx.Node, traced: TracedModule) -> Call | Skip | None:
     return None
 
 
-def _of_module(node: fx.Node, module: Any, traced: TracedModule) -> Call | Skip | None:
+def _of_module(node: fx.Node, module: Any, traced: TracedModule) -> LayerCall | Skip | None:
     kind = nn.utils.parametrize.type_before_parametrizations(module)
     known = kind in CONVS or kind is nn.Linear or kind.__name__ == "Conv2dSame" or is_scaled(module)
     if not known:
@@ -165,7 +165,7 @@ def _geometry(module: Any) -> Geometry:
     )
 
 
-def _of_function(node: fx.Node, given: dict[str, Any], axes: int, traced: TracedModule) -> Call | Skip | None:
+def _of_function(node: fx.Node, given: dict[str, Any], axes: int, traced: TracedModule) -> LayerCall | Skip | None:
     made = scaled(given["weight"], traced)
     if made is None and standardising(given["weight"]) is not None:
         return Skip.STANDARDISED
@@ -197,9 +197,9 @@ def _call(
     geometry: Geometry,
     traced: TracedModule,
     made: Making | None = None,
-) -> Call:
+) -> LayerCall:
     mean = _mean_after(node, traced) if bias is None else None
-    return Call(str(node.meta["path"]), node.name, source.name, weight, bias, mean, geometry, made)
+    return LayerCall(str(node.meta["path"]), node.name, source.name, weight, bias, mean, geometry, made)
 
 
 def _mean_after(node: fx.Node, traced: TracedModule) -> Tensor | None:

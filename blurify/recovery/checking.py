@@ -14,7 +14,7 @@ from blurify.byte_sizes import size_text
 from blurify.errors import ArgumentError, ArgumentTypeError, one_line
 from blurify.graph.module import TracedModule
 from blurify.recovery.calls import Skip
-from blurify.recovery.fits import LayerFit, Settings
+from blurify.recovery.fits import FitSettings, LayerFit
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.modes import evaluating
 from blurify.tracing.shapes import placeholder_values
@@ -35,7 +35,7 @@ def check_method(method: str) -> None:
         raise ArgumentError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
 
 
-def check_pictures(images: object, settings: Settings) -> None:
+def check_pictures(images: object, settings: FitSettings) -> None:
     """Refuse images that cannot tell anything."""
     if not isinstance(images, Tensor) or not images.is_floating_point() or images.dim() < 2:
         kind = f"{images.dtype} of {images.dim()} axes" if isinstance(images, Tensor) else type(images).__name__
@@ -54,7 +54,7 @@ def check_pictures(images: object, settings: Settings) -> None:
         raise ArgumentError(f"All {len(images)} images are blank; give photographs such as the network is used on.")
 
 
-def check_settings(settings: Settings) -> None:
+def check_settings(settings: FitSettings) -> None:
     """Refuse numbers that nothing can be done with."""
     for name, least in (("memory", 1), ("batch_size", 1), ("seed", 0)):
         value = getattr(settings, name)
@@ -124,7 +124,7 @@ class _Looking(fx.Interpreter):
         return value
 
 
-def check_budget(fits: Sequence[LayerFit], settings: Settings) -> None:
+def check_budget(fits: Sequence[LayerFit], settings: FitSettings) -> None:
     """Refuse a memory that holds no layer's equations."""
     if fits and all(fit.skip is Skip.TOO_LARGE for fit in fits):
         wanted = size_text(max(fit.memory for fit in fits))
@@ -133,7 +133,7 @@ def check_budget(fits: Sequence[LayerFit], settings: Settings) -> None:
         )
 
 
-def mark_of(converted: nn.Module, images: Tensor, labels: Tensor | None, settings: Settings) -> str:
+def mark_of(converted: nn.Module, images: Tensor, labels: Tensor | None, settings: FitSettings) -> str:
     """Return a fingerprint of a recovery, so that a checkpoint of another one is not resumed."""
     _, plan = with_plan(converted)
     mark = hashlib.blake2b(f"{plan.to_json()} {settings.held_out} {settings.seed}".encode())
@@ -192,7 +192,7 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate" in str(error).lower()
 
 
-def out_of_memory(settings: Settings) -> OutOfMemoryError:
+def out_of_memory(settings: FitSettings) -> OutOfMemoryError:
     """Return the error that says how much memory was allowed and what would take half of it."""
     half, pictures = settings.memory // 2, max(1, settings.batch_size // 2)
     return OutOfMemoryError(

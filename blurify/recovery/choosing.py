@@ -21,7 +21,7 @@ from blurify.measure.estimate import Estimate, estimate
 from blurify.measure.probes import middle
 from blurify.measure.shifts import room
 from blurify.recovery.judging import Judge
-from blurify.recovery.recovering import Recovered, recover
+from blurify.recovery.recover import Recovered, recover
 from blurify.tracing.modes import evaluating
 
 CANDIDATES = (Filter("binomial", 3), Filter("halfband", 7), Filter("halfband", 11), Filter("lanczos", 11))

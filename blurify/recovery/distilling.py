@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from blurify.graph.module import TracedModule
 from blurify.measure.shifts import stacked
 from blurify.recovery.judging import Score
-from blurify.recovery.progress import Progress
+from blurify.recovery.progress import TrainingProgress
 from blurify.recovery.team import Team
 from blurify.verifying.outputs import tensors_in
 from blurify.verifying.twins import blurring
@@ -83,7 +83,7 @@ def distill(
             steps = schedule.epochs * training.steps
             pace = Pace(trained, schedule.rate or min(RATE_A_STEP * steps, HIGHEST_RATE), steps)
             parts = {"optimizer": pace.optimizer, "course": pace.course}
-            progress = Progress(checkpoint, student, parts, generator, mark)
+            progress = TrainingProgress(checkpoint, student, parts, generator, mark)
             # The file must not change before all have read it.
             team.wait()
             return _train(training, pace, progress, score)
@@ -93,7 +93,7 @@ def distill(
             value.grad = None
 
 
-def _train(training: Training, pace: Pace, progress: Progress, score: Callable[[], Score]) -> list[Score]:
+def _train(training: Training, pace: Pace, progress: TrainingProgress, score: Callable[[], Score]) -> list[Score]:
     team, schedule = training.team, training.schedule
     if not progress.scores:
         progress.note(team.decided(score()), team.first)

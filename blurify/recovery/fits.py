@@ -1,4 +1,4 @@
-"""Settings of a fit, and its result for each layer."""
+"""FitSettings of a fit, and its result for each layer."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class LayerFit:
 
 
 @dataclass(frozen=True)
-class Settings:
+class FitSettings:
     """How the fit is made; `memory` in bytes, `held_out` the share of images that choose the ridge."""
 
     ridges: tuple[float, ...] = RIDGES

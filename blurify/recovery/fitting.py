@@ -16,8 +16,8 @@ from torch import Tensor
 
 from blurify.errors import ArgumentError
 from blurify.graph.module import TracedModule
-from blurify.recovery.calls import Call, Skip, find_calls
-from blurify.recovery.fits import LayerFit, Settings
+from blurify.recovery.calls import LayerCall, Skip, find_calls
+from blurify.recovery.fits import FitSettings, LayerFit
 from blurify.recovery.joins import ordered
 from blurify.recovery.lockstep import Batches, Progress, Stepper
 from blurify.recovery.normal import Fit, NormalEquations
@@ -31,7 +31,7 @@ ROWS_A_WEIGHT, LEAST_ROWS, LEAST_ROWS_OF_GROUPS = 64, 32768, 8192
 class Refit:
     """The walk through both networks, which are given in evaluation mode."""
 
-    def __init__(self, original: TracedModule, student: TracedModule, pictures: Tensor, settings: Settings) -> None:
+    def __init__(self, original: TracedModule, student: TracedModule, pictures: Tensor, settings: FitSettings) -> None:
         self.settings = settings
         self.before, self.after = Stepper(original), Stepper(student)
         calls, self.skipped = find_calls(student)
@@ -67,7 +67,7 @@ class Refit:
         last = self.after.numbers[self.groups[number][-1].node]
         return any(self.after.numbers[group[0].node] < last for group in self.groups[number:])
 
-    def _fit(self, group: list[Call], on_trial: bool) -> LayerFit:
+    def _fit(self, group: list[LayerCall], on_trial: bool) -> LayerFit:
         begin = time.perf_counter()
         call = group[0]
         weight = as_rows(call)
@@ -109,7 +109,7 @@ class Refit:
             best, lowest = (ridge, fit), error
         return best
 
-    def _equations(self, group: list[Call], batches: Batches, on_trial: bool) -> NormalEquations:
+    def _equations(self, group: list[LayerCall], batches: Batches, on_trial: bool) -> NormalEquations:
         equations = NormalEquations(intercept=group[0].bias is not None or group[0].mean is not None)
         groups, _, unknowns = as_rows(group[0]).shape
         rows = max(LEAST_ROWS if groups == 1 else LEAST_ROWS_OF_GROUPS, ROWS_A_WEIGHT * unknowns)
@@ -122,7 +122,7 @@ class Refit:
                 self._add(call, before, after, each, equations)
         return equations
 
-    def _making_up(self, call: Call, t: Tensor, before: Progress, after: Progress) -> Tensor:
+    def _making_up(self, call: LayerCall, t: Tensor, before: Progress, after: Progress) -> Tensor:
         """Return the target, with what the sum that reads the call lacks without it."""
         join = self.joins.get(call.node)
         if join is None:
@@ -131,7 +131,7 @@ class Refit:
         original, converted = (step.look(at, join.other, join.sum) for step, at in both)
         return t + join.missing(original, converted) if original.shape == t.shape else t
 
-    def _add(self, call: Call, before: Progress, after: Progress, count: int, equations: NormalEquations) -> None:
+    def _add(self, call: LayerCall, before: Progress, after: Progress, count: int, equations: NormalEquations) -> None:
         t = self.before.advance(before, call.node, through=True)
         self.after.advance(after, call.node)
         t = self._making_up(call, t, before, after)
@@ -150,21 +150,21 @@ class Refit:
         equations.add(x, t)
 
 
-def grouped(calls: Iterable[Call]) -> list[list[Call]]:
+def grouped(calls: Iterable[LayerCall]) -> list[list[LayerCall]]:
     """Calls of one weight together, in the order of the first."""
-    groups: dict[int, list[Call]] = {}
+    groups: dict[int, list[LayerCall]] = {}
     for call in calls:
         groups.setdefault(id(call.weight), []).append(call)
     return list(groups.values())
 
 
-def as_rows(call: Call) -> Tensor:
+def as_rows(call: LayerCall) -> Tensor:
     """Return the weight as `[groups, O, K]` float64."""
     weight = call.carried()
     return weight.reshape(call.geometry.groups, len(weight) // call.geometry.groups, -1)
 
 
-def write(call: Call, fit: Fit) -> None:
+def write(call: LayerCall, fit: Fit) -> None:
     """Put the fitted values into the layer's tensors."""
     with torch.no_grad():
         call.change(fit.weight.reshape(call.weight.shape))

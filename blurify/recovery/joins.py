@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from blurify.graph.module import TracedModule
-from blurify.recovery.calls import Call
+from blurify.recovery.calls import LayerCall
 from blurify.recovery.lockstep import Stepper
 from blurify.recovery.norms import gain_of
 
@@ -43,14 +43,14 @@ class Join:
         return torch.where(loud, lost / torch.where(loud, gain, torch.ones_like(gain)), torch.zeros_like(lost))
 
 
-def ordered(groups: list[list[Call]], stepper: Stepper) -> tuple[list[list[Call]], dict[str, Join]]:
+def ordered(groups: list[list[LayerCall]], stepper: Stepper) -> tuple[list[list[LayerCall]], dict[str, Join]]:
     """The groups in the order of their fits, and the sums to be mended, by the name of the node of the call that does.
 
     It is the graph's order, but that what a sum adds to a layer is fitted before the layer, which then makes up for it.
     """
     found = {call.node: join_of(stepper.by_name[call.node], stepper.module) for group in groups for call in group}
     joins = {name: join for name, join in found.items() if join is not None}
-    result: list[list[Call]] = []
+    result: list[list[LayerCall]] = []
     for group in groups:
         if group not in result:
             others = added_to(group[0], groups, joins, stepper) if len(group) == 1 else []
@@ -61,7 +61,9 @@ def ordered(groups: list[list[Call]], stepper: Stepper) -> tuple[list[list[Call]
     return result, joins
 
 
-def added_to(call: Call, groups: list[list[Call]], joins: dict[str, Join], stepper: Stepper) -> list[list[Call]]:
+def added_to(
+    call: LayerCall, groups: list[list[LayerCall]], joins: dict[str, Join], stepper: Stepper
+) -> list[list[LayerCall]]:
     """Return the later groups that lead to the other part of the call's sum, which does not depend on the call."""
     join, numbers = joins.get(call.node), stepper.numbers
     if join is None or numbers[join.other] < numbers[call.node]:

@@ -14,7 +14,7 @@ from blurify.files.atomic import write_atomically
 from blurify.recovery.judging import Score
 
 
-class Progress:
+class TrainingProgress:
     """The scores so far, the first of them before any training, and the best weights; in a file, if one is named.
 
     `parts` are what training changes besides the random state; the file holds them too.

@@ -21,7 +21,7 @@ from blurify.measure.estimate import estimate
 from blurify.measure.shifts import room
 from blurify.planning.plan import Plan
 from blurify.recovery.layout import layout
-from blurify.recovery.recovering import Recovered, recover
+from blurify.recovery.recover import Recovered, recover
 from blurify.recovery.sensitivity import Effects, Step, applied, with_strengths
 from blurify.recovery.trials import Strongest, Trial
 from blurify.recovery.ways import Way

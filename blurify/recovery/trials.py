@@ -8,7 +8,7 @@ from torch import nn
 
 from blurify.graph.module import TracedModule
 from blurify.measure.estimate import Estimate
-from blurify.recovery.recovering import Recovered
+from blurify.recovery.recover import Recovered
 
 
 @dataclass(frozen=True)

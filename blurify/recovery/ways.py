@@ -11,7 +11,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from blurify.graph.module import TracedModule
-from blurify.recovery.recovering import Recovered
+from blurify.recovery.recover import Recovered
 from blurify.recovery.sensitivity import Effects, Step
 from blurify.recovery.trials import Trial
 

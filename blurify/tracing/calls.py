@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 
 @dataclass(eq=False)
-class Call:
+class ModuleCall:
     """One call of the module at `path`: the node it was fed first, those it was fed beside, and the one it gave.
 
     `in_context` tells whether it runs in a context, such as `torch.no_grad()`, that a `forward` around it has entered.
@@ -33,22 +33,22 @@ class Call:
         kwargs: dict[str, Any],
         latest: Callable[[Node], Node],
         in_context: bool = False,
-    ) -> Call:
+    ) -> ModuleCall:
         """Return the call as it begins; `latest` tells which node gives what a tensor holds now."""
         first = latest(args[0].node) if args and issubclass(type(args[0]), fx.Proxy) else None
         beside = (latest(value.node) for value in tree_leaves((args[1:], kwargs)) if issubclass(type(value), fx.Proxy))
         return cls(path, first, frozenset(beside), in_context=in_context)
 
 
-def running(node: Node) -> tuple[Call, ...]:
+def running(node: Node) -> tuple[ModuleCall, ...]:
     """Return the calls in which the node was recorded; empty where no symbolic tracer did."""
-    calls: tuple[Call, ...] = node.meta.get("within", ())
+    calls: tuple[ModuleCall, ...] = node.meta.get("within", ())
     return calls
 
 
-def calls_by_path(graph: fx.Graph) -> dict[str, list[Call]]:
+def calls_by_path(graph: fx.Graph) -> dict[str, list[ModuleCall]]:
     """Return every call of a module in which a node was recorded, by the module's path."""
-    calls: dict[str, dict[Call, None]] = {}
+    calls: dict[str, dict[ModuleCall, None]] = {}
     for node in graph.nodes:
         for call in running(node):
             calls.setdefault(call.path, {})[call] = None

@@ -20,7 +20,7 @@ from blurify.graph.tree import foreign_hooks
 from blurify.tracing import modes
 from blurify.tracing.answers import Answers
 from blurify.tracing.arguments import arguments
-from blurify.tracing.calls import Call
+from blurify.tracing.calls import ModuleCall
 from blurify.tracing.classes import answered_classes
 from blurify.tracing.failures import describe_failure
 from blurify.tracing.in_place import Latest
@@ -52,7 +52,7 @@ class LeafAwareTracer(fx.Tracer):
         self.whole = whole
         self.watchful = False
         self.scopes: dict[Node, tuple[str, bool]] = {}
-        self.running: list[Call] = []
+        self.running: list[ModuleCall] = []
         self.failed_in = ""
         self.unhooked: set[str] = set()
         self.omitted: dict[tuple[str, str], None] = {}
@@ -183,7 +183,7 @@ class LeafAwareTracer(fx.Tracer):
             self.unhooked.add(path)
             forward = m.forward
         self._look_at_chance()
-        self.running.append(Call.of(path, args, kwargs, self.latest.of, entered(self._contexts) is not None))
+        self.running.append(ModuleCall.of(path, args, kwargs, self.latest.of, entered(self._contexts) is not None))
         try:
             result = super().call_module(m, forward, args, kwargs)
             self._look_at_chance()

@@ -14,7 +14,7 @@ from blurify.files.transforms import preprocessing_of
 from blurify.measure.folder import Source, find_pictures
 from blurify.measure.networks import EvalConfig, shares, side_by_side, stacked
 from blurify.measure.preparing import PreprocessOverrides, prepared
-from blurify.recovery.recovering import recover
+from blurify.recovery.recover import recover
 from blurify.zoo.settings import Record, Settings
 
 SHIFT, SEED = 32, 0

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 import blurify
-from blurify.cli.measured import About, Measured, Sites
+from blurify.cli.measure_result import About, Measured, Sites
 from blurify.cli.pricing import Price
-from blurify.cli.recovered import Report
+from blurify.cli.recover_result import Report
 from blurify.measure.estimate import Estimate
 from blurify.recovery.calls import Skip
 from blurify.recovery.fits import LayerFit
-from blurify.recovery.recovering import Recovered
+from blurify.recovery.recover import Recovered
 from blurify.sites import Action
 from tests.cli.conftest import Run
 

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 import blurify
-from blurify.cli import measuring
+from blurify.cli import measure_run
 from blurify.demo import load_demo
 from blurify.measure.consistency import agreement, diagonal_sweep, rolled_answers, shifted_answers, variation
 from blurify.measure.cost import cost
@@ -132,13 +132,13 @@ def test_workers_and_batches_change_nothing(run, digits) -> None:
 
 
 def test_an_interruption_prints_what_there_is(run, digits, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = measuring.batches
+    original = measure_run.batches
 
     def interrupted(*arguments):
         yield next(original(*arguments))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(measuring, "batches", interrupted)
+    monkeypatch.setattr(measure_run, "batches", interrupted)
     result = run("measure", "net.pt", *ALLOW, "--images", "digits", *SIZE, "--batch-size", 10, "--no-cost")
     assert result.exit_code == 0, result.output
     assert "10 images of digits (partial: interrupted), " in result.stdout

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import blurify
 from blurify import demo
-from blurify.cli import recovering
+from blurify.cli import recover_run
 from blurify.cli.group import cli
 from blurify.errors import ArgumentError
 from blurify.measure import networks
@@ -147,7 +147,7 @@ def test_a_search_is_told_all_that_is_asked(folder: Path, tmp_path: Path, monkey
         seen.update(options)
         raise ArgumentError("enough.")
 
-    monkeypatch.setattr(recovering, "strongest", stop)
+    monkeypatch.setattr(recover_run, "strongest", stop)
     options = (
         "--min-agreement 90 --method all --frozen-norms --epochs 2 --rate 0.5 --seed 3 --batch-size 7 --memory 1GB"
     )

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 import blurify
 from blurify import demo
 from blurify.errors import ArgumentError, ArgumentTypeError, FileError
-from blurify.recovery import distilling, recovering
+from blurify.recovery import distilling
+from blurify.recovery import recover as recovering
 from blurify.recovery.distilling import Schedule, distill
 from blurify.recovery.judging import Judge, Score
-from blurify.recovery.recovering import twins
+from blurify.recovery.recover import twins
 
 Scoring = Callable[[], Score]
 

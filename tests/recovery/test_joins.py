@@ -14,12 +14,12 @@ import blurify
 from blurify import demo
 from blurify.recovery import fitting
 from blurify.recovery.calls import find_calls
-from blurify.recovery.fits import Settings
+from blurify.recovery.fits import FitSettings
 from blurify.recovery.fitting import Refit, grouped
 from blurify.recovery.joins import Join, join_of, ordered
 from blurify.recovery.judging import outputs
 from blurify.recovery.lockstep import Stepper
-from blurify.recovery.recovering import twins
+from blurify.recovery.recover import twins
 from blurify.tracing import trace
 
 
@@ -98,7 +98,7 @@ def test_passing_layers_on_trial_leaves_nothing_behind(make: Callable[[], nn.Mod
     model, digits = make().eval(), demo.load_demo()[1][:6]
     teacher, student = twins(model, blurify.antialias(model), digits)
     with torch.no_grad():
-        refit = Refit(teacher, student, digits, Settings(batch_size=2))
+        refit = Refit(teacher, student, digits, FitSettings(batch_size=2))
         fits = [refit._fit(group, refit._passes_others(number)) for number, group in enumerate(refit.groups)]
         assert fits[0].ridge is not None
         (_, after), *_ = refit.fitting

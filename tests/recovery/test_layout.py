@@ -10,11 +10,11 @@ import blurify
 from blurify.measure.shifts import crop
 from blurify.recovery import searching
 from blurify.recovery.distilling import shift
-from blurify.recovery.fits import Settings
+from blurify.recovery.fits import FitSettings
 from blurify.recovery.fitting import Refit
 from blurify.recovery.layout import layout
 from blurify.recovery.lockstep import held_bytes
-from blurify.recovery.recovering import twins
+from blurify.recovery.recover import twins
 from blurify.recovery.searching import strongest
 
 
@@ -88,6 +88,6 @@ def test_a_batch_holds_its_own_pictures_alone() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2, 2), nn.Conv2d(4, 2, 1)).eval()
     pictures = torch.randn(20, 3, 16, 16)
     teacher, student = twins(model, blurify.antialias(model, 3), pictures)
-    refit = Refit(teacher.eval(), student.eval(), pictures, Settings(batch_size=4))
+    refit = Refit(teacher.eval(), student.eval(), pictures, FitSettings(batch_size=4))
     held = [held_bytes(progress) for progresses in refit.fitting for progress in progresses]
     assert held == [pictures[:4].nbytes] * 8

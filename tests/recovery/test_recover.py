@@ -16,10 +16,11 @@ import blurify
 from blurify import demo
 from blurify.errors import ArgumentError, ArgumentTypeError, FileError, causes
 from blurify.measure.consistency import accuracy, agreement, shifted_answers
-from blurify.recovery import checking, recovering
+from blurify.recovery import checking
+from blurify.recovery import recover as recovering
 from blurify.recovery.calls import Skip
-from blurify.recovery.fits import LayerFit, Settings
-from blurify.recovery.recovering import Recovered
+from blurify.recovery.fits import FitSettings, LayerFit
+from blurify.recovery.recover import Recovered
 from blurify.zoo import failures
 from tests.conftest import relative_error, run
 
@@ -80,7 +81,7 @@ def test_layers_before_every_blur_keep_their_weights(networks: tuple[nn.Module, 
 def test_what_is_added_goes_to_the_right_place(bias: bool, fields: Tensor) -> None:
     original = nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(3, 4, 3, bias=bias), nn.BatchNorm2d(4)).eval()
     found = blurify.recover(original, blurify.antialias(original, 5), fields)
-    used = fields[: -Settings().held_out_of(len(fields))]
+    used = fields[: -FitSettings().held_out_of(len(fields))]
     wanted, given = (run(network, used).mean((0, 2, 3)) for network in (original, found.model))
     # An intercept takes the mean of what is left over to nothing.
     torch.testing.assert_close(given, wanted, atol=1e-5, rtol=0)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
-from blurify.recovery.calls import Call, Skip, recognise
+from blurify.recovery.calls import LayerCall, Skip, recognise
 from blurify.recovery.fitting import as_rows
 from blurify.recovery.patches import sample_rows
 from blurify.tracing import trace
@@ -41,11 +41,11 @@ def test_rows_times_weight_are_the_outputs(layer: nn.Module, size: tuple[int, ..
     torch.testing.assert_close(given, wanted.double(), atol=1e-5, rtol=1e-5)
 
 
-def only_call(layer: nn.Module) -> Call:
+def only_call(layer: nn.Module) -> LayerCall:
     traced = trace(nn.Sequential(layer))
     node = next(n for n in traced.eval_graph.nodes if n.op == "call_module")
     call = recognise(node, traced)
-    assert isinstance(call, Call)
+    assert isinstance(call, LayerCall)
     return call
 
 
@@ -62,7 +62,7 @@ class Functional(nn.Module):
 def test_a_functional_conv_is_a_call() -> None:
     model = Functional()
     traced = trace(model)
-    (call,) = [c for c in (recognise(n, traced) for n in traced.eval_graph.nodes) if isinstance(c, Call)]
+    (call,) = [c for c in (recognise(n, traced) for n in traced.eval_graph.nodes) if isinstance(c, LayerCall)]
     assert call.weight is model.weight
     assert call.bias is model.bias
     assert (call.geometry.stride, call.geometry.padding, call.geometry.groups) == ((2, 2), (1, 1), 2)

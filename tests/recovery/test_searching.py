@@ -18,7 +18,7 @@ from blurify.measure.consistency import agreement, shifted_answers
 from blurify.measure.estimate import Estimate
 from blurify.planning.plan import Plan
 from blurify.recovery import searching
-from blurify.recovery.recovering import Recovered
+from blurify.recovery.recover import Recovered
 from blurify.recovery.searching import strongest
 from blurify.recovery.sensitivity import STEPS, Effects, Step, applied, with_strengths
 from blurify.recovery.trials import Strongest, Trial

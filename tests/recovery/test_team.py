@@ -14,24 +14,24 @@ from torch import Tensor
 
 import blurify
 from blurify import demo
-from blurify.cli import recovering
+from blurify.cli import recover_run
 from blurify.cli.group import cli
 from blurify.errors import ArgumentError
-from blurify.recovery.recovering import Recovered
+from blurify.recovery.recover import Recovered
 from tests.digits import write_digits
 
 # The command itself, which leaves what each process found beside what it writes.
 COMMAND = """
 import os, torch
-from blurify.cli import main, recovering
-recover = recovering.recover
+from blurify.cli import main, recover_run
+recover = recover_run.recover
 
 def kept(*args, **kwargs):
     found = recover(*args, **kwargs)
     torch.save(found.model.state_dict(), f"rank{os.environ.get('RANK', '')}.pt")
     return found
 
-recovering.recover = kept
+recover_run.recover = kept
 main()
 """
 NETWORK = "--allow blurify.demo.classifier.DigitNet --allow blurify.demo.classifier.Block"
@@ -76,9 +76,9 @@ def test_two_processes_find_what_one_finds(folder: Path, monkeypatch: pytest.Mon
 def alone(options: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
     """The weights that this process finds by itself."""
     found: list[Recovered] = []
-    recover = recovering.recover
+    recover = recover_run.recover
     monkeypatch.setattr(
-        recovering, "recover", lambda *args, **kwargs: found.append(recover(*args, **kwargs)) or found[0]
+        recover_run, "recover", lambda *args, **kwargs: found.append(recover(*args, **kwargs)) or found[0]
     )
     result = CliRunner().invoke(cli, [*options, "-o", "one.pt"])
     assert "recovered from 28 images" in result.stdout

@@ -16,15 +16,15 @@ from torch.nn.utils import prune
 import blurify
 from blurify.graph.module import TracedModule
 from blurify.recovery import fitting
-from blurify.recovery.calls import Call, Skip, find_calls
-from blurify.recovery.fits import LayerFit, Settings
+from blurify.recovery.calls import LayerCall, Skip, find_calls
+from blurify.recovery.fits import FitSettings, LayerFit
 from blurify.recovery.normal import Fit
-from blurify.recovery.recovering import twins
+from blurify.recovery.recover import twins
 from blurify.recovery.weights import making
 from blurify.tracing.modes import evaluating
 from tests.conftest import relative_error, run
 
-Fits = list[tuple[Call, Fit]]
+Fits = list[tuple[LayerCall, Fit]]
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_every_layer_of_a_norm_free_network_is_fitted(same: bool, fields: Tensor
 
 def fitted(teacher: TracedModule, student: TracedModule, pictures: Tensor) -> list[LayerFit]:
     """What one walk through both makes of every layer of the student; nothing is skipped."""
-    refit = fitting.Refit(teacher, student, pictures, Settings())
+    refit = fitting.Refit(teacher, student, pictures, FitSettings())
     assert not refit.skipped
     return refit.run(lambda fit: None)
 

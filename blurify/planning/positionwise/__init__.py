@@ -21,9 +21,9 @@ from blurify.planning.positionwise.channels import STATISTICS
 from blurify.planning.positionwise.modules import equal_call
 from blurify.planning.positionwise.sizes import CONSTANTS, READERS, arithmetic, constant, read_size
 from blurify.planning.positionwise.values import (
-    Call,
     Constant,
     Map,
+    Operation,
     Size,
     Value,
     canonical,
@@ -43,7 +43,7 @@ __all__ = [
     "position_wise",
     "takes_statistics",
 ]
-HANDLERS: dict[str, Callable[[Call], Value | None]] = {
+HANDLERS: dict[str, Callable[[Operation], Value | None]] = {
     **elementwise.HANDLERS,
     **channels.HANDLERS,
     **axes.MOVES,
@@ -91,7 +91,7 @@ def position_wise(node: fx.Node, values: Values, root: nn.Module) -> Value | Non
     return handler(call) if handler and call.args and not moved else None
 
 
-def call_of(node: fx.Node, values: Values, root: nn.Module) -> Call:
+def call_of(node: fx.Node, values: Values, root: nn.Module) -> Operation:
     """Return the node as a call on values.
 
     Raises:
@@ -103,11 +103,11 @@ def call_of(node: fx.Node, values: Values, root: nn.Module) -> Call:
     if subject is not None:
         args = (kwargs.pop(subject),)
     if node.op != "call_module":
-        return Call(operator_name(node), args, kwargs)
+        return Operation(operator_name(node), args, kwargs)
     equal = equal_call(root.get_submodule(str(node.target)))
     if equal is None or len(args) + len(kwargs) != 1:
         raise LookupError(node)
-    return Call(equal[0], (*args, *kwargs.values(), *equal[1]), {})
+    return Operation(equal[0], (*args, *kwargs.values(), *equal[1]), {})
 
 
 def _resolved(arg: Any, values: Values, root: nn.Module) -> Any:

@@ -9,9 +9,9 @@ from typing import Any
 from blurify.planning.positionwise.values import (
     IN_ONE,
     SPATIAL,
-    Call,
     Constant,
     Map,
+    Operation,
     Pieces,
     Size,
     Sizes,
@@ -25,7 +25,7 @@ from blurify.planning.positionwise.values import (
 WHOLE = sys.maxsize
 
 
-def permute(call: Call) -> Value | None:
+def permute(call: Operation) -> Value | None:
     """Return the map with its axes in another order."""
     source, order = call.args[0], call.get(1, "dims") if "dims" in call.kwargs else call.rest()
     found = [index_of(source.layout, dim) for dim in order] if isinstance(order, (tuple, list)) else []
@@ -34,7 +34,7 @@ def permute(call: Call) -> Value | None:
     return _like(source, [source.layout[dim] for dim in found if dim is not None])
 
 
-def transpose(call: Call) -> Value | None:
+def transpose(call: Operation) -> Value | None:
     """Return the map with two axes exchanged."""
     layout = call.args[0].layout
     one = index_of(layout, call.get(1, "dim0", "axis0"))
@@ -46,7 +46,7 @@ def transpose(call: Call) -> Value | None:
     return _like(call.args[0], roles)
 
 
-def movedim(call: Call) -> Value | None:
+def movedim(call: Operation) -> Value | None:
     """Return the map with an axis at another place."""
     layout = call.args[0].layout
     source = index_of(layout, call.get(1, "source"))
@@ -58,7 +58,7 @@ def movedim(call: Call) -> Value | None:
     return _like(call.args[0], roles)
 
 
-def unsqueeze(call: Call) -> Value | None:
+def unsqueeze(call: Operation) -> Value | None:
     """Return the map with a new axis."""
     roles = list(call.args[0].layout)
     at = index_of(" " * (len(roles) + 1), call.get(1, "dim"))
@@ -68,14 +68,14 @@ def unsqueeze(call: Call) -> Value | None:
     return _like(call.args[0], roles)
 
 
-def squeeze(call: Call) -> Value | None:
+def squeeze(call: Operation) -> Value | None:
     """Return the map without an axis that is known to have one value."""
     layout = call.args[0].layout
     at = index_of(layout, call.get(1, "dim"))
     return _like(call.args[0], [*layout[:at], *layout[at + 1 :]]) if at is not None and layout[at] == "1" else None
 
 
-def unflatten(call: Call) -> Value | None:
+def unflatten(call: Operation) -> Value | None:
     """Return the map with its channels in groups, or its positions on their axes again."""
     layout, sizes = call.args[0].layout, call.get(2, "sizes", "unflattened_size")
     at = index_of(layout, call.get(1, "dim"))
@@ -95,7 +95,7 @@ def _are_sizes(sizes: Any) -> bool:
     return all(isinstance(size, Size) and size.is_spatial for size in sizes)
 
 
-def flatten(call: Call) -> Value | None:
+def flatten(call: Operation) -> Value | None:
     """Return the map with groups of channels put together, or all positions in a row."""
     layout = call.args[0].layout
     start = index_of(layout, call.get(1, "start_dim", default=0))
@@ -107,26 +107,26 @@ def flatten(call: Call) -> Value | None:
     return None if role is None else _like(call.args[0], [*layout[:start], role, *layout[end + 1 :]])
 
 
-def pieces(call: Call) -> Value | None:
+def pieces(call: Operation) -> Value | None:
     """Return parts of the channels."""
     at = channel_dims(call.args[0].layout, call.get(2, "dim", default=0))
     return Pieces(call.args[0]) if at is not None else None
 
 
-def unbind(call: Call) -> Value | None:
+def unbind(call: Operation) -> Value | None:
     """Return the channels one by one."""
     layout = call.args[0].layout
     at = channel_dims(layout, call.get(1, "dim", default=0))
     return None if at is None else Pieces(_like(call.args[0], [*layout[: at[0]], *layout[at[0] + 1 :]]))
 
 
-def select(call: Call) -> Value | None:
+def select(call: Operation) -> Value | None:
     """Return one of the channels."""
     one = unbind(call)
     return one.each if isinstance(one, Pieces) else None
 
 
-def some(call: Call) -> Value | None:
+def some(call: Operation) -> Value | None:
     """Return some of the channels, or one repeated."""
     at = channel_dims(call.args[0].layout, call.get(1, "dim", default=0))
     start, end = call.get(2, "start", "index"), call.get(3, "length", "end")
@@ -140,7 +140,7 @@ def some(call: Call) -> Value | None:
     return _as_channels(call.args[0], at[0]) if known else None
 
 
-def getitem(call: Call) -> Value | None:
+def getitem(call: Operation) -> Value | None:
     """Return an item of a sequence, or the channels that an index picks."""
     source, index = call.args
     if isinstance(source, Pieces):
@@ -180,7 +180,7 @@ def indexed(source: Map, index: tuple[Any, ...]) -> Map | None:
     return None if lists > 1 or (lists and any(isinstance(part, int) for part in index)) else _like(source, roles)
 
 
-def cat(call: Call) -> Value | None:
+def cat(call: Operation) -> Value | None:
     """Return maps of one region joined along channels."""
     maps = _maps(call.args[0])
     layout = broadcast([each.layout for each in maps]) if maps else None
@@ -190,17 +190,17 @@ def cat(call: Call) -> Value | None:
     return _as_channels(Map(layout, all(each.floating for each in maps)), at[0])
 
 
-def stack(call: Call) -> Value | None:
+def stack(call: Operation) -> Value | None:
     """Return maps of one region joined along a new axis."""
     maps = _maps(call.args[0])
     if not maps or len({each.layout for each in maps}) > 1:
         return None
     joined = Map(maps[0].layout, all(each.floating for each in maps))
-    wider = unsqueeze(Call("unsqueeze", (joined, call.get(1, "dim", default=0)), {}))
+    wider = unsqueeze(Operation("unsqueeze", (joined, call.get(1, "dim", default=0)), {}))
     return _as_channels(wider, wider.layout.index("1")) if isinstance(wider, Map) and "1" not in joined.layout else None
 
 
-def expand(call: Call) -> Value | None:
+def expand(call: Operation) -> Value | None:
     """Return the map with axes of size 1 as long as is asked for, if these are channels."""
     source, sizes = call.args[0], call.rest("size", "sizes")
     if isinstance(sizes, Sizes):
@@ -218,7 +218,7 @@ def _expanded(role: str, size: Any) -> str | None:
     return {"1": "c", "c": "c"}.get(role) if known else None
 
 
-def expand_as(call: Call) -> Value | None:
+def expand_as(call: Operation) -> Value | None:
     """Return the map as large as another of the region, or seen as that."""
     source, other = call.args[:2] if len(call.args) > 1 else (call.args[0], call.get(1, "other"))
     if not isinstance(other, Map) or broadcast([source.layout, other.layout]) != other.layout:
@@ -226,7 +226,7 @@ def expand_as(call: Call) -> Value | None:
     return Map(other.layout, source.floating)
 
 
-def repeat(call: Call) -> Value | None:
+def repeat(call: Operation) -> Value | None:
     """Return the channels several times."""
     source, counts = call.args[0], call.rest("repeats", "dims", "sizes")
     if not isinstance(counts, (tuple, list)) or len(counts) != len(source.layout):
@@ -235,7 +235,7 @@ def repeat(call: Call) -> Value | None:
     return source if not again or channel_dims(source.layout, again) else None
 
 
-def reshape(call: Call) -> Value | None:
+def reshape(call: Operation) -> Value | None:
     """Return the map with its channels in other groups: each position is named by the sizes of the region's maps.
 
     Channels lie before the positions or behind them: what is before is as many numbers before as after.
@@ -276,7 +276,7 @@ def _like(source: Map, roles: Any) -> Map:
     return Map("".join(roles), source.floating)
 
 
-MOVES: dict[str, Callable[[Call], Value | None]] = {
+MOVES: dict[str, Callable[[Operation], Value | None]] = {
     **dict.fromkeys("permute permute_copy".split(), permute),
     **dict.fromkeys("transpose swapaxes swapdims transpose_copy".split(), transpose),
     **dict.fromkeys("movedim moveaxis".split(), movedim),
@@ -293,7 +293,7 @@ MOVES: dict[str, Callable[[Call], Value | None]] = {
     **dict.fromkeys("repeat tile".split(), repeat),
     **dict.fromkeys("view reshape _unsafe_view".split(), reshape),
 }
-JOINS: dict[str, Callable[[Call], Value | None]] = {
+JOINS: dict[str, Callable[[Operation], Value | None]] = {
     **dict.fromkeys("cat concat concatenate".split(), cat),
     "stack": stack,
 }

@@ -6,7 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 from blurify.planning.positionwise.elementwise import elementwise, writes
-from blurify.planning.positionwise.values import SPATIAL, Call, Map, Pieces, Sizes, Value, channel_dims, is_canonical
+from blurify.planning.positionwise.values import (
+    SPATIAL,
+    Map,
+    Operation,
+    Pieces,
+    Sizes,
+    Value,
+    channel_dims,
+    is_canonical,
+)
 
 # Where the dimension and `keepdim` are among the arguments.
 REDUCTIONS: dict[str, tuple[int, int]] = {
@@ -40,7 +49,7 @@ DROPS = frozenset("dropout1d dropout2d dropout3d feature_dropout feature_alpha_d
 STATISTICS = frozenset({"group_norm", "native_group_norm", "instance_norm"})
 
 
-def reduce(call: Call) -> Value | None:
+def reduce(call: Operation) -> Value | None:
     """Return what is left of a map whose channels are reduced to one number."""
     source, name = call.args[0], call.name
     at, keep_at = REDUCTIONS[name]
@@ -57,7 +66,7 @@ def reduce(call: Call) -> Value | None:
     return Map(layout, name not in INTEGERS)
 
 
-def along(call: Call) -> Value | None:
+def along(call: Operation) -> Value | None:
     """Return the map of what is computed along its channels."""
     source, (at, default) = call.args[0], ALONG[call.name]
     dims = call.get(at, "dim", "dims", "axis", default=default)
@@ -66,7 +75,7 @@ def along(call: Call) -> Value | None:
     return (source, Map(source.layout, floating=False)) if call.name in RANKED else source
 
 
-def norm(call: Call) -> Value | None:
+def norm(call: Operation) -> Value | None:
     """Return the map normalised over its last dimensions, if these are channels."""
     source, shape = call.args[0], call.get(1, "normalized_shape")
     if isinstance(shape, Sizes):
@@ -78,7 +87,7 @@ def norm(call: Call) -> Value | None:
     return (source, None, None) if call.name.startswith(("native", "_fused")) else source
 
 
-def per_channel(call: Call) -> Value | None:
+def per_channel(call: Operation) -> Value | None:
     """Return the map treated channel by channel, where a batch-norm looks for channels."""
     source = call.args[0]
     axes = sum(role in SPATIAL for role in source.layout) if isinstance(source, Map) else 0
@@ -87,13 +96,13 @@ def per_channel(call: Call) -> Value | None:
     return (source, None, None) if call.name in PER_CHANNEL_FIRST or call.name.startswith("native") else source
 
 
-def are_constant(call: Call) -> bool:
+def are_constant(call: Operation) -> bool:
     """Return whether no argument but the first depends on the map."""
     others = [*call.args[1:], *call.kwargs.values()]
     return not writes(call) and not any(isinstance(other, (Map, Pieces)) for other in others)
 
 
-HANDLERS: dict[str, Callable[[Call], Value | None]] = {
+HANDLERS: dict[str, Callable[[Operation], Value | None]] = {
     **dict.fromkeys(REDUCTIONS, reduce),
     **dict.fromkeys(ALONG, along),
     **dict.fromkeys(NORMS, norm),

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from blurify.planning.positionwise.values import Call, Constant, Map, Pieces, Sizes, Value, broadcast
+from blurify.planning.positionwise.values import Constant, Map, Operation, Pieces, Sizes, Value, broadcast
 
 ARITHMETIC = frozenset(
     "abs add addcdiv addcmul copysign div divide floor_divide floordiv fmod hypot lerp logaddexp logaddexp2 maximum "
@@ -44,7 +44,7 @@ NAMES = ARITHMETIC | FUNCTIONS | ACTIVATIONS | COPIES | COMPARISONS
 LEAST = {"max": 2, "min": 2, "where": 3}
 
 
-def elementwise(call: Call) -> Value | None:
+def elementwise(call: Operation) -> Value | None:
     """Return what a function of numbers gives for maps and constants that broadcast."""
     values = [*call.args, *call.kwargs.values()]
     maps = [value for value in values if isinstance(value, Map)]
@@ -59,12 +59,12 @@ def elementwise(call: Call) -> Value | None:
     return (result, None) if call.name in PAIRS else result
 
 
-def writes(call: Call) -> bool:
+def writes(call: Operation) -> bool:
     """Return whether the call writes into an argument."""
     return call.kwargs.get("out") is not None or (call.name.endswith("_") and call.name not in COMPARISONS)
 
 
-def _is_first(call: Call, layout: str) -> bool:
+def _is_first(call: Operation, layout: str) -> bool:
     given = call.kwargs.get("out") is None
     return given and isinstance(call.args[0], Map) and call.args[0].layout == layout
 
@@ -73,7 +73,7 @@ def _is_no_operand(value: Any) -> bool:
     return isinstance(value, (Pieces, Sizes, list, tuple)) or (hasattr(value, "is_spatial") and value.is_spatial)
 
 
-def put(call: Call) -> Value | None:
+def put(call: Operation) -> Value | None:
     """Return the map with one number wherever a mask of the region says so."""
     source, indices, value = call.args[:3]
     mask = indices[0] if isinstance(indices, (tuple, list)) and len(indices) == 1 else None
@@ -82,7 +82,7 @@ def put(call: Call) -> Value | None:
     return source if one and fits else None
 
 
-def cast(call: Call) -> Value | None:
+def cast(call: Operation) -> Value | None:
     """Return the same map in another type or place."""
     source = call.args[0]
     if not isinstance(source, Map):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import SymInt, fx
 
-from blurify.planning.positionwise.values import IN_ONE, SPATIAL, Call, Map, Size, Sizes, Value, index_of
+from blurify.planning.positionwise.values import IN_ONE, SPATIAL, Map, Operation, Size, Sizes, Value, index_of
 
 # What is the same for a map of any size.
 FACTS = frozenset("dim ndim ndimension dtype device is_cuda layout requires_grad is_floating_point is_complex".split())
@@ -15,7 +15,7 @@ CONSTANTS = frozenset("zeros ones full new_zeros new_ones new_full".split())
 READERS = frozenset({"getattr", "size", "sym_size", "_assert_tensor_metadata", *FACTS})
 
 
-def read_size(call: Call) -> Value | None:
+def read_size(call: Operation) -> Value | None:
     """Return the size, or the fact, that is read of a map."""
     source, name = call.args[0], call.name
     if name == "getattr":
@@ -35,13 +35,13 @@ def read_size(call: Call) -> Value | None:
     return None if at is None else Size(source.layout[at])
 
 
-def constant(call: Call) -> Value | None:
+def constant(call: Operation) -> Value | None:
     """Return the map of one number that is made as large as a map of the region."""
     sizes = next((value for value in call.args if isinstance(value, Sizes)), call.kwargs.get("size"))
     return Map(sizes.layout) if isinstance(sizes, Sizes) else None
 
 
-def arithmetic(call: Call, node: fx.Node) -> Value | None:
+def arithmetic(call: Operation, node: fx.Node) -> Value | None:
     """Return the number computed from sizes; None for what may be a tensor, and for other numbers of spatial sizes."""
     if call.name.rstrip("_") == "mul" and 1 in call.args:
         return next((arg for arg in call.args if isinstance(arg, Size)), None)
@@ -51,7 +51,7 @@ def arithmetic(call: Call, node: fx.Node) -> Value | None:
     return Size() if number or isinstance(node.meta.get("val"), (int, SymInt)) else None
 
 
-def _of_spatial(call: Call) -> Size | None:
+def _of_spatial(call: Operation) -> Size | None:
     """Return how many positions several axes have, or one of the axes if that is divided by the others."""
     if len(call.args) != 2 or not all(isinstance(arg, Size) for arg in call.args):
         return None

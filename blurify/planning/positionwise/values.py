@@ -58,7 +58,7 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Call:
+class Operation:
     """A call by its plain name, with values in the place of nodes."""
 
     name: str

@@ -20,7 +20,7 @@ from blurify.optimizing.microbatch import conv_sizes, is_of_one_sample, spans_sa
 from blurify.planning.positionwise import operator_name
 from blurify.rewriting.keep.places import Landed, Place
 from blurify.rewriting.rewrite import Edit
-from blurify.tracing.calls import Call, calls_by_path, running
+from blurify.tracing.calls import ModuleCall, calls_by_path, running
 
 # Classes here compute their output from their input and set nothing aside.
 HOMES = ("torch.nn.modules.", "torchvision.models.", "torchvision.ops.", "timm.layers.", "timm.models.")
@@ -58,12 +58,12 @@ class Finder:
     """Finds the calls of one graph, in which the nodes `subsampling` are where sites are blurred."""
 
     def __init__(
-        self, model: nn.Module, traced: TracedModule, subsampling: set[fx.Node], calls: Mapping[str, list[Call]]
+        self, model: nn.Module, traced: TracedModule, subsampling: set[fx.Node], calls: Mapping[str, list[ModuleCall]]
     ) -> None:
         self.traced, self.subsampling, self.calls = traced, subsampling, calls
         self.modules = dict(model.named_modules())
 
-    def call_around(self, site: fx.Node, landing: fx.Node, places: Iterable[Place]) -> Call | None:
+    def call_around(self, site: fx.Node, landing: fx.Node, places: Iterable[Place]) -> ModuleCall | None:
         """Return the call that is to take the batch in parts, from the site to where it is blurred at least."""
         chain = set(self.chain_to(landing))
         around = [call for call in running(landing) if call in running(site) and call.path]
@@ -86,7 +86,7 @@ class Finder:
             if node is not None and (len(node.users) != 1 or node in self.subsampling):
                 return
 
-    def is_apart(self, call: Call) -> bool:
+    def is_apart(self, call: ModuleCall) -> bool:
         """Return whether the call does the same to each sample by itself, subsamples once and does nothing beside."""
         module = self.modules[call.path]
         if call.fed is None or call.beside or call.gives is None or not is_known(module):
@@ -116,7 +116,7 @@ class Finder:
             return isinstance(axes, (tuple, list)) and set(axes) <= {2, 3, -1, -2}
         return is_of_one_sample(node, self.traced)
 
-    def growth(self, call: Call, landing: fx.Node, strides: Mapping[fx.Node, int]) -> float:
+    def growth(self, call: ModuleCall, landing: fx.Node, strides: Mapping[fx.Node, int]) -> float:
         """Return the channels of the largest map until the landing, at the size of the map that the call is fed."""
         largest, shrunk = 0.0, 1
         for node in landing.graph.nodes:

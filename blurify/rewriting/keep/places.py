@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from blurify.graph.hosts import AFTER, BEFORE, can_host
 from blurify.planning.placement import readers
-from blurify.tracing.calls import Call, calls_by_path, running
+from blurify.tracing.calls import ModuleCall, calls_by_path, running
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Places:
         sites = {each.site for each in served if each}
         return sites if all(each in served for site in sites for each in self.of_site[site]) else set()
 
-    def _landings_at(self, places: tuple[Place, ...], calls: Mapping[str, list[Call]]) -> Iterator[Landed | None]:
+    def _landings_at(self, places: tuple[Place, ...], calls: Mapping[str, list[ModuleCall]]) -> Iterator[Landed | None]:
         called = [(place, call) for place in places for call in calls.get(place.path, ())]
         for place, call in called:
             node = call.gives if place.blurs == AFTER else call.fed
@@ -105,7 +105,7 @@ def _takers(reader: fx.Node, landing: fx.Node) -> Iterator[Place]:
     return (Place(call.path, BEFORE) for call in reversed(running(reader)) if _takes(call, landing))
 
 
-def _takes(call: Call, landing: fx.Node) -> bool:
+def _takes(call: ModuleCall, landing: fx.Node) -> bool:
     """Return whether the call is fed the landing, first and once."""
     return call.fed is landing and landing not in call.beside
 

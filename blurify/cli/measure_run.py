@@ -11,10 +11,10 @@ from blurify import files
 from blurify.cli.devices import put
 from blurify.cli.feeding import batches
 from blurify.cli.figures import differences, estimated, labels_of, scores_of
-from blurify.cli.measured import About, Measured
+from blurify.cli.measure_result import About, Measured
 from blurify.cli.options import READING
 from blurify.cli.pricing import prices_of
-from blurify.cli.settings import Settings
+from blurify.cli.settings import MeasureSettings
 from blurify.cli.sites import check_drawing, of_sites, write_report
 from blurify.errors import ArgumentError, BlurifyError, FileError
 from blurify.files.transforms import preprocessing_of
@@ -35,7 +35,7 @@ from blurify.measure.probes import Diagonal, Maps, Probe, Rolled, Windows
 from blurify.measure.shifts import draw_offsets
 
 
-def run(names: list[str], settings: Settings) -> Measured:
+def run(names: list[str], settings: MeasureSettings) -> Measured:
     """Measure the named models on the images that the settings name."""
     check_settings(settings)
     folder = find_pictures(settings.images, settings.labels, settings.labels_from)
@@ -64,7 +64,7 @@ def run(names: list[str], settings: Settings) -> Measured:
     return result
 
 
-def check_settings(settings: Settings) -> None:
+def check_settings(settings: MeasureSettings) -> None:
     """Refuse, before any slow work, what would fail after it."""
     if settings.labels and settings.labels_from:
         raise ArgumentError("--labels and --labels-from both say what the classes are; give one of them.")
@@ -77,7 +77,7 @@ def check_settings(settings: Settings) -> None:
     check_drawing(settings.report)
 
 
-def read(name: str, settings: Settings) -> files.LoadedModel:
+def read(name: str, settings: MeasureSettings) -> files.LoadedModel:
     """Return the named model, on the device and in the layout that it is to run in."""
     # What is known of a state_dict's architecture is not asked of a name or of our own files.
     named = files.looks_like_architecture(name) and not Path(name).exists()
@@ -91,7 +91,7 @@ def read(name: str, settings: Settings) -> files.LoadedModel:
 
 
 def everybodys_answers(
-    models: dict[str, nn.Module], folder: Folder, size: int, preprocessing: Preprocessing, settings: Settings
+    models: dict[str, nn.Module], folder: Folder, size: int, preprocessing: Preprocessing, settings: MeasureSettings
 ) -> tuple[Comparison, list[str]]:
     """Collect the models' predictions from all processes, and the unreadable images."""
     skipped: list[str] = []
@@ -116,7 +116,7 @@ def everybodys_answers(
     return joined(parts), sorted(reasons)
 
 
-def probes(folder: Folder, size: int, settings: Settings) -> list[Probe]:
+def probes(folder: Folder, size: int, settings: MeasureSettings) -> list[Probe]:
     """Return the probes for the models."""
     count = len(folder.paths)
     offsets = window_offsets(
@@ -147,7 +147,7 @@ def classes(folder: Folder) -> Classes | None:
     return Classes(len(folder.classes) if named else max(folder.labels) + 1, named)
 
 
-def about(compared: Comparison, size: int, preprocessing: Preprocessing, settings: Settings) -> About:
+def about(compared: Comparison, size: int, preprocessing: Preprocessing, settings: MeasureSettings) -> About:
     """Name the data that the figures are about."""
     return About(
         str(settings.images),

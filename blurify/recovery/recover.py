@@ -33,7 +33,7 @@ from blurify.recovery.checking import (
     out_of_memory,
 )
 from blurify.recovery.distilling import Schedule, distill
-from blurify.recovery.fits import LayerFit, Settings
+from blurify.recovery.fits import FitSettings, LayerFit
 from blurify.recovery.fitting import Refit
 from blurify.recovery.judging import Judge
 from blurify.recovery.layout import layout
@@ -166,7 +166,7 @@ def recover(
             the classes, a network gives values that are not finite, or memory runs out.
     """
     check_method(method)
-    settings = Settings(memory=memory, held_out=held_out, batch_size=batch_size, seed=seed)
+    settings = FitSettings(memory=memory, held_out=held_out, batch_size=batch_size, seed=seed)
     check_settings(settings)
     check_pictures(images, settings)
     check_labels(labels, images, method)

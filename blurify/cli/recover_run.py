@@ -15,7 +15,7 @@ from blurify import files
 from blurify.cli import report, session
 from blurify.cli.devices import put
 from blurify.cli.options import AUTO, Request
-from blurify.cli.recovered import Report
+from blurify.cli.recover_result import Report
 from blurify.errors import ArgumentError
 from blurify.files.transforms import preprocessing_of
 from blurify.measure import processes
@@ -24,14 +24,14 @@ from blurify.measure.networks import EvalConfig, Figures, readable, shares, side
 from blurify.measure.preparing import PreprocessOverrides, prepared
 from blurify.recovery.checking import TRAINED, OutOfMemoryError
 from blurify.recovery.choosing import CANDIDATES, Choice, choose
-from blurify.recovery.recovering import Recovered, recover
+from blurify.recovery.recover import Recovered, recover
 from blurify.recovery.searching import strongest
 from blurify.recovery.team import Team
 from blurify.recovery.trials import Strongest
 
 
 @dataclass(frozen=True)
-class Settings:
+class RecoverSettings:
     """The options of one command line."""
 
     images: Path
@@ -54,7 +54,7 @@ class Settings:
 
 
 def run_together(
-    request: Request, settings: Settings, target: Path, form: files.Format | None, *, force: bool, resume: bool
+    request: Request, settings: RecoverSettings, target: Path, form: files.Format | None, *, force: bool, resume: bool
 ) -> Report | None:
     """Recover the model and write it; return what came out, or None if another process of several says it."""
     count = processes.started()
@@ -70,7 +70,7 @@ def run_together(
 
 def run(
     request: Request,
-    settings: Settings,
+    settings: RecoverSettings,
     target: Path,
     form: files.Format | None,
     shared: bool = False,
@@ -198,7 +198,7 @@ def _recover(
     original: nn.Module,
     converted: nn.Module,
     pictures: Tensor,
-    settings: Settings,
+    settings: RecoverSettings,
     checkpoint: Path,
     labels: Tensor | None,
     shared: bool,
@@ -229,7 +229,7 @@ def _recover(
 
 
 def _choose(
-    opened: session.Session, original: nn.Module, pictures: Tensor, settings: Settings, size: int
+    opened: session.Session, original: nn.Module, pictures: Tensor, settings: RecoverSettings, size: int
 ) -> Choice | None:
     """Return the filter that suits best, and what recovering with it gives; None where the user chose one."""
     if opened.request.filter != AUTO or settings.method in TRAINED or settings.min_agreement is not None:
@@ -260,7 +260,7 @@ def _choose(
 
 
 def _search(
-    original: nn.Module, converted: nn.Module, pictures: Tensor, settings: Settings, size: int
+    original: nn.Module, converted: nn.Module, pictures: Tensor, settings: RecoverSettings, size: int
 ) -> Strongest | None:
     """Return the strongest blurs that agree as often as is asked; None where nothing is asked."""
     if settings.min_agreement is None:
@@ -287,7 +287,7 @@ def _measured(
     folder: Folder,
     numbers: list[int],
     preprocessing: Preprocessing,
-    settings: Settings,
+    settings: RecoverSettings,
     size: int,
 ) -> Figures:
     """Return the figures of every network on the images that none was recovered from."""

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from blurify.measure.estimate import Estimate
 from blurify.recovery.choosing import Choice
-from blurify.recovery.recovering import Recovered
+from blurify.recovery.recover import Recovered
 from blurify.recovery.trials import Strongest
 
 
