@@ -306,8 +306,8 @@ class Quality:
         """Return the figures in a sentence's part."""
         decibels = "complete" if self.attenuation >= MOST_DECIBELS else f"{self.attenuation:.1f} dB"
         return (
-            f"attenuation {decibels} at the new Nyquist limit, "
-            f"{100 * self.loss:.1f} % of the pass band lost, {100 * self.folded:.1f} % of the energy folded"
+            f"attenuation {decibels} at the new Nyquist, "
+            f"pass-band loss {100 * self.loss:.1f} %, folded energy {100 * self.folded:.1f} %"
         )
 
 

@@ -89,7 +89,7 @@ def test_quality() -> None:
     assert Filter("binomial", 2).quality().folded == pytest.approx(0.5 - 1 / torch.pi, abs=1e-6)
     assert Filter("halfband").quality().attenuation == pytest.approx(6.0206, abs=1e-3)
     assert Filter("ideal").quality().loss == Filter("ideal").quality().folded == 0
-    assert str(Filter("ideal").quality()).startswith("attenuation complete at the new Nyquist limit, 0.0 % ")
+    assert str(Filter("ideal").quality()).startswith("attenuation complete at the new Nyquist, pass-band loss 0.0 %")
     assert Filter("lanczos").quality().loss < Filter("halfband").quality().loss < Filter("binomial").quality().loss
 
 

@@ -248,7 +248,7 @@ def test_few_pictures_say_how_many_are_wanted(fields: Tensor) -> None:
     head = found.layers[-1]
     assert (head.unknowns, head.rows) == (128, 19)
     assert found.pictures_wanted == head.pictures_wanted > 128
-    assert f"{found.pictures_wanted} images would be enough" in str(found)
+    assert f"{found.pictures_wanted} images are enough" in str(found)
 
 
 def test_a_layer_too_large_for_the_budget_is_kept(networks: tuple[nn.Module, nn.Module], pictures: Tensor) -> None:
@@ -326,6 +326,6 @@ def test_a_fit_that_is_taken_back_is_said_and_no_layer_counts_as_fitted() -> Non
     assert back.fitted == ()
     assert str(kept).startswith("1 of 1 layers")
     assert str(back).startswith("0 of 1 layers")
-    said = "what lstsq gave was taken back, since it does not lower that error"
+    said = "the result of lstsq was discarded, because it does not lower that error"
     assert said in str(back)
     assert said not in str(kept)
