@@ -10,14 +10,14 @@ from collections.abc import Callable
 from torch import fx
 
 from blurify.graph.module import TracedModule
-from blurify.optimizing import dedupe_blurs, hoist_blur, microbatch
+from blurify.optimizing import hoist_blur, microbatch
 
 __all__ = ["PASSES", "optimize_graphs"]
 
 Pass = Callable[[TracedModule, fx.Graph], list[str]]
 
-# Moving a blur up may bring it beside another of the same tensor, and chains are marked when all is where it stays.
-PASSES: tuple[Pass, ...] = (hoist_blur.run, dedupe_blurs.run, microbatch.run)
+# Chains are marked when all is where it stays.
+PASSES: tuple[Pass, ...] = (hoist_blur.run, microbatch.run)
 
 
 def optimize_graphs(traced: TracedModule) -> tuple[str, ...]:

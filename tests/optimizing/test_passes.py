@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -169,67 +167,6 @@ def test_in_training_the_norm_sees_the_blurred_map() -> None:
     model.after.eval()
     plain, optimized = both(model)
     torch.testing.assert_close(optimized(x), plain(x), rtol=1e-5, atol=1e-5)
-
-
-class Branches(nn.Module):
-    """Two strided 1x1 convs of one tensor, and two pools of one."""
-
-    def __init__(self, second: int = 2) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3, padding=1)
-        self.one, self.two = nn.Conv2d(8, 8, 1, 2), nn.Conv2d(8, 8, 1, second)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        return self.one(x).mean((2, 3)) + self.two(x).amax((2, 3))
-
-
-def test_equal_blurs_of_one_tensor_are_shared() -> None:
-    model = Branches().eval()
-    plain, optimized = both(model)
-    assert edits(optimized)[-1] == "blur at two_blur shared with one_blur"
-    x = torch.randn(2, 3, 33, 32)
-    assert relative_error(run(plain, x), run(optimized, x)) <= 1e-5
-    assert macs(optimized, x) < macs(plain, x)
-    verdict = verify(model, optimized, x)
-    assert verdict.ok, str(verdict)
-    assert [shape.site for shape in verdict.shapes] == ["one", "two"]
-    for twin in (copy.deepcopy(optimized), pickle.loads(pickle.dumps(optimized))):
-        assert torch.equal(run(twin, x), run(optimized, x))
-        assert verify(model, twin, x).ok
-
-
-@pytest.mark.parametrize("arguments", [{"filt_size": {"two": 3, "*": 4}}, {"exclude": "two"}])
-def test_unequal_blurs_are_not_shared(arguments: dict[str, Any]) -> None:
-    said = antialias(Branches().eval(), **arguments).meta["optimized"]
-    assert not any("shared" in line for line in said)
-    assert not any("shared" in line for line in antialias(Branches(3).eval()).meta["optimized"])
-
-
-class TwoAverages(nn.Module):
-    """Two average pools of one tensor, of one window."""
-
-    def __init__(self, **differs: Any) -> None:
-        super().__init__()
-        self.one = nn.AvgPool2d(3, 2, 1)
-        self.two = nn.AvgPool2d(3, 2, 1, **differs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.one(x).mean((2, 3)) + self.two(x).amax((2, 3))
-
-
-DIFFERENT = ({"ceil_mode": True}, {"count_include_pad": False}, {"divisor_override": 5})
-
-
-@pytest.mark.parametrize("differs", DIFFERENT, ids=str)
-@pytest.mark.parametrize("filt_size", [2, 4])
-def test_pools_that_differ_in_anything_are_not_shared(differs: dict[str, Any], filt_size: int) -> None:
-    model = TwoAverages(**differs).eval()
-    plain, optimized = both(model, filt_size=filt_size)
-    assert edits(optimized) == ()
-    x = torch.randn(2, 3, 16, 16)
-    assert torch.equal(run(plain, x), run(optimized, x))
-    assert edits(both(TwoAverages().eval())[1]) == ("blur at two shared with one",)
 
 
 NETWORKS = {
