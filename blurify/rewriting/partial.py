@@ -28,8 +28,8 @@ from blurify.tracing.fed import Fed
 from blurify.tracing.inputs import Inputs
 from blurify.tracing.leaves import is_strided
 
-# These reduce resolution by a window, a size or a factor.
-WITHOUT_STRIDE = (_LPPoolNd, _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, nn.Upsample)
+# These reduce resolution by a window or to a size.
+WITHOUT_STRIDE = (_LPPoolNd, _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd)
 Planned = Callable[[nn.Module, TracedModule, Spec, Inputs | None], Plan]
 
 
