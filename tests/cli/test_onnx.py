@@ -45,9 +45,9 @@ def test_as_json(run, net: Path) -> None:
     ("options", "message"),
     [
         (("-o", "a.pt2"), "is an ONNX graph, which is written as one; name the output *.onnx"),
-        (("--form", "class"), "which has no class to keep; leave --form out."),
-        (("--dynamic-size", "-o", "a.onnx"), "whose open sizes stay open; leave --dynamic-size out."),
-        (("--arch", "timm:resnet18"), "whole in itself; leave --arch out."),
+        (("--form", "class"), "which has no class to keep; remove --form."),
+        (("--dynamic-size", "-o", "a.onnx"), "whose dynamic shapes are kept; remove --dynamic-size."),
+        (("--arch", "timm:resnet18"), "which needs no --arch; remove it."),
         (("--input", "z=1,3,32,32"), "has no input 'z'; its inputs are x."),
         (("--input", "x=1,3,16,16"), "takes 1x3x32x32 as 'x', not 1x3x16x16."),
         (("--input", "x"), "'x' is not NAME=SIZES, such as image=1,3,224,224."),

@@ -111,7 +111,7 @@ def test_the_user_s_architecture_goes_before_the_folder_s(tiny: nn.Module, tmp_p
         ('{"architecture": "resnet18", "num_classes": 1000000000000}', "far more than the weights in the file"),
         ('{"architecture": "vit_giant_patch14_224"}', "far more than the weights in the file"),
         ('{"architecture": "vit_tiny_patch16_224", "model_args": {"depth": 100000000}}', "far more than the weights"),
-        ('{"hidden_sizes": 3}', "weights without an architecture; name it with --arch"),
+        ('{"hidden_sizes": 3}', "weights without an architecture; these are the weights of timm:test_resnet"),
     ],
 )
 def test_what_a_config_cannot_do(config: str, sentence: str, tiny: nn.Module, tmp_path: Path) -> None:

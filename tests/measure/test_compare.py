@@ -196,6 +196,6 @@ def test_half_precision_and_another_layout_say_nearly_the_same() -> None:
         for half, last in ((False, False), (True, False), (False, True))
     ]
     handle.remove()
-    assert [seen[0], seen[5], seen[10]] == [(256, torch.float32), (256, torch.bfloat16), (1, torch.float32)]
+    assert seen[:: len(seen) // 3] == [(256, torch.float32), (256, torch.bfloat16), (1, torch.float32)]
     for change in answers[1:]:
         assert torch.allclose(change, answers[0], atol=0.02)
