@@ -297,15 +297,6 @@ class Old(nn.Module):
         return self.one(x) + 2 * self.two(x)
 
 
-def test_only_blurs_of_one_strength_are_shared() -> None:
-    model, x = Old().eval(), torch.randn(1, 3, 16, 16)
-    alike = antialias(model, 3, strength=0.5, form="graph")
-    unlike = antialias(model, 3, strength={"one": 0.5}, form="graph")
-    assert any("shared" in line for line in alike.meta["optimized"])
-    assert not any("shared" in line for line in unlike.meta["optimized"])
-    assert relative_error(run(antialias(model, 3, strength=0.5, optimize=False), x), run(alike, x)) < 1e-6
-
-
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated")
 def test_layers_of_before_there_were_strengths_are_whole() -> None:
     layer = AvgBlurPool2d(2, 2, filt_size=3)
