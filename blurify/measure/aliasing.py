@@ -56,7 +56,7 @@ def folded_energy(converted: nn.Module, pictures: Tensor, batch_size: int = 8) -
 
     Args:
         converted: what `blurify.antialias` returned.
-        images: `[N, C, H, W]`, as the network takes them.
+        pictures: `[N, C, H, W]`, as the network takes them.
         batch_size: how many images the network is given at a time.
 
     Raises:

@@ -65,7 +65,7 @@ def shifted_answers(
 
     Args:
         model: a classifier, `[N, C, size, size]` to `[N, classes]`.
-        images: `[N, C, H, W]`, larger than the window; what surrounds the window is what shifts into it.
+        pictures: `[N, C, H, W]`, larger than the window; what surrounds the window is what shifts into it.
         size: of the window, in pixels. As published for ImageNet: images of 256, windows of 224.
         rounds: pairs of windows an image; five as published.
         seed: of the offsets, drawn per image and axis from a generator of their own. Models measured with the same
@@ -125,7 +125,7 @@ def rolled_answers(
 
     Args:
         model: a classifier, `[N, C, H, W]` to `[N, classes]`.
-        images: `[N, C, H, W]`.
+        pictures: `[N, C, H, W]`.
         most: pixels of the largest shift along each axis; every one from 0 is as likely.
         rounds: pairs of shifts an image.
         seed: of the shifts, drawn per image and axis from a generator of their own.

@@ -21,7 +21,7 @@ def shifted_maps(
 
     Args:
         model: `[N, C, size, size]` to `[N, K, size, size]`: a score for each class at each position, or an image.
-        images: `[N, C, H, W]`, larger than the window.
+        pictures: `[N, C, H, W]`, larger than the window.
         size: of the window, in pixels.
         seed: of the offsets, drawn per image and axis.
         batch_size: how many windows the model is given at a time.

@@ -67,7 +67,7 @@ def shift_deviation(
 
     Args:
         converted: what `blurify.antialias` returned, a network of `[N, C, H, W]`.
-        images: `[N, C, H, W]`, each one period of what the network is shown, of a size that its strides divide.
+        pictures: `[N, C, H, W]`, each one period of what the network is shown, of a size that its strides divide.
         size: height and width of the window that the network is shown; twice the images' by default. What is shown
             beside the middle period keeps the borders away from it.
         shifts: how many steps a stride's period is cut into at most. Those of a longer one are spread over it, every

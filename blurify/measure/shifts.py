@@ -47,7 +47,7 @@ def crop(pictures: Tensor, offsets: Tensor, size: int) -> Tensor:
     [6.0, 7.0, 10.0, 11.0]
 
     Args:
-        images: `[N, C, H, W]`, any dtype.
+        pictures: `[N, C, H, W]`, any dtype.
         offsets: `[N, 2]` integers (dy, dx), from 0 to `room(pictures, size)`.
         size: of the window, in pixels.
 
