@@ -137,7 +137,7 @@ def normalized(taps: Iterable[float]) -> Taps:
 
 @dataclass(frozen=True)
 class Family:
-    """One kind of filter: its taps, its default size, and which sizes it has beside 1."""
+    """One kind of filter: its taps, its default size, and which sizes it has besides 1."""
 
     taps: Callable[[int, int], Taps]
     default: int

@@ -30,7 +30,7 @@ class Opened:
 
     @property
     def remarks(self) -> list[str]:
-        """Return what a user should know beside the plan."""
+        """Return what a user should know besides the plan."""
         moved = [moved_grid(self.plan)] if self.plan.moved else []
         return [*([self.remark] if self.remark else []), *moved]
 
@@ -148,7 +148,7 @@ def _prove(opened: Opened, result: Any, saying: report.Saying) -> None:
 
 
 def _write(opened: Opened, result: Any, target: Path, *, verify: bool, force: bool) -> Any:
-    """Write the graph, and the files of its weights beside it, whole or not at all; return the row of its proof."""
+    """Write the graph, and the files of its weights next to it, whole or not at all; return the row of its proof."""
     from blurify.onnx.proving import file_row
     from blurify.onnx.reading import copy_further
 

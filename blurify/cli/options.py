@@ -95,18 +95,25 @@ def named(request: Request) -> str:
 
 
 def default_output(request: Request, suffix: str) -> Path:
-    """Return where the result goes unless told: beside a file, or in the current folder for a name.
+    """Return the default output of a conversion.
 
     >>> default_output(request, ".pt")  # for models/net.pth at filter size 4
     PosixPath('models/net.blur4.pt')
     """
-    size = named(request)
-    source = Path(request.model.removeprefix("local-dir:"))
+    return output_next_to(request.model, f".blur{named(request)}{suffix}")
+
+
+def output_next_to(model: str, ending: str) -> Path:
+    """Return a file's or folder's name with another ending, next to it; for an architecture, in the current folder.
+
+    >>> output_next_to("timm:resnet18", ".recovered.pt")
+    PosixPath('resnet18.recovered.pt')
+    """
+    source = Path(model.removeprefix("local-dir:"))
     source = source.resolve() if source.is_dir() else source
-    if source.exists() or ":" not in request.model:
-        return source.with_name(f"{source.stem}.blur{size}{suffix}")
-    name = request.model.partition("?")[0].rpartition(":")[2]
-    return Path(f"{name}.blur{size}{suffix}")
+    if source.exists() or ":" not in model:
+        return source.with_name(f"{source.stem}{ending}")
+    return Path(f"{model.partition('?')[0].rpartition(':')[2]}{ending}")
 
 
 def conversion_options(command: Command) -> Command:

@@ -18,6 +18,7 @@ from blurify.cli.options import (
     format_option,
     json_option,
     let_user_modules_in,
+    output_next_to,
 )
 
 EPOCHS = 4
@@ -135,7 +136,7 @@ def recover(
     from blurify.cli import recover_run
 
     form = files.choose_format(output, format_name) or (None if output else files.own_format(Path(request.model)))
-    target = output or default_output(request.model, form.suffix if form else ".pt")
+    target = output or output_next_to(request.model, f".recovered{form.suffix if form else '.pt'}")
     if form is not None:
         form.check()
     source = Path(request.model)
@@ -164,11 +165,3 @@ def check_trained(option: str, method: str) -> None:
     """Refuse an option of a training that is not made."""
     if method not in ("distill", "all"):
         raise click.UsageError(f"{option} is for --method distill or all, which train, and not for {method}.")
-
-
-def default_output(model: str, suffix: str) -> Path:
-    """Return where the result goes unless told: beside a file, or in the current folder for a name."""
-    source = Path(model)
-    if source.exists() or ":" not in model:
-        return source.with_name(f"{source.stem}.recovered{suffix}")
-    return Path(f"{model.partition('?')[0].rpartition(':')[2]}.recovered{suffix}")

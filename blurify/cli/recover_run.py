@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,17 @@ class RecoverSettings:
     epochs: int
     rate: float | None
     device: str
+
+    @property
+    def fit(self) -> dict[str, Any]:
+        """Return the arguments that every way of recovering takes."""
+        names = ("method", "memory", "batch_size", "seed", "frozen_norms")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """Return the arguments of a training."""
+        return {"epochs": self.epochs, "rate": self.rate}
 
 
 def run_together(
@@ -167,7 +179,7 @@ def draw(found: Strongest, path: Path) -> None:
 
 
 def checkpoint_of(target: Path) -> Path:
-    """Return the file beside the output that an interrupted training leaves."""
+    """Return the file next to the output that an interrupted training leaves."""
     return target.with_name(f"{target.name}.training")
 
 
@@ -210,13 +222,8 @@ def _recover(
                 converted,
                 pictures,
                 labels=labels,
-                method=settings.method,
-                memory=settings.memory,
-                batch_size=settings.batch_size,
-                seed=settings.seed,
-                frozen_norms=settings.frozen_norms,
-                epochs=settings.epochs,
-                rate=settings.rate,
+                **settings.fit,
+                **settings.training,
                 checkpoint=checkpoint,
                 shared=shared,
             )
@@ -251,11 +258,7 @@ def _choose(
             candidates,
             pictures,
             size=size,
-            method=settings.method,
-            memory=settings.memory,
-            batch_size=settings.batch_size,
-            seed=settings.seed,
-            frozen_norms=settings.frozen_norms,
+            **settings.fit,
         )
 
 
@@ -272,13 +275,8 @@ def _search(
             pictures,
             size=size,
             min_agreement=settings.min_agreement,
-            method=settings.method,
-            memory=settings.memory,
-            batch_size=settings.batch_size,
-            seed=settings.seed,
-            frozen_norms=settings.frozen_norms,
-            epochs=settings.epochs,
-            rate=settings.rate,
+            **settings.fit,
+            **settings.training,
         )
 
 

@@ -76,7 +76,7 @@ def stage(name: str) -> Iterator[None]:
 
 
 def print_remarks(remarks: list[str]) -> None:
-    """Say what is beside the plan, apart from what a program may read.
+    """Print remarks on the plan, apart from what a program may read.
 
     >>> print_remarks(["hooks of 'layer1' are not carried over."])
     """

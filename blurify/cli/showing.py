@@ -18,7 +18,7 @@ from blurify.zoo.watching import Watcher
 
 
 class Lines:
-    """One plain line for every model, for a pipe or a file; beside the output where that is for a program."""
+    """One plain line for every model, for a pipe or a file; next to the output where that is for a program."""
 
     def __init__(self, beside: bool = False) -> None:
         self.beside = beside

@@ -53,7 +53,7 @@ def folded_chart(shares: Mapping[str, Tensor], *, caption: str = "") -> Figure:
 
 
 def _say(axes: object, place: float, value: Estimate) -> None:
-    """Return the interval as a line, and the number beside it."""
+    """Draw the interval as a line, and the number next to it."""
     axes.plot([value.low, value.high], [place, place], color=INK, lw=1)  # type: ignore[attr-defined]
     axes.annotate(  # type: ignore[attr-defined]
         f"{value.percent:.1f}",

@@ -73,7 +73,7 @@ def _places(index: Path) -> dict[str, str]:
 
 
 def _shard(index: Path, name: str) -> Path:
-    """The file of that name beside the index; a link may lead to where the cache of the Hugging Face hub keeps it."""
+    """The file of that name next to the index; a link may lead to where the cache of the Hugging Face hub keeps it."""
     if not name.isprintable() or any(mark in name for mark in '/\\:*?"<>|') or name in ("", ".", ".."):
         _refuse(index, f"it names {quoted(name)}, which is not a file next to it")
     path, folder = index.parent / name, index.parent.resolve()

@@ -1,4 +1,4 @@
-"""Folders as the Hugging Face hub and timm keep models: `config.json` says the architecture, weights lie beside it."""
+"""Folders as the Hugging Face hub and timm keep models: `config.json` says the architecture, weights lie next to it."""
 
 from __future__ import annotations
 

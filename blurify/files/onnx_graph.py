@@ -14,7 +14,7 @@ from blurify.files.atomic import Check, check_output, write_atomically
 from blurify.files.program import ProgramSignature, export
 from blurify.tracing.export import quietly
 
-# A protobuf message cannot be larger, and weights in files beside it could not be written whole or not at all.
+# A protobuf message cannot be larger, and weights in files next to it could not be written whole or not at all.
 MOST_BYTES = 2**31 - 1
 
 

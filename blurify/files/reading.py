@@ -142,7 +142,7 @@ def _running(path: Path, input_size: tuple[int, ...] | None) -> nn.Module:
 
 
 def _from_content(content: Any, path: Path, options: ReadOptions, own: str | None = None) -> LoadedModel:
-    """Return the model of a file; `own` is the architecture that not the user but what lies beside the file names."""
+    """Return the model of a file; `own` is the architecture that not the user but what lies next to the file names."""
     if native.is_native(content):
         return LoadedModel(*_rebuilt(content, path, options.arch, options.allow), path)
     parts = find_parts(content)

@@ -120,7 +120,7 @@ def host_class(original: Any, blurs: tuple[str, ...]) -> type[nn.Module]:
 
 
 def takes_one(forward: Any) -> bool:
-    """Return whether the method takes one argument beside `self`, which has no default."""
+    """Return whether the method takes one argument besides `self`, which has no default."""
     code = getattr(forward, "__code__", None)
     if not isinstance(forward, FunctionType) or code is None:
         return False

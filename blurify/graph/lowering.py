@@ -54,7 +54,7 @@ def marked_chains(graph: fx.Graph) -> list[list[Node]]:
 
 
 def is_chain(nodes: list[Node]) -> bool:
-    """Return whether each node is read by the next one alone, and reads beside it only what the model holds."""
+    """Return whether each node is read by the next one alone, and reads only what the model holds besides."""
     linked = all(set(node.users) == {following} and before(following) is node for node, following in pairwise(nodes))
     return linked and all(len(read(node)) == 1 for node in nodes)
 

@@ -17,7 +17,7 @@ def called(node: fx.Node, traced: TracedModule) -> Any:
 
 
 def only_source(node: fx.Node) -> fx.Node | None:
-    """Return the one node that is read beside parameters and buffers, if it is the first argument."""
+    """Return the one node that is read besides parameters and buffers, if it is the first argument."""
     sources = [source for source in node.all_input_nodes if source.op != "get_attr"]
     return sources[0] if len(sources) == 1 and node.args and node.args[0] is sources[0] else None
 

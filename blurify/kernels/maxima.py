@@ -46,7 +46,7 @@ def shifted_max(x: Tensor, dim: int, kernel_size: int, padding: int, dilation: i
 
 
 def shifted_max_beside(x: Tensor, dim: int, padding: int, dilation: int) -> Tensor:
-    """The same where there are as many positions as before: each takes the larger of itself and those beside it."""
+    """The same where there are as many positions as before: each takes the larger of itself and those next to it."""
     out, size = x.clone(), x.shape[dim]
     for shift in range(dilation, min(padding, size - 1) + 1, dilation):
         low, high = out.narrow(dim, 0, size - shift), out.narrow(dim, shift, size - shift)

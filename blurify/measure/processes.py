@@ -33,7 +33,7 @@ def started() -> int:
 
 @contextmanager
 def processes() -> Iterator[None]:
-    """Join the other processes, if `torchrun` started this one beside others."""
+    """Join the other processes, if `torchrun` started several."""
     if started() == 1:
         yield
         return

@@ -1,4 +1,4 @@
-"""Pictures in tar archives, as webdataset has them: `key.jpg`, and beside it `key.cls` with the number of its class."""
+"""Images in tar archives, as webdataset has them: `key.jpg`, and `key.cls` with the number of its class."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def members_of(archive: Path) -> list[Member]:
 
 
 def class_of(picture: Member, holder: Member | None) -> int:
-    """Return the number that stands in the file beside the image.
+    """Return the number that stands in the file next to the image.
 
     Raises:
         FileError: there is none, or it is no number.

@@ -197,7 +197,7 @@ def valid_row(source: OnnxFile, result: Any) -> Row:
 
 
 def file_row(path: Path, source: OnnxFile, trial: Trial) -> Row:
-    """Run what was written, with onnxruntime's optimizations, beside the original."""
+    """Run what was written, with onnxruntime's optimizations, next to the original."""
     try:
         trial.check()
         expected = Session.of(source.path, source.folder).run(trial.inputs(0))

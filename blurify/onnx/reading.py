@@ -1,4 +1,4 @@
-"""ONNX files in and out. Weights that lie in files beside it are neither read nor written, and lie beside it still."""
+"""Read and write ONNX files. Weights in files of their own are neither read nor written, and stay as they are."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def check_tensor(path: Path, tensor: Any) -> None:
     place, folder = path.parent / name, path.parent.resolve()
     if not name or Path(name).is_absolute() or folder not in place.resolve().parents:
         raise FileError(
-            f"{path} has weights in {name!r}, which is not in its folder; save it with the weights beside it."
+            f"{path} has weights in {name!r}, which is not in its folder; save it with the weights next to it."
         )
     if not place.is_file():
         raise FileError(f"{path} has weights in {name!r}, which is not there; copy that file too.")
@@ -122,7 +122,7 @@ def check_tensor(path: Path, tensor: Any) -> None:
 
 
 def copy_further(source: OnnxFile, target: Path, force: bool) -> list[Path]:
-    """Copy the files that hold weights beside an output in another folder; return the copies.
+    """Copy the files that hold weights next to an output in another folder; return the copies.
 
     Raises:
         FileError: another file is there already.
@@ -134,7 +134,7 @@ def copy_further(source: OnnxFile, target: Path, force: bool) -> list[Path]:
         place = target.parent / name
         if place.exists() and not force:
             raise FileError(
-                f"the weights of {source.path} lie in {name}, and there is another file of that name beside {target}; "
+                f"the weights of {source.path} lie in {name}, and there is another file of that name next to {target}; "
                 "name an output in another folder with -o, or overwrite it with --force."
             )
         place.parent.mkdir(parents=True, exist_ok=True)

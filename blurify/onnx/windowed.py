@@ -14,7 +14,7 @@ aten = torch.ops.aten
 
 
 def conv(op: Op) -> Call | None:
-    """Mirror a convolution; an integer one has scales and zero points beside its map and weights."""
+    """Mirror a convolution; an integer one has scales and zero points besides its map and weights."""
     if op.node.op_type == "QLinearConv":
         return _conv(op, op.inputs[0], op.inputs[3], None)
     bias = op.inputs[2] if op.has(2) else None

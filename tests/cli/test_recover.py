@@ -16,6 +16,7 @@ import blurify
 from blurify import demo
 from blurify.cli import recover_run
 from blurify.cli.group import cli
+from blurify.cli.options import output_next_to
 from blurify.errors import ArgumentError
 from blurify.measure import networks
 from blurify.recovery import distilling
@@ -253,3 +254,10 @@ def test_what_cannot_be_is_refused(folder: Path, tmp_path: Path, options: list[s
     assert sentence in " ".join(result.output.replace("\u2502", " ").split())
     assert "Traceback" not in result.output
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_names_its_output_after_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "net").mkdir()
+    monkeypatch.chdir(tmp_path / "net")
+    assert output_next_to(".", ".recovered.pt") == tmp_path / "net.recovered.pt"
+    assert output_next_to("timm:resnet18?num_classes=3", ".recovered.pt") == Path("resnet18.recovered.pt")

@@ -85,7 +85,7 @@ def _singly(refused: Collection[str], packages: Collection[str]) -> Iterator[str
 
 
 def _from_scripts(path: Path, names: Collection[str]) -> list[str]:
-    """Return the names as a module has them that lies in the current folder or beside the file."""
+    """Return the names as a module has them that lies in the current folder or next to the file."""
     return [f"{_defining(path, name.partition('.')[2])}.{name.partition('.')[2]}" for name in names]
 
 

@@ -42,7 +42,7 @@ TRUSTED_MODULES = (
 PLAIN = frozenset(
     {
         "functools.partial",  # torchvision's VisionTransformer keeps its norm_layer so; making a partial calls nothing
-        "argparse.Namespace",  # the training scripts of timm and torchvision save their arguments beside the weights
+        "argparse.Namespace",  # the training scripts of timm and torchvision save their arguments next to the weights
         "timm.layers.format.Format",  # the enum NCHW/NHWC of every timm patch embedding
         "timm.layers.activations.gelu",  # NFNet keeps its activation as a function
         "torchvision.models.optical_flow.raft._pass_through_h",  # RAFT small: the identity

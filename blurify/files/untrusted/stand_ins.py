@@ -1,6 +1,6 @@
-"""Stand-ins for objects that lie beside the weights: nothing of their classes is imported, and they do nothing.
+"""Stand-ins for objects that lie next to the weights: nothing of their classes is imported, and they do nothing.
 
-Training scripts save scores as NumPy numbers, paths, configurations and counters beside the weights. Such an object is
+Training scripts save scores as NumPy numbers, paths, configurations and counters next to the weights. Such an object is
 read as its state alone. Whatever is made of stand-ins is dropped after reading; a model that holds one is refused.
 """
 

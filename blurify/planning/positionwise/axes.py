@@ -175,7 +175,7 @@ def indexed(source: Map, index: tuple[Any, ...]) -> Map | None:
             return None
         elif not isinstance(part, int):
             roles += "c"
-    # Indexing by a list and a number beside it moves axes.
+    # Indexing by a list and a number next to it moves axes.
     lists = sum(isinstance(part, (list, Constant)) for part in index)
     return None if lists > 1 or (lists and any(isinstance(part, int) for part in index)) else _like(source, roles)
 

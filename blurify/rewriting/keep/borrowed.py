@@ -27,7 +27,7 @@ def borrowing(twin: nn.Module, original: nn.Module) -> str | None:
 
 
 def replaced_methods(module: nn.Module) -> Iterator[Any]:
-    """Give what a call of the module runs beside methods of `torch.nn`."""
+    """Give what a call of the module runs besides methods of `torch.nn`."""
     for name in CALLED:
         if name in module.__dict__:
             yield module.__dict__[name]

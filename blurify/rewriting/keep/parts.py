@@ -130,7 +130,7 @@ class Finder:
 
 
 def is_known(module: nn.Module) -> bool:
-    """Return whether the module and all in it are of classes that do nothing beside what they give."""
+    """Return whether the module and all in it are of classes that do nothing besides what they give."""
     kinds = (each.original if isinstance(each, BlurWrapper) else type(each) for each in module.modules())
     changed = any("forward" in each.__dict__ for each in module.modules())
     return not changed and all(kind.__module__.startswith(HOMES) for kind in kinds)

@@ -103,7 +103,7 @@ def whole(
     dense: Mapping[str, object],
     graphs: Iterable[fx.Graph],
 ) -> set[str]:
-    """Return those of the sites whose holder has no call beside the sites, nor two dense forms."""
+    """Return those of the sites whose holder has no call besides the sites, nor two dense forms."""
     own: dict[str, list[Edit]] = {}
     for edit in edits:
         if edit.decision.site in sites and edit.decision.site in holders:
